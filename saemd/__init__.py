@@ -1,0 +1,1 @@
+"""saemd: sparse autoencoders whose features can be trusted to be there again under another seed."""

@@ -1,0 +1,58 @@
+"""The typed configuration: what `conf/` may say. OmegaConf rejects unknown keys and wrong types, `check` the rest.
+
+Each room owns its part (`LMConfig` in `saemd.lm.config` and so on); this file puts them together and checks them
+against each other. A key that nothing reads is a defect.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+from omegaconf import MISSING
+
+from saemd.activations.config import ActivationsConfig
+from saemd.corpus.config import CorpusConfig
+from saemd.errors import bad_value
+from saemd.lm.config import LMConfig
+from saemd.logging.config import LoggerConfig
+from saemd.sae.config import InitConfig
+from saemd.training.config import RecipeConfig
+
+
+@dataclass
+class Config:
+    """Top-level keys; the defaults are in `conf/config.yaml`."""
+
+    lm: LMConfig = MISSING
+    corpus: CorpusConfig = MISSING
+    activations: ActivationsConfig = field(default_factory=ActivationsConfig)
+    init: InitConfig = MISSING
+    recipe: RecipeConfig = MISSING
+    logger: LoggerConfig = MISSING
+    layer: int = MISSING  # decoder layer whose output (residual stream) is read, from 0
+    d_sae: int | None = None  # latents; null: twice the MLP's hidden width, 2m
+    l0: int = MISSING  # target L0
+    seed: int = MISSING  # sets init_seed and data_seed
+    init_seed: int = MISSING  # draws the starting weights
+    data_seed: int = MISSING  # orders the activations
+    tokens: int = MISSING  # activations to train on
+    batch_size: int = MISSING  # activations per step
+    run_root: str = MISSING  # runs go to <run_root>/init=<label>/l0=<l0>/seed=<seed>
+    cache_root: str = MISSING  # packages, converted models, tokenised text, activations
+    accelerator: str = "auto"  # Lightning's: auto, cpu, gpu
+    threads: int | None = None  # CPU threads of torch; null: all cores
+    checkpoint_minutes: float = 5.0  # at most this much work is lost when a run is killed
+
+
+def check(config: Config) -> None:
+    """Refuse values that no run could use, and keys that contradict each other. Raises `UserError`."""
+    if config.l0 <= 0:
+        raise bad_value("l0", config.l0, "the target L0 must be at least 1")
+    if config.d_sae is not None and config.l0 > config.d_sae:
+        raise bad_value("l0", config.l0, f"the target L0 cannot exceed d_sae={config.d_sae}")
+    if config.batch_size <= 0:
+        raise bad_value("batch_size", config.batch_size, "use at least 1 (the paper: 2048)")
+    if config.tokens < config.batch_size:
+        raise bad_value("tokens", config.tokens, f"use at least one batch, batch_size={config.batch_size}")
+    if config.layer < 0:
+        raise bad_value("layer", config.layer, "layers count from 0")
