@@ -29,7 +29,7 @@ def test_fraction_one_never_shortens():
         schedules(RecipeConfig(lr_warmup_fraction=1.0), 500)
 
 
-@pytest.mark.parametrize("key, value", [("lr", 0.0), ("bandwidth", -1.0), ("adam_beta2", 1.0), ("step_on", "both")])
+@pytest.mark.parametrize(("key", "value"), [("lr", 0.0), ("bandwidth", -1.0), ("adam_beta2", 1.0), ("step_on", "both")])
 def test_recipe_values_outside_their_range(key, value):
     with pytest.raises(UserError, match=rf"recipe.{key}={value}: "):
         check_recipe(RecipeConfig(**{key: value}))
