@@ -39,7 +39,7 @@ def describe(config: Config, cache: ActivationCache) -> dict[str, Any]:
         "fingerprint": _fingerprint(matters),
         "sibling_fingerprint": _fingerprint(siblings),
         "cache_fingerprint": cache.fingerprint,
-        "cache": cache.summary(),
+        "cache": cache.summary,
         "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}},
         "git_commit": _git_commit(),
     }
