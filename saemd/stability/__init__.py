@@ -7,8 +7,8 @@
 run that has just finished. Nothing here imports matplotlib before a figure is drawn.
 """
 
-from saemd.stability.compare import Comparison, compare
-from saemd.stability.match import Match, match
+from saemd.stability.comparison import Comparison, compare
+from saemd.stability.matching import Match, match
 from saemd.stability.root import compare_root, compare_run
 from saemd.stability.table import print_table
 

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 
 from saemd.errors import UserError, bad_value
-from saemd.stability.compare import SHARED_THRESHOLD
+from saemd.stability.comparison import SHARED_THRESHOLD
 from saemd.stability.root import Outcome, compare_all
 from saemd.stability.table import print_table
 

@@ -1,11 +1,13 @@
 """Figure 2 of the paper: each latent at (C^dec_{iσ(i)}, C^enc_{iπ(i)}), blue where π(i) = σ(i), orange where not.
 
-Beside the paper's: the drift from the start and the random floor as lines, and a remark where the seeds share a start.
+Beside the paper's: the drift from the start and the random floor as lines, and, where the
+seeds share their start, a cross at what unrelated movement would have left (`apart_*`) and a remark.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -14,46 +16,34 @@ from matplotlib.lines import Line2D
 
 from saemd.stability.figures import Points
 from saemd.stability.records import Record
-from saemd.stability.style import BLUE, DASHED, DOTTED, GREY, INK, ORANGE, WARNING, Figure, new_figure, quiet
+from saemd.stability.style import BLUE, DRIFT, FLOOR, GREY, INK, ORANGE, WARNING, Figure, new_figure, quiet
 from saemd.stability.table import number, shares_start
 
 LIMITS = (-0.1, 1.05)
+APART_POINT: dict[str, Any] = {"marker": "x", "markersize": 8, "markeredgewidth": 2, "color": INK, "linestyle": ""}
 BINS = np.linspace(*LIMITS, 70)
-DRIFT = {"color": INK, **DASHED}
-FLOOR = {"color": GREY, **DOTTED}
 
 
 def pair_figure(record: Record, points: Points) -> Figure:
     """One pair of seeds, with the distributions of both cosines along the edges."""
-    figure = new_figure(5.6, 6.9)
-    scatter = figure.add_axes((0.125, 0.265, 0.70, 0.568))
-    top = figure.add_axes((0.125, 0.843, 0.70, 0.065), sharex=scatter)
-    right = figure.add_axes((0.838, 0.265, 0.085, 0.568), sharey=scatter)
+    figure = new_figure(4.9, 6.5)
+    scatter = figure.add_axes((0.125, 0.312, 0.70, 0.5277))
+    top = figure.add_axes((0.125, 0.849, 0.70, 0.057), sharex=scatter)
+    right = figure.add_axes((0.838, 0.312, 0.085, 0.5277), sharey=scatter)
     _scatter(scatter, record, points)
-    scatter.set_xlabel(r"decoder cosine  $C^{\mathrm{dec}}_{i\,\sigma(i)}$", color=INK, fontsize=10.5)
-    scatter.set_ylabel(r"encoder cosine  $C^{\mathrm{enc}}_{i\,\pi(i)}$", color=INK, fontsize=10.5)
+    scatter.set_xlabel(r"decoder cosine  $C^{\mathrm{dec}}_{i\,\sigma(i)}$", color=INK, fontsize=10)
+    scatter.set_ylabel(r"encoder cosine  $C^{\mathrm{enc}}_{i\,\pi(i)}$", color=INK, fontsize=10)
     _edges(top, right, points)
-    figure.text(0.125, 0.955, _title(record), fontsize=12.5, fontweight="bold", color=INK)
-    figure.text(
-        0.125,
-        0.925,
-        f"{len(points[0]):,} latents · same partner {record['same_match']:.1%}"
-        f" · shared (both > {record['shared_threshold']:g}) {record['shared']:.1%}",
-        fontsize=9.5,
-        color=GREY,
-    )
-    figure.legend(
-        handles=_legend(record, points),
-        loc="upper left",
-        bbox_to_anchor=(0.115, 0.196),
-        frameon=False,
-        fontsize=9.5,
-        labelcolor=INK,
-        borderpad=0,
-        handletextpad=0.7,
-    )
-    if shares_start(record):
-        figure.text(0.125, 0.022, start_remark(record), fontsize=9.5, color=WARNING, va="bottom")
+    if _apart(record):
+        scatter.plot(record["apart_dec"], record["apart_enc"], **APART_POINT)
+    title = _title(record)
+    figure.text(0.125, 0.955, title, fontsize=min(12, 12 * 40 / len(title)), fontweight="bold", color=INK)
+    shares = f"same partner {record['same_match']:.1%} · shared {record['shared']:.1%}"
+    figure.text(0.125, 0.922, f"{len(points[0]):,} latents · {shares}", fontsize=9.5, color=GREY)
+    place = {"loc": "upper left", "bbox_to_anchor": (0.11, 0.228), "borderpad": 0, "handletextpad": 0.7}
+    figure.legend(handles=_legend(record, points), frameon=False, fontsize=9.5, labelcolor=INK, **place)
+    remark = {"fontsize": 9.5, "va": "top", "color": WARNING if shares_start(record) else GREY}
+    figure.text(0.125, 0.066, start_remark(record), **remark)
     return figure
 
 
@@ -89,19 +79,23 @@ def grid_figure(records: list[Record], points_of: Callable[[Record], Points]) ->
     top, bottom = 1 - 0.62 / height, 0.86 / height
     left = 0.78 / figure.get_figwidth()
     figure.subplots_adjust(left=left, right=0.985, top=top, bottom=bottom, wspace=0.1, hspace=0.2)
-    columns = 4 if figure.get_figwidth() > 7 else 2
-    figure.legend(handles=handles, loc="lower center", ncols=columns, frameon=False, fontsize=9.5, labelcolor=INK)
+    columns = 4 if figure.get_figwidth() > 10 else 2
+    figure.legend(handles=handles, loc="lower left", ncols=columns, frameon=False, fontsize=9.5, labelcolor=INK)
     if any(shares_start(record) for record in records):
         remark = "* seeds share their starting weights"
-        figure.text(0.99, 0.995, remark, ha="right", va="top", fontsize=8.5, color=WARNING)
+        figure.text(0.985, 0.012, remark, ha="right", va="bottom", fontsize=9, color=WARNING)
     return figure
 
 
 def start_remark(record: Record) -> str:
-    """The remark under a figure whose seeds share starting weights."""
-    parts = [name for name, key in (("decoder", "same_start_dec"), ("encoder", "same_start_enc")) if record[key]]
-    weights = " and ".join(parts)
-    return f"Both seeds start from the same {weights} weights:\nagreement here is no evidence of convergence."
+    """The remark under a figure: do both seeds start from the same weights?"""
+    starts = {"decoder": record["same_start_dec"], "encoder": record["same_start_enc"]}
+    shared = " and ".join(name for name, same in starts.items() if same)
+    if shared:
+        return f"Both seeds start from the same {shared} weights:\nagreement here is no evidence of convergence."
+    return (
+        "Whether the seeds share a start is not known." if None in starts.values() else "Each seed has its own start."
+    )
 
 
 def _scatter(axes: Axes, record: Record, points: Points, size: float = 9) -> None:
@@ -132,12 +126,19 @@ def _edges(top: Axes, right: Axes, points: Points) -> None:
 def _legend(record: Record, points: Points) -> list[Line2D]:
     same = int(points[2].sum())
     drifts = f"decoder {number(record['drift_dec'])}, encoder {number(record['drift_enc'])}"
+    apart = f"had they moved apart: decoder {number(record['apart_dec'])}, encoder {number(record['apart_enc'])}"
     return [
         _dot(BLUE, f"same partner, π(i) = σ(i): {same:,}"),
         _dot(ORANGE, f"other partner, π(i) ≠ σ(i): {len(points[2]) - same:,}"),
-        Line2D([], [], label=f"drift, cosine with the start: {drifts}", **DRIFT),
+        Line2D([], [], label=f"drift from the start: {drifts}", **DRIFT),
         Line2D([], [], label=f"random floor: {number(record['random_floor'])}", **FLOOR),
+        *([Line2D([], [], label=apart, **APART_POINT)] if _apart(record) else []),
     ]
+
+
+def _apart(record: Record) -> bool:
+    """Do both weights have a shared start to move apart from?"""
+    return record["apart_dec"] is not None and record["apart_enc"] is not None
 
 
 def _dot(colour: str, label: str) -> Line2D:

@@ -36,7 +36,8 @@ def draw_pairs(folder: Path, records: list[Record]) -> None:
 
 
 def draw_all(folder: Path, records: list[Record]) -> None:
-    """Figure 2 of each record, the grid of them (`figure2_grid.png`) and the summary (`summary.png`)."""
+    """Figure 2 of each record, the grid of them (`figure2_grid.png`) and the summary (`summary.png`,
+    and `summary_narrow.png` for a phone)."""
     from saemd.stability.figure2 import grid_figure
     from saemd.stability.summary import summary_figure
 
@@ -45,6 +46,7 @@ def draw_all(folder: Path, records: list[Record]) -> None:
         figures = folder / "figures"
         tasks.append((figures / "figure2_grid.png", records, lambda: grid_figure(records, partial(_points, folder))))
         tasks.append((figures / "summary.png", records, lambda: summary_figure(records)))
+        tasks.append((figures / "summary_narrow.png", records, lambda: summary_figure(records, columns=1)))
     _draw(folder, tasks)
 
 

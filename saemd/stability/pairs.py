@@ -12,8 +12,8 @@ import numpy as np
 from saemd.errors import UserError
 from saemd.packages import sha256_of
 from saemd.progress import bar
-from saemd.stability.compare import Comparison, compare
-from saemd.stability.match import Match, random_floor
+from saemd.stability.comparison import Comparison, compare
+from saemd.stability.matching import Match, random_floor
 from saemd.stability.runs import Pair, read_weights
 from saemd.stability.store import replacing, write_json
 

@@ -6,14 +6,14 @@ from typing import Any
 
 import numpy as np
 
-from saemd.stability.compare import Comparison, mean
+from saemd.stability.comparison import Comparison, mean
 from saemd.stability.runs import Pair, Run
 
 Record = dict[str, Any]
 
 
 def make_record(pair: Pair, found: Comparison, floor: float, threshold: float) -> Record:
-    """All figures of a pair; those of `_figures` twice, for all latents and, suffix `_alive`, for those alive in both."""
+    """A pair's figures; those of `_figures` for all latents and, suffix `_alive`, for those alive in both."""
     a, b = pair.a, pair.b
     alive = found.alive_in_both(a.alive, b.alive)
     everywhere = np.ones_like(alive)
@@ -76,19 +76,19 @@ DEFINITIONS: dict[str, str] = {
     "Cosines are signed: u is not −u.",
     "cos dec, cos enc": "Mean cosine of the matched decoder rows (the PW-MCC of arXiv 2505.20254) and of the matched "
     "encoder rows.",
-    "drift dec, drift enc": "Mean cosine of a latent's direction with its own start, cos(w_t, w_0), over both seeds. At "
-    "1.0 the latents never moved.",
-    "if apart": "Only where the seeds share their start: the cosine that two runs would show had they moved as far as "
-    "they did, but in unrelated directions (mean product of the two seeds' cosines with the start). Similarity above it "
-    "was added by training, which is still not convergence from different starts.",
+    "drift dec, drift enc": "Mean cosine of a latent's direction with its own start, cos(w_t, w_0), over both seeds. "
+    "At 1.0 the latents never moved.",
+    "if apart": "Only where the seeds share their start: the cosine that two runs would show had they moved as far "
+    "as they did, but in unrelated directions (mean product of the two seeds' cosines with the start). Similarity "
+    "above it was added by training, which is still not convergence from different starts.",
     "floor": "Mean matched cosine of two random Gaussian dictionaries of the same size: what chance alone gives. Real "
     "activations are not isotropic, so unrelated SAEs may lie a little above it.",
     "same partner": "Share of latents with π(i) = σ(i): encoder and decoder chose one partner. Blue in the figures.",
     "shared": "Share of latents with the same partner and both cosines above the threshold: the same feature.",
     "shared, cosines alone": "Share with both cosines above the threshold whoever the partners are: the criterion of "
     "Paulo & Belrose (arXiv 2501.16615) read without asking for one partner. Never below “shared”.",
-    "same index": "Share with π(i) = σ(i) = i: the latent has kept its place in the dictionary, as latents do that stay "
-    "near a shared start.",
+    "same index": "Share with π(i) = σ(i) = i: the latent has kept its place in the dictionary, as latents do that "
+    "stay near a shared start.",
     "cos where same / other": "Mean cosines of the latents whose two partners agree, and of those where they do not.",
     "alive in both": "Latents that fire on held-out activations in the first seed and whose partners by encoder and by "
     "decoder fire in the second. Figures for them use the matching of all latents and average over this set.",

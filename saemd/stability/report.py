@@ -64,15 +64,16 @@ def _warning(records: list[Record]) -> list[str]:
     for init in dict.fromkeys(record["init"] for record in shared):
         mine = [record for record in shared if record["init"] == init]
         parts = [name for name, key in (("decoder", "dec"), ("encoder", "enc")) if mine[0][f"same_start_{key}"]]
-        figures = "; ".join(
-            f"{name} drift {_range(mine, f'drift_{key}')}, if apart {_range(mine, f'apart_{key}')}, "
-            f"measured {_range(mine, f'mean_cos_{key}')}"
+        figures = " ".join(
+            f"{name.capitalize()}: measured {_range(mine, f'mean_cos_{key}')}, drift {_range(mine, f'drift_{key}')}, "
+            f"if apart {_range(mine, f'apart_{key}')}."
             for name, key in (("decoder", "dec"), ("encoder", "enc"))
             if name in parts
         )
-        items.append(f"<li><strong>{escape(init)}</strong>: same {' and '.join(parts)}. {escape(figures)}.</li>")
+        items.append(f"<li><strong>{escape(init)}</strong>, same {' and '.join(parts)}. {escape(figures)}</li>")
     text = html.paragraph(
-        "Their similarity was 1.0 before the first step, so a high value here says nothing about convergence. Read it "
+        "Weights that seeds share have similarity 1.0 before the first step, so a high value says nothing about "
+        "convergence. Read it "
         "beside the drift (cosine with the start: how far the latents moved) and beside “if apart”, the value that "
         "the same amount of movement in unrelated directions would leave."
     )
@@ -89,12 +90,14 @@ def _comparison(outcome: Outcome, threshold: float) -> list[str]:
     body.append("<details><summary>More about the matchings</summary>")
     body += [_detail_table(records), "</details>", "<h2>Over L0</h2>"]
     summary = "Cosines, drift, floor, same partner and shared over the target L0, as in the table above."
-    body += [html.image(outcome.folder / "figures" / "summary.png", summary, "wide"), "<h2>Latent by latent</h2>"]
+    figures = outcome.folder / "figures"
+    body.append(html.image(figures / "summary.png", summary, "wide", narrow=figures / "summary_narrow.png"))
+    body.append("<h2>Latent by latent</h2>")
     body.append(
         html.paragraph(
             "One dot per latent of the first seed: decoder cosine across, encoder cosine up. Blue where encoder and "
             "decoder chose the same partner, orange where not. A feature has returned where its dot is blue and near "
-            "the upper right corner. Dashed: drift from the start; dotted: random floor."
+            "the upper right corner. Dashed: drift from the start; dotted: random floor; cross: if apart."
         )
     )
     for init in dict.fromkeys(record["init"] for record in records):
@@ -202,7 +205,7 @@ def _values(runs: list[Run], key: str) -> str:
 
 def _start(record: Record) -> list[str]:
     star = " *" if shares_start(record) else ""
-    return [record["init"], str(record["l0"]), "–".join(str(seed) for seed in record["seeds"]) + star]
+    return [record["init"], str(record["l0"]), ", ".join(str(seed) for seed in record["seeds"]) + star]
 
 
 def _name(record: Record) -> str:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from saemd.errors import bad_value
-from saemd.stability.compare import SHARED_THRESHOLD
+from saemd.stability.comparison import SHARED_THRESHOLD
 from saemd.stability.pairs import floor, match_pairs, stored
 from saemd.stability.records import Record, make_record
 from saemd.stability.runs import Pair, Run, find_runs, read_run, siblings

@@ -12,8 +12,10 @@ BLUE, ORANGE = "#0072B2", "#E69F00"
 INK, GREY, FAINT = "#1f2430", "#6b7280", "#e5e7eb"
 WARNING = "#9a3412"
 SERIES = (BLUE, "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#8c6d00")
-DASHED: dict[str, Any] = {"linewidth": 1.2, "linestyle": (0, (5, 3))}
-DOTTED: dict[str, Any] = {"linewidth": 1.2, "linestyle": (0, (1, 1.6))}
+# Line styles of one meaning each, in every figure.
+DRIFT: dict[str, Any] = {"color": INK, "linewidth": 1.2, "linestyle": (0, (5, 3))}
+FLOOR: dict[str, Any] = {"color": GREY, "linewidth": 1.2, "linestyle": (0, (1, 1.6))}
+APART: dict[str, Any] = {"color": INK, "linewidth": 1.2, "linestyle": (0, (6, 2, 1, 2))}
 MARKERS = ("o", "s", "^", "D", "v", "P")
 
 

@@ -9,7 +9,7 @@ from typing import Protocol
 import numpy as np
 from torch import Tensor
 
-from saemd.stability.match import Match, match
+from saemd.stability.matching import Match, match
 
 SHARED_THRESHOLD = 0.7  # Paulo & Belrose
 
@@ -18,15 +18,15 @@ class Dictionary(Protocol):
     """What `compare` needs of an SAE (`saemd.load_sae` gives one)."""
 
     @property
-    def W_enc(self) -> Tensor: ...  # [D, F]
+    def W_enc(self) -> Tensor: ...  # [D, F]  # noqa: N802
 
     @property
-    def W_dec(self) -> Tensor: ...  # [F, D]
+    def W_dec(self) -> Tensor: ...  # [F, D]  # noqa: N802
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """Latent i of SAE a and its partners in SAE b: π(i) = `enc.index[i]` by encoder, σ(i) = `dec.index[i]` by decoder."""
+    """Latent i of a and its partners in b: π(i) = `enc.index[i]` by encoder, σ(i) = `dec.index[i]` by decoder."""
 
     enc: Match
     dec: Match
