@@ -1,0 +1,76 @@
+"""Is there a W&B account on this machine, and is it online? The first is answered without a network call."""
+
+from __future__ import annotations
+
+import configparser
+import netrc
+import os
+import warnings
+from pathlib import Path
+from urllib.parse import urlsplit
+
+from saemd.errors import UserError
+from saemd.logging.config import LoggerConfig
+
+
+def resolve_mode(config: LoggerConfig) -> str:
+    """`online`, `offline` or `disabled` for a configuration; `auto` obeys WANDB_MODE, then looks for credentials."""
+    if config.mode != "auto":
+        return config.mode
+    asked = {"run": "online", "dryrun": "offline"}.get(os.environ.get("WANDB_MODE", ""), os.environ.get("WANDB_MODE"))
+    if asked in ("online", "offline", "disabled"):
+        return asked
+    return "online" if has_credentials() else "offline"
+
+
+def has_credentials() -> bool:
+    """Whether wandb would find an API key or an identity token: environment, wandb's settings file, netrc."""
+    if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
+        return True
+    import wandb
+
+    hosts = {urlsplit(server()).netloc}
+    if server() == wandb.Settings().base_url:
+        hosts.add("api.wandb.ai")  # where older versions of wandb put the key
+    return bool(_wandb_settings().get("api_key")) or _netrc_has_key(hosts)
+
+
+def server() -> str:
+    """Address of the W&B server: the configured one, or else wandb's own."""
+    import wandb
+
+    return os.environ.get("WANDB_BASE_URL") or _wandb_settings().get("base_url") or wandb.Settings().base_url
+
+
+def reach(url: str) -> None:
+    """Raise `UserError` where nothing answers at `url`; any answer will do.
+
+    wandb itself would try again for minutes, and once more when the process ends.
+    """
+    import requests
+
+    try:
+        requests.head(url, timeout=10)
+    except requests.RequestException as error:
+        reason = type(error).__name__
+        raise UserError(f"W&B at {url} cannot be reached ({reason}): use logger.mode=offline, or go online") from error
+
+
+def _wandb_settings() -> dict[str, str]:
+    folder = Path(os.environ.get("WANDB_CONFIG_DIR", "~/.config/wandb")).expanduser()
+    parser = configparser.ConfigParser(interpolation=None)
+    parser.read(folder / "settings")
+    return dict(parser["default"]) if parser.has_section("default") else {}
+
+
+def _netrc_has_key(hosts: set[str]) -> bool:
+    default = Path("~/.netrc").expanduser()
+    path = Path(os.environ["NETRC"]).expanduser() if os.environ.get("NETRC") else default
+    if not path.is_file():
+        return False
+    try:
+        entries = netrc.netrc(str(path))
+    except netrc.NetrcParseError as error:
+        warnings.warn(f"{path} cannot be read ({error}): no W&B key is taken from it", stacklevel=2)
+        return False
+    return any((entries.authenticators(host) or ("", "", ""))[2] for host in hosts)

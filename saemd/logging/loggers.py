@@ -1,0 +1,145 @@
+"""One logger per job: Lightning's CSVLogger or WandbLogger, opened before training and finished in a `finally`.
+
+wandb keeps one background process for all runs of a Python process, so the jobs of a multirun would flow into each
+other or stay 'running' if they were not each opened as a run of their own and closed with an exit code.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import re
+import sys
+from functools import cache
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from saemd.errors import bad_value
+from saemd.logging import names
+from saemd.logging.account import reach, resolve_mode, server
+from saemd.logging.config import LoggerConfig, check
+
+if TYPE_CHECKING:
+    from lightning.pytorch.loggers import Logger
+    from wandb import Run
+
+NoLogger = Literal[False]  # what Lightning's Trainer wants for "no logger"; None would make it log by default
+INIT_TIMEOUT_SECONDS = 60
+
+
+def run_name(label: str, l0: int, seed: int) -> str:
+    """How a run is called in tables and plots, e.g. `init=mirror l0=40 seed=24`."""
+    return f"init={label} l0={l0} seed={seed}"
+
+
+def run_id(group: str, name: str, fingerprint: str) -> str:
+    """A wandb id from the run's values, so that a resumed job continues its own run and no other."""
+    return hashlib.sha256("\n".join((group, name, fingerprint)).encode()).hexdigest()[:16]
+
+
+def make_logger(
+    config: LoggerConfig, run_dir: Path, *, group: str, run_name: str, run_id: str, resolved_config: dict[str, Any]
+) -> Logger | NoLogger:
+    """The job's logger, for `Trainer(logger=…)`; False where nothing is to be logged. All its files are in `run_dir`.
+
+    `group` names the sweep (`config.group` overrides it), `run_id` the run for resuming, `resolved_config` is the
+    whole configuration as plain data. Raises `UserError` for a bad configuration or when wandb cannot be reached.
+    """
+    check(config)
+    if config.name == "none" or (config.name == "wandb" and resolve_mode(config) == "disabled"):
+        return False
+    run_dir.mkdir(parents=True, exist_ok=True)
+    if config.name == "csv":
+        from lightning.pytorch.loggers import CSVLogger
+
+        return CSVLogger(save_dir=run_dir, name="csv")
+    from lightning.pytorch.loggers import WandbLogger
+
+    run = start_run(
+        config,
+        run_dir,
+        resume="allow",
+        group=group,
+        name=run_name,
+        id=run_id,
+        job_type="train",
+        tags=_tags(resolved_config),
+        config=resolved_config,
+    )
+    run.define_metric(names.TOKENS, hidden=True)
+    run.define_metric("train/*", step_metric=names.TOKENS)
+    return WandbLogger(experiment=run, save_dir=run_dir, project=config.project, name=run_name, id=run_id)
+
+
+def finish(logger: Logger | NoLogger | None, exit_code: int) -> None:
+    """Close the job's logger: to be called in `finally`, with exit code 0 for success and another for a failure."""
+    if not logger:
+        return
+    logger.finalize("success" if exit_code == 0 else "failed")
+    if is_wandb(logger):
+        logger.experiment.finish(exit_code=exit_code)  # type: ignore[attr-defined]
+
+
+def log_summary(logger: Logger | NoLogger | None, metrics: dict[str, Any]) -> None:
+    """Log the figures of `metrics.json` as `final/<name>`: wandb's summary, or a last row of the CSV."""
+    if not logger:
+        return
+    assert not any(key.startswith(names.FINAL_PREFIX) for key in metrics), "metrics are named as in metrics.json"
+    final = {names.FINAL_PREFIX + key: value for key, value in metrics.items()}
+    if is_wandb(logger):
+        logger.experiment.summary.update(final)  # type: ignore[attr-defined]
+    else:
+        logger.log_metrics(final, step=metrics.get("steps"))
+
+
+def is_wandb(logger: Logger) -> bool:
+    """Whether this is a WandbLogger; wandb is not imported to find out."""
+    return type(logger).__name__ == "WandbLogger"
+
+
+def start_run(config: LoggerConfig, folder: Path, /, *, group: str, **init: Any) -> Run:
+    """`wandb.init` for one run of its own, in the mode that the configuration resolves to.
+
+    Offline, error reporting is switched off as well: wandb 0.31 otherwise calls its telemetry server when the process
+    ends. `init` goes to `wandb.init`. Raises `UserError` when wandb cannot start the run.
+    """
+    mode = resolve_mode(config)
+    if mode == "offline":
+        os.environ["WANDB_ERROR_REPORTING"] = "false"
+    else:
+        reach(server())
+    import wandb
+    from wandb.errors import Error
+
+    if not re.fullmatch(r"[\w.-]{1,128}", init["id"]):
+        raise bad_value("wandb run id", init["id"], "use letters, digits, dots and dashes")
+    settings = wandb.Settings(init_timeout=INIT_TIMEOUT_SECONDS, quiet=True, silent=mode == "offline")
+    try:
+        run = wandb.init(
+            project=config.project,
+            entity=config.entity,
+            group=config.group or group,
+            dir=folder,
+            mode=mode,  # type: ignore[arg-type]
+            reinit="create_new",
+            settings=settings,
+            **init,
+        )
+    except Error as error:
+        reason = str(error).splitlines()[0]
+        remedy = f"wandb could not start the run ({reason}); use logger.mode=offline and `wandb sync` later"
+        raise bad_value("logger.mode", config.mode, remedy) from error
+    if mode == "offline":
+        _say_offline()
+    return run
+
+
+@cache
+def _say_offline() -> None:
+    where = "<run directory>/wandb/offline-run-*"
+    print(f"wandb: offline; `wandb sync {where}` uploads it later, `wandb login` puts runs online", file=sys.stderr)
+
+
+def _tags(resolved: dict[str, Any]) -> list[str]:
+    tags = [f"init={resolved['init']['label']}", f"l0={resolved['l0']}", f"seed={resolved['seed']}"]
+    return [tag[:64] for tag in tags]  # wandb's limit

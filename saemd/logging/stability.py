@@ -1,0 +1,79 @@
+"""The sweep's last run: the stability table, its figures, and curves over the target L0 for the dashboard."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+from saemd.errors import UserError
+from saemd.logging import names
+from saemd.logging.account import resolve_mode
+from saemd.logging.config import LoggerConfig, check
+from saemd.logging.loggers import run_id, start_run
+
+
+def log_stability(config: LoggerConfig, run_root: Path, group: str) -> None:
+    """Log `<run_root>/stability/` to wandb as a run of job type `stability` in the sweep's group.
+
+    Called again for the same group it takes the earlier one's place. Nothing happens for `none` and `csv`: the report
+    is in the folder already. Raises `UserError` where there is no `stability.json` or wandb cannot be reached.
+    """
+    check(config)
+    if config.name != "wandb" or resolve_mode(config) == "disabled":
+        return
+    import wandb
+
+    folder = run_root / "stability"
+    if not (folder / "stability.json").is_file():
+        raise UserError(f"{folder}: no stability.json; run `python -m saemd.stability run_root={run_root}` first")
+    records = json.loads((folder / "stability.json").read_text())
+    identity = run_id(config.group or group, "stability", config.project)
+    for stale in folder.glob(f"wandb/offline-run-*-{identity}"):
+        shutil.rmtree(stale)
+    run = start_run(config, folder, group=group, name="stability", id=identity, job_type="stability")
+    exit_code = 1
+    try:
+        run.define_metric(names.STABILITY_L0, hidden=True)
+        run.define_metric("stability/*", step_metric=names.STABILITY_L0)
+        for row in curves(records):
+            run.log(row)
+        columns, data = table(records)
+        figures = [
+            wandb.Image(str(path), caption=str(path.relative_to(folder).with_suffix("")))
+            for path in sorted(folder.rglob("*.png"))
+            if "wandb" not in path.relative_to(folder).parts
+        ]
+        media: dict[str, Any] = {names.STABILITY_TABLE: wandb.Table(columns=columns, data=data)}
+        run.log(media | ({names.STABILITY_FIGURES: figures} if figures else {}))
+        exit_code = 0
+    finally:
+        run.finish(exit_code=exit_code)
+
+
+def table(records: list[dict[str, Any]]) -> tuple[list[Any], list[Any]]:
+    """Columns and rows of all records; lists (the seeds) become text. Keys that a record lacks become None."""
+    columns = list(dict.fromkeys(key for record in records for key in record))
+    return columns, [[_cell(record.get(key)) for key in columns] for record in records]
+
+
+def curves(records: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """One row per target L0, ascending: `stability/<figure>/<init>`, the mean over that start's pairs of seeds."""
+    rows: list[dict[str, float]] = []
+    for l0 in sorted({record["l0"] for record in records}):
+        row: dict[str, float] = {names.STABILITY_L0: l0}
+        at_l0 = [record for record in records if record["l0"] == l0]
+        for init in dict.fromkeys(record["init"] for record in at_l0):
+            pairs = [record for record in at_l0 if record["init"] == init]
+            for name in names.STABILITY:
+                values = [pair[name.removeprefix("stability/")] for pair in pairs]
+                if None not in values:  # a figure over no latents
+                    row[f"{name}/{init}"] = fmean(values)
+        rows.append(row)
+    return rows
+
+
+def _cell(value: Any) -> Any:
+    return value if value is None or isinstance(value, (str, int, float, bool)) else json.dumps(value)
