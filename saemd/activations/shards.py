@@ -1,0 +1,118 @@
+"""Shards: files of raw bfloat16 activations [tokens, D], little-endian, without a header.
+
+In memory they are numpy `uint16` arrays, since numpy has no bfloat16: a bfloat16 is the upper half of a float32.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from saemd.errors import UserError
+
+BYTES = 2  # of one bfloat16
+_EXPONENT = 0x7F80  # all ones: NaN or infinite
+_checked: set[tuple[str, int, int, bool]] = set()  # shards this process has read whole and found good
+
+
+def disk_bytes(tokens: int, d_in: int) -> int:
+    """Bytes that `tokens` activations of width `d_in` take on disk."""
+    return tokens * d_in * BYTES
+
+
+def to_bits(x: Tensor) -> np.ndarray:
+    """Rounded to bfloat16 (nearest, ties to even), as uint16 of the same shape."""
+    return x.detach().to(torch.bfloat16).cpu().contiguous().view(torch.uint16).numpy()
+
+
+def to_float(bits: np.ndarray) -> np.ndarray:
+    """float32 of bfloat16 bits, exact, in a new array."""
+    wide = bits.astype(np.uint32)
+    wide <<= 16
+    return wide.view(np.float32)
+
+
+def count_non_finite(bits: np.ndarray) -> int:
+    return int(np.count_nonzero((bits & _EXPONENT) == _EXPONENT))
+
+
+def write_shard(path: Path, bits_ND: np.ndarray) -> str:
+    """Write aside, flush to the disk, rename into place; returns the sha256. Raises `UserError` on a full disk."""
+    aside = path.with_name(path.name + ".tmp")
+    try:
+        with open(aside, "wb") as file:
+            file.write(bits_ND.data.cast("B"))
+            file.flush()
+            os.fsync(file.fileno())
+    except OSError as error:
+        aside.unlink(missing_ok=True)
+        if error.errno == errno.ENOSPC:
+            raise UserError(f"{path}: the disk is full; make room, the same command goes on at this shard") from error
+        raise
+    os.replace(aside, path)
+    return hashlib.sha256(bits_ND.data.cast("B")).hexdigest()
+
+
+def check_size(path: Path, tokens: int, d_in: int) -> None:
+    """Raises `UserError` where the file is missing, truncated, or of another width or length."""
+    expected = disk_bytes(tokens, d_in)
+    if not path.is_file():
+        raise UserError(f"{path}: this shard is missing; delete {path.parent} and write the cache again")
+    if (size := path.stat().st_size) != expected:
+        raise UserError(
+            f"{path}: {size:,} bytes instead of {expected:,} ({tokens:,} tokens of width {d_in}): truncated or of "
+            f"another cache; delete {path.parent} and write it again"
+        )
+
+
+def check_content(path: Path, tokens: int, d_in: int, sha256: str | None) -> None:
+    """Read a shard once per process and refuse it (`UserError`) with another checksum, or with NaN or Inf in it.
+
+    `sha256=None` leaves the checksum out.
+    """
+    check_size(path, tokens, d_in)
+    status = path.stat()
+    key = (str(path.resolve()), status.st_size, status.st_mtime_ns, sha256 is not None)
+    if key in _checked:
+        return
+    digest, bad = hashlib.sha256(), 0
+    for block in _blocks(path):
+        digest.update(block.data.cast("B"))
+        bad += count_non_finite(block)
+    if sha256 is not None and digest.hexdigest() != sha256:
+        raise UserError(
+            f"{path}: its checksum is not the manifest's: corrupt or of another cache; delete {path.parent} and "
+            "write it again"
+        )
+    if bad:
+        raise UserError(
+            f"{path}: {bad:,} of {tokens * d_in:,} activations are NaN or infinite; delete {path.parent} and write it "
+            "again with activations.lm_dtype=float32"
+        )
+    _checked.add(key)
+
+
+def _blocks(path: Path, values: int = 1 << 22) -> Iterator[np.ndarray]:
+    with open(path, "rb") as file:
+        while (block := np.fromfile(file, dtype="<u2", count=values)).size:
+            yield block
+
+
+def read_rows(path: Path, start: int, out_ND: np.ndarray) -> None:
+    """Fill `out_ND` (uint16, contiguous) with a shard's tokens from `start` on."""
+    with open(path, "rb", buffering=0) as file:
+        file.seek(disk_bytes(start, out_ND.shape[1]))
+        wanted = out_ND.data.cast("B")
+        done = 0
+        while done < len(wanted):
+            got = file.readinto(wanted[done:])
+            if not got:
+                raise UserError(f"{path}: it ends before token {start + len(out_ND):,}; truncated while being read")
+            done += got

@@ -1,0 +1,81 @@
+"""Statistics over the cached tokens, added up in float64 shard by shard, so that a resumed cache has the same ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from saemd.activations.shards import to_float
+
+QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
+_STEP = 1.01  # ratio of a histogram bin's edges: quantiles are exact to half a per cent
+_LOWEST = -20_000  # the bin of norm 0
+_CHUNK = 4096  # rows widened to float64 at a time
+
+
+@dataclass
+class Statistics:
+    """Statistics of a cache's training tokens, in raw units, after rounding to bfloat16."""
+
+    mean: list[float]  # [D]
+    mean_squared_norm: float
+    norm_quantiles: dict[str, float]  # "0.5" → the median norm; exact to half a per cent
+
+
+@dataclass
+class Sums:
+    """What is carried from shard to shard."""
+
+    tokens: int
+    values: np.ndarray  # [D] float64
+    squared_norms: float
+    histogram: dict[int, int] = field(default_factory=dict)  # bin → tokens; bin b holds norms from 1.01^b to 1.01^(b+1)
+
+    @classmethod
+    def zero(cls, d_in: int) -> Sums:
+        return cls(0, np.zeros(d_in), 0.0)
+
+    def add(self, bits_ND: np.ndarray, norms_N: np.ndarray) -> None:
+        """Add tokens, given as bfloat16 bits and their float64 norms."""
+        self.tokens += len(bits_ND)
+        for start in range(0, len(bits_ND), _CHUNK):
+            self.values += to_float(bits_ND[start : start + _CHUNK]).sum(axis=0, dtype=np.float64)
+        self.squared_norms += float(np.square(norms_N).sum())
+        with np.errstate(divide="ignore"):
+            bins = np.floor(np.log(norms_N) / np.log(_STEP)).clip(_LOWEST, None).astype(np.int64)
+        for key, count in zip(*np.unique(bins, return_counts=True), strict=True):
+            self.histogram[int(key)] = self.histogram.get(int(key), 0) + int(count)
+
+    def statistics(self) -> Statistics:
+        assert self.tokens > 0
+        keys = sorted(self.histogram)
+        below = np.cumsum([self.histogram[key] for key in keys])
+        quantiles = {}
+        for q in QUANTILES:
+            key = keys[int(np.searchsorted(below, q * self.tokens))]
+            quantiles[str(q)] = 0.0 if key == _LOWEST else float(_STEP ** (key + 0.5))
+        return Statistics((self.values / self.tokens).tolist(), self.squared_norms / self.tokens, quantiles)
+
+    def to_json(self) -> dict[str, Any]:
+        """Exact: Python writes a float64 with as many digits as it needs."""
+        return {
+            "tokens": self.tokens,
+            "values": self.values.tolist(),
+            "squared_norms": self.squared_norms,
+            "histogram": sorted(self.histogram.items()),
+        }
+
+    @classmethod
+    def from_json(cls, there: dict[str, Any]) -> Sums:
+        histogram = {int(key): int(count) for key, count in there["histogram"]}
+        return cls(there["tokens"], np.array(there["values"]), there["squared_norms"], histogram)
+
+
+def norms(bits_ND: np.ndarray) -> np.ndarray:
+    """Euclidean norms [N] in float64 of tokens given as bfloat16 bits; NaN or Inf where a value is."""
+    squares = [
+        np.square(to_float(bits_ND[i : i + _CHUNK]), dtype=np.float64).sum(1) for i in range(0, len(bits_ND), _CHUNK)
+    ]
+    return np.sqrt(np.concatenate(squares)) if squares else np.zeros(0)

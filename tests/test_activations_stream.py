@@ -1,0 +1,235 @@
+"""Reading a cache: order, epochs, exact resuming (through Lightning too), bounded memory, clean ends."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import lightning as pl
+import numpy as np
+import pytest
+import torch
+
+from saemd.activations.cache import ActivationCache
+from saemd.activations.datamodule import ActivationDataModule
+from saemd.activations.stream import ActivationStream
+from saemd.errors import UserError
+from tests.activation_caches import make, numbers
+
+N = 3000
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory: pytest.TempPathFactory) -> ActivationCache:
+    return make(tmp_path_factory.mktemp("activations") / "cache")
+
+
+def stream(
+    cache: ActivationCache, tokens: int = 2 * N, seed: int = 0, window: int = 1100, **options
+) -> ActivationStream:
+    arguments = {"batch_size": 128, "prefetch_batches": 3, **options}
+    return ActivationStream(cache, tokens=tokens, seed=seed, window_tokens=window, **arguments)
+
+
+def taken(cache: ActivationCache, batches) -> list[int]:  # type: ignore[no-untyped-def]
+    return numbers(torch.cat(list(batches)) * cache.scale)
+
+
+@pytest.mark.parametrize("window", [100, 512, 1100, 10**9])
+@pytest.mark.parametrize("prefetch", [0, 3])
+def test_every_token_once_per_epoch_in_another_order(cache: ActivationCache, window: int, prefetch: int) -> None:
+    batches = list(stream(cache, batch_size=125, window=window, prefetch_batches=prefetch))
+    assert len(batches) == 48
+    assert all(batch.shape == (125, 8) and batch.dtype == torch.float32 for batch in batches)
+    order = taken(cache, batches)
+    assert sorted(order[:N]) == sorted(order[N:]) == sorted(numbers(cache.sample(N)))
+    assert order[:N] != order[N:]
+
+
+def test_mean_squared_norm_is_one(cache: ActivationCache) -> None:
+    x = torch.cat(list(stream(cache, tokens=N, batch_size=125)))
+    assert x.square().sum(1).mean().item() == pytest.approx(1, rel=1e-6)
+    half = torch.cat(list(stream(cache, tokens=N, batch_size=125, dtype=torch.bfloat16)))
+    assert half.dtype == torch.bfloat16
+    assert torch.equal(half, x.to(torch.bfloat16))
+
+
+def test_seed_decides_the_order(cache: ActivationCache) -> None:
+    first, again, other = (torch.cat(list(stream(cache, seed=seed))) for seed in (0, 0, 1))
+    assert torch.equal(first, again)
+    assert not torch.equal(first, other)
+
+
+def test_order_mixes_shards(cache: ActivationCache) -> None:
+    """A window of several shards gives batches with tokens of several of them, from all over their contexts."""
+    batch = numbers(next(iter(stream(cache, window=1500))) * cache.scale)
+    assert len({number // 512 for number in batch}) >= 3
+    assert len({number // 16 for number in batch}) > 60
+
+
+@pytest.mark.parametrize("at", [0, 1, 8, 23, 24, 45, 46])
+def test_resumes_exactly_at_the_batches_taken(cache: ActivationCache, at: int) -> None:
+    whole = list(stream(cache))
+    assert len(whole) == len(stream(cache)) == 46
+    interrupted = stream(cache)
+    iterator = iter(interrupted)
+    before = list(itertools.islice(iterator, at))
+    time.sleep(0.05)  # for the thread to run ahead
+    state = interrupted.state_dict()
+    assert state["batches"] == at
+    iterator.close()  # type: ignore[attr-defined]
+    resumed = stream(cache)
+    resumed.load_state_dict(state)
+    assert resumed.state_dict() == state
+    rest = list(resumed)
+    assert len(before) + len(rest) == 46
+    assert all(torch.equal(a, b) for a, b in zip(before + rest, whole, strict=True))
+    assert torch.equal(next(iter(resumed)), whole[0])
+
+
+def test_state_of_another_order_is_refused(cache: ActivationCache) -> None:
+    state = stream(cache, seed=1).state_dict()
+    with pytest.raises(UserError, match="seed=1, this one has 0"):
+        stream(cache, seed=0).load_state_dict(state)
+
+
+class Recorder(pl.LightningModule):
+    """Keeps the batches it is trained on, and saves a checkpoint in the middle of the epoch."""
+
+    def __init__(self, save_at: int | None = None, path: Path | None = None) -> None:
+        super().__init__()
+        self.weight = torch.nn.Parameter(torch.ones(8))
+        self.save_at, self.path, self.seen, self.validated = save_at, path, [], 0
+
+    def training_step(self, batch: torch.Tensor, batch_idx: int) -> torch.Tensor:
+        self.seen.append(batch.clone())
+        return (batch * self.weight).square().mean()
+
+    def on_train_batch_end(self, outputs, batch, batch_idx) -> None:  # type: ignore[no-untyped-def,override]
+        if batch_idx + 1 == self.save_at:
+            self.trainer.save_checkpoint(self.path)  # type: ignore[arg-type]
+            self.trainer.should_stop = True
+
+    def validation_step(self, batch: torch.Tensor, batch_idx: int) -> None:
+        self.validated += len(batch)
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.Adam(self.parameters(), lr=1e-2)
+
+
+def fit(cache: ActivationCache, module: Recorder, checkpoint: Path | None = None) -> Recorder:
+    data = ActivationDataModule(cache, 128, 2 * N, seed=3, window_tokens=1100, prefetch_batches=3)
+    trainer = pl.Trainer(
+        accelerator="cpu",
+        max_epochs=1,
+        max_steps=46,
+        num_sanity_val_steps=0,
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, datamodule=data, ckpt_path=checkpoint)
+    return module
+
+
+def test_lightning_resumes_in_the_middle_of_the_epoch(cache: ActivationCache, tmp_path: Path) -> None:
+    whole = fit(cache, Recorder())
+    assert len(whole.seen) == 46
+    assert whole.validated == cache.n_heldout
+    first = fit(cache, Recorder(save_at=17, path=tmp_path / "last.ckpt"))
+    assert len(first.seen) == 17
+    second = fit(cache, Recorder(), tmp_path / "last.ckpt")
+    assert len(second.seen) == 29
+    assert all(torch.equal(a, b) for a, b in zip(first.seen + second.seen, whole.seen, strict=True))
+    assert torch.equal(second.weight, whole.weight)
+
+
+def threads() -> int:
+    return sum(thread.name.startswith("activations") for thread in threading.enumerate())
+
+
+def test_abandoned_iteration_ends_its_thread(cache: ActivationCache) -> None:
+    for batch in stream(cache):
+        assert threads() == 1
+        assert len(batch) == 128
+        break
+    assert threads() == 0
+
+
+def test_exception_while_reading_reaches_the_consumer(cache: ActivationCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    real, calls = cache.read, itertools.count()
+
+    def failing(*arguments) -> None:  # type: ignore[no-untyped-def]
+        if next(calls) == 5:
+            raise OSError("the disk is gone")
+        real(*arguments)
+
+    monkeypatch.setattr(cache, "read", failing)
+    got = []
+    with pytest.raises(OSError, match="the disk is gone"):
+        got.extend(stream(cache))
+    assert 0 < len(got) < 46
+    assert threads() == 0
+
+
+def test_interpreter_exits_in_the_middle_of_an_iteration(cache: ActivationCache) -> None:
+    code = f"""
+from saemd.activations.cache import ActivationCache
+from saemd.activations.stream import ActivationStream
+iterator = iter(ActivationStream(ActivationCache.open({str(cache.path)!r}), 128, 6000, 0, 1100, 3))
+next(iterator)
+print("one batch")
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=False)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "one batch\n", "")
+
+
+def test_memory_is_bounded_by_the_window(cache: ActivationCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is read at once never exceeds the window, and one buffer serves all windows."""
+    real, buffers = cache.read, []
+
+    def watching(shard, start, out) -> None:  # type: ignore[no-untyped-def]
+        base = out.base if out.base is not None else out
+        buffers.append((base.ctypes.data, base.nbytes))
+        real(shard, start, out)
+
+    monkeypatch.setattr(cache, "read", watching)
+    list(stream(cache, window=700))
+    assert len(set(buffers)) == 1
+    assert buffers[0][1] == 700 * 8 * 2
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"tokens": 127}, "^tokens=127: use at least one batch, batch_size=128"),
+        ({"tokens": 10**6, "batch_size": 3001}, "^batch_size=3001: the cache has 3000 tokens"),
+        ({"batch_size": 0}, "^batch_size=0: "),
+        ({"window": 0}, "^activations.window_tokens=0: "),
+        ({"seed": -1}, "^seed=-1: "),
+    ],
+)
+def test_what_gives_no_batch_is_refused(cache: ActivationCache, options: dict, message: str) -> None:
+    with pytest.raises(UserError, match=message):
+        stream(cache, **options)
+
+
+def test_a_batch_is_made_fast(tmp_path: Path) -> None:
+    """Gather and conversion of a batch of the default size; the bound is loose, as neighbours may be busy."""
+    rows = np.random.default_rng(0).integers(0, 0x7F00, (20_000, 576)).astype(np.uint16)
+    order = np.random.default_rng(1).permutation(20_000)
+    seconds = []
+    for i in range(8):
+        started = time.perf_counter()
+        ActivationCache.normalised(_Scale, rows.take(order[i * 2048 : (i + 1) * 2048], axis=0))  # type: ignore[arg-type]
+        seconds.append(time.perf_counter() - started)
+    assert min(seconds) < 0.02
+
+
+class _Scale:
+    scale = 2.0
