@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import threading
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
@@ -14,7 +15,17 @@ from stability_fakes import F, fake_run, rows
 from saemd.errors import UserError
 from saemd.stability import compare_root, compare_run
 from saemd.stability import pairs as pairs_module
+from saemd.stability import root as root_module
 from saemd.stability.__main__ import main
+
+
+@pytest.fixture(autouse=True)
+def blank_figures(monkeypatch):
+    """Nothing is drawn here: what the figures show is for test_stability_report."""
+    from saemd.stability.style import new_figure
+
+    for name in ("_pair", "_grid", "_summary"):
+        monkeypatch.setattr(f"saemd.stability.figures.{name}", lambda *arguments: new_figure(1, 1))
 
 
 @pytest.fixture
@@ -125,13 +136,27 @@ def test_a_run_that_has_just_finished_joins_the_table(tmp_path, counted):
 
 
 def test_jobs_that_finish_at_once_lose_no_pair(tmp_path, monkeypatch):
-    monkeypatch.setattr("saemd.stability.figures.draw_pairs", lambda folder, records: None)
-    sweep(tmp_path, targets=(10, 20, 40, 80))
-    runs = [path.parent for path in sorted(tmp_path.glob("init=*/l0=*/seed=42/metrics.json"))]
-    with ThreadPoolExecutor(8) as pool:
-        found = list(pool.map(compare_run, runs))
-    assert [len(records) for records in found] == [1] * 8
-    assert len(stored(tmp_path)) == 8
+    """A job that is slow to write its table must not overwrite the pair that another job added meanwhile."""
+    sweep(tmp_path, inits=("uniform",))
+    slow, quick = (tmp_path / "init=uniform" / f"l0={l0}" / "seed=42" for l0 in (20, 40))
+    compare_run(quick)  # the random floor is there
+    shutil.rmtree(tmp_path / "stability" / "pairs")
+    about_to_write, written = threading.Event(), threading.Event()
+    real = root_module.write_json
+
+    def write_json(path, value):
+        if not about_to_write.is_set():
+            about_to_write.set()
+            written.wait(1)
+        real(path, value)
+        written.set()
+
+    monkeypatch.setattr(root_module, "write_json", write_json)
+    with ThreadPoolExecutor(2) as pool:
+        first = pool.submit(compare_run, slow)
+        assert about_to_write.wait(10)
+        assert len(pool.submit(compare_run, quick).result()) == len(first.result()) == 1
+    assert [record["l0"] for record in stored(tmp_path)] == [20, 40]
 
 
 def test_a_broken_run_is_named_and_takes_no_other_with_it(tmp_path, capsys):

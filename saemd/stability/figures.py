@@ -37,7 +37,7 @@ def draw_pairs(folder: Path, records: list[Record]) -> None:
 
 
 def draw_all(folder: Path, records: list[Record]) -> None:
-    """Figure 2 of each record, the grid of them (`figure2_grid.png`), and the summary (`summary.png`; `summary_narrow.png` for phones)."""
+    """Figure 2 of each record, the grid of them, and the summary (`summary_narrow.png`: the same for phones)."""
     tasks = [_pair_task(folder, record) for record in records]
     if records:
         figures = folder / "figures"
