@@ -17,7 +17,7 @@ import pytest
 import torch
 from lightning.pytorch.utilities import disable_possible_user_warnings
 from PIL import Image
-from wandb.proto.wandb_internal_pb2 import Record
+from wandb.proto.wandb_internal_pb2 import Record  # type: ignore[attr-defined]
 
 from saemd.errors import UserError
 from saemd.logging import LoggerConfig, finish, log_stability, log_summary, make_logger, names, run_id, run_name
@@ -82,7 +82,7 @@ def train(config: LoggerConfig, run_dir: Path, seed: int, fails: bool = False) -
             enable_model_summary=False,
             default_root_dir=run_dir,
         )
-        trainer.fit(Job(fails), torch.utils.data.DataLoader(torch.ones(16, 2), batch_size=4))
+        trainer.fit(Job(fails), torch.utils.data.DataLoader(torch.ones(16, 2), batch_size=4))  # type: ignore[arg-type]
         log_summary(logger, {"l0": 41.5, "steps": 4})
         exit_code = 0
     finally:

@@ -109,11 +109,11 @@ def start_run(config: LoggerConfig, folder: Path, /, *, group: str, **init: Any)
     else:
         reach(server())
     import wandb
+    from wandb.errors import Error
 
     if not re.fullmatch(r"[\w.-]{1,128}", init["id"]):
         raise bad_value("wandb run id", init["id"], "use letters, digits, dots and dashes")
-    quiet = {"silent": True} if mode == "offline" else {"quiet": True}
-    settings = wandb.Settings(init_timeout=INIT_TIMEOUT_SECONDS, **quiet)
+    settings = wandb.Settings(init_timeout=INIT_TIMEOUT_SECONDS, quiet=True, silent=mode == "offline")
     try:
         run = wandb.init(
             project=config.project,
@@ -125,7 +125,7 @@ def start_run(config: LoggerConfig, folder: Path, /, *, group: str, **init: Any)
             settings=settings,
             **init,
         )
-    except wandb.errors.Error as error:
+    except Error as error:
         reason = str(error).splitlines()[0]
         remedy = f"wandb could not start the run ({reason}); use logger.mode=offline and `wandb sync` later"
         raise bad_value("logger.mode", config.mode, remedy) from error

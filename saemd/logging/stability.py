@@ -53,7 +53,7 @@ def log_stability(config: LoggerConfig, run_root: Path, group: str) -> None:
         run.finish(exit_code=exit_code)
 
 
-def table(records: list[dict[str, Any]]) -> tuple[list[str], list[list[Any]]]:
+def table(records: list[dict[str, Any]]) -> tuple[list[Any], list[Any]]:
     """Columns and rows of all records; lists (the seeds) become text. Keys that a record lacks become None."""
     columns = list(dict.fromkeys(key for record in records for key in record))
     return columns, [[_cell(record.get(key)) for key in columns] for record in records]
