@@ -16,7 +16,7 @@ from saemd.errors import bad_value
 from saemd.lm.config import LMConfig
 from saemd.logging.config import LoggerConfig
 from saemd.sae.config import InitConfig
-from saemd.training.config import RecipeConfig
+from saemd.training.config import RecipeConfig, check_recipe
 
 
 @dataclass
@@ -56,3 +56,6 @@ def check(config: Config) -> None:
         raise bad_value("tokens", config.tokens, f"use at least one batch, batch_size={config.batch_size}")
     if config.layer < 0:
         raise bad_value("layer", config.layer, "layers count from 0")
+    if config.threads is not None and config.threads < 1:
+        raise bad_value("threads", config.threads, "use at least 1, or null for all cores")
+    check_recipe(config.recipe)

@@ -1,0 +1,44 @@
+PYTHON ?= python3.11
+VENV ?= .venv
+BIN := $(VENV)/bin
+RUN_ROOT ?= runs
+export OMP_NUM_THREADS ?= $(shell nproc)
+
+.DEFAULT_GOAL := help
+.PHONY: help setup demo test test-fast check stability dashboard clean
+
+help: ## this list
+	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
+
+setup: $(VENV)/.ready ## a virtual environment with the pinned packages
+
+# torch goes first, alone: an installed torch that fits the pin is kept, so nothing else pulls a CUDA build over it.
+$(VENV)/.ready: requirements.lock pyproject.toml
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet "$$(grep -E '^torch==' requirements.lock)"
+	$(BIN)/python -m pip install --quiet --requirement requirements.lock
+	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+demo: setup ## a small finished sweep on a real language model, with its stability report (about ten minutes)
+	$(BIN)/python -m saemd.train -m experiment=demo init=mirror,uniform seed=24,42
+
+test: setup ## every test, the slow ones on the real language model included
+	$(BIN)/python -m pytest
+
+test-fast: setup ## the tests that need no download (under three minutes)
+	$(BIN)/python -m pytest -m "not slow"
+
+check: setup ## formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/pyright
+
+stability: setup ## compare the seeds of what RUN_ROOT holds (RUN_ROOT=runs)
+	$(BIN)/python -m saemd.stability run_root=$(RUN_ROOT)
+
+dashboard: setup ## build the wandb workspace (needs an account: wandb login)
+	$(BIN)/python -m saemd.logging.dashboard
+
+clean: ## remove the virtual environment and caches of tools, never runs or activations
+	rm -rf $(VENV) .pytest_cache .ruff_cache *.egg-info

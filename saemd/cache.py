@@ -1,0 +1,26 @@
+"""Write the activation cache that `saemd.train` would write, and say what is in it.
+
+python -m saemd.cache                             # the defaults' cache
+python -m saemd.cache corpus=wiki layer=5 activations.tokens=200_000
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from saemd.activations.harvest import ensure_cache
+from saemd.cli import compose_all, entry
+
+
+def main(arguments: list[str]) -> int:
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return 0
+    for config in compose_all(arguments):
+        cache = ensure_cache(config.lm, config.layer, config.corpus, config.activations, Path(config.cache_root))
+        print(f"{cache.path}: {cache.n_train:,} + {cache.n_heldout:,} held-out tokens of width {cache.d_in}")
+    return 0
+
+
+if __name__ == "__main__":
+    entry(main)

@@ -1,0 +1,85 @@
+"""Where the parts of a causal language model are: decoder layers, the MLP's decoder, the norm behind it.
+
+With σ [.., m] what enters the MLP's decoder (eq. 5-6 of the paper), the layer adds
+
+    post_norm(Σ_i σ_i u_i + c)      (post_norm: identity in most architectures)
+
+to the residual stream, u_i being column i of `MLPAnatomy.decoder`. Held to this by tests for every family listed.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from operator import attrgetter
+
+from torch import Tensor, nn
+
+from saemd.errors import UserError, bad_value
+
+
+@dataclass(frozen=True)
+class Family:
+    """Attribute paths: of the decoder layers from the causal LM, of the other two from a layer."""
+
+    layers: str
+    decoder: str
+    post_norm: str | None = None
+    norm_adds_one: bool = False  # the RMSNorm multiplies by 1 + weight (Gemma)
+    decoder_is_m_by_d: bool = False  # GPT-2's Conv1D stores [m, d]
+
+
+_LLAMA = Family("model.layers", "mlp.down_proj")
+_GEMMA = Family("model.layers", "mlp.down_proj", "post_feedforward_layernorm", norm_adds_one=True)
+
+FAMILIES: dict[str, Family] = {
+    "llama": _LLAMA,
+    "mistral": _LLAMA,
+    "qwen2": _LLAMA,
+    "qwen3": _LLAMA,
+    "phi3": _LLAMA,
+    "gemma": _LLAMA,
+    "gemma2": _GEMMA,
+    "gemma3_text": _GEMMA,
+    "gemma3": Family("model.language_model.layers", "mlp.down_proj", "post_feedforward_layernorm", norm_adds_one=True),
+    "olmo2": Family("model.layers", "mlp.down_proj", "post_feedforward_layernorm"),
+    "gpt2": Family("transformer.h", "mlp.c_proj", decoder_is_m_by_d=True),
+    "gpt_neox": Family("gpt_neox.layers", "mlp.dense_4h_to_h"),
+    "opt": Family("model.decoder.layers", "fc2"),
+    "phi": Family("model.layers", "mlp.fc2"),
+}
+
+
+@dataclass(frozen=True)
+class MLPAnatomy:
+    """The decoder of one layer's MLP. Tensors are views of the model's own weights where it stores them so."""
+
+    decoder: Tensor  # U [d, m], whatever the module stores
+    bias: Tensor | None  # c [d]
+    decoder_module: nn.Module  # its input is σ [.., m]
+    post_norm: nn.Module | None
+    post_norm_scale: Tensor | None  # [d]: neuron i writes along diag(scale) u_i, up to the norm's division
+
+
+def family(model: nn.Module) -> Family:
+    """The entry of `FAMILIES` for this model. Raises `UserError` with the known ones for any other."""
+    kind = model.config.model_type  # type: ignore[union-attr]
+    if kind not in FAMILIES:
+        raise UserError(f"lm: the architecture {kind} is not known here; known are {', '.join(sorted(FAMILIES))}")
+    return FAMILIES[kind]  # type: ignore[index]
+
+
+def decoder_layers(model: nn.Module) -> nn.ModuleList:
+    """The stack of decoder layers, in order."""
+    return attrgetter(family(model).layers)(model)
+
+
+def mlp_anatomy(model: nn.Module, layer: int) -> MLPAnatomy:
+    """The MLP of decoder layer `layer`, from 0. Raises `UserError` where the model has no such layer."""
+    kind, layers = family(model), decoder_layers(model)
+    if not 0 <= layer < len(layers):
+        raise bad_value("layer", layer, f"this model has layers 0 to {len(layers) - 1}")
+    module = attrgetter(kind.decoder)(layers[layer])
+    post_norm = attrgetter(kind.post_norm)(layers[layer]) if kind.post_norm else None
+    scale = None if post_norm is None else post_norm.weight + (1 if kind.norm_adds_one else 0)
+    decoder = module.weight.T if kind.decoder_is_m_by_d else module.weight
+    return MLPAnatomy(decoder, module.bias, module, post_norm, scale)

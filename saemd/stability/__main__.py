@@ -1,0 +1,71 @@
+"""Compare the seeds below a run root, at any time, also in the middle of a sweep.
+
+    python -m saemd.stability                                  # run_root=runs
+    python -m saemd.stability run_root=runs/big shared_threshold=0.8
+
+Writes <run_root>/stability/: stability.json, pairs/*.npz, figures/*.png and report.html (one file, no network).
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from saemd.errors import UserError, bad_value
+from saemd.stability.comparison import SHARED_THRESHOLD
+from saemd.stability.root import Outcome, compare_all
+from saemd.stability.table import print_table
+
+DEFAULTS = {"run_root": "runs", "shared_threshold": str(SHARED_THRESHOLD)}
+
+
+def parse(arguments: list[str]) -> tuple[Path, float]:
+    """`key=value` arguments as (run_root, shared_threshold)."""
+    values = dict(DEFAULTS)
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key not in DEFAULTS or not value:
+            raise bad_value(key, value, f"known are {', '.join(f'{name}=…' for name in DEFAULTS)}")
+        values[key] = value
+    try:
+        threshold = float(values["shared_threshold"])
+    except ValueError:
+        remedy = "use a cosine between 0 and 1 (Paulo & Belrose: 0.7)"
+        raise bad_value("shared_threshold", values["shared_threshold"], remedy) from None
+    return Path(values["run_root"]), threshold
+
+
+def tell(outcome: Outcome, run_root: Path) -> None:
+    """The table, what was left out, and where everything is."""
+    if outcome.records:
+        print_table(outcome.records)
+    else:
+        found = len(outcome.runs)
+        print(f"{run_root}: {found} finished {'run' if found == 1 else 'runs'}, but no two of them are siblings yet")
+        print("(the same init, L0 and configuration under two seeds), so there is nothing to compare.")
+    for line in outcome.broken + outcome.remarks:
+        print(f"left out: {line}")
+    if outcome.runs:
+        print(f"table    {outcome.folder / 'stability.json'}")
+        if outcome.records:
+            print(f"figures  {outcome.folder / 'figures'}")
+        print(f"report   {outcome.folder / 'report.html'}")
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code 0; 2 where the input is bad or a run that claims to be finished cannot be read."""
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return 0
+    try:
+        run_root, threshold = parse(arguments)
+        outcome = compare_all(run_root, threshold)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    tell(outcome, run_root)
+    return 2 if outcome.broken else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

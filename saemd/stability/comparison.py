@@ -1,0 +1,88 @@
+"""Two SAEs latent by latent: encoder and decoder matched separately, and the figures that sum it up."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+from torch import Tensor
+
+from saemd.stability.matching import Match, match
+
+SHARED_THRESHOLD = 0.7  # Paulo & Belrose
+
+
+class Dictionary(Protocol):
+    """What `compare` needs of an SAE (`saemd.load_sae` gives one)."""
+
+    @property
+    def W_enc(self) -> Tensor: ...  # [D, F]  # noqa: N802
+
+    @property
+    def W_dec(self) -> Tensor: ...  # [F, D]  # noqa: N802
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Latent i of a and its partners in b: π(i) = `enc.index[i]` by encoder, σ(i) = `dec.index[i]` by decoder."""
+
+    enc: Match
+    dec: Match
+
+    @property
+    def same(self) -> np.ndarray:
+        """bool [F]: π(i) = σ(i), both matchings chose one partner (blue in figure 2)."""
+        return self.enc.index == self.dec.index
+
+    def alive_in_both(self, alive_a: np.ndarray, alive_b: np.ndarray) -> np.ndarray:
+        """bool [F] over the latents of a: i fires in a, and both its partners π(i), σ(i) fire in b.
+
+        The matching is that of all latents, only the average is restricted: every figure then speaks of one set of
+        latents, and of the pairs that the figures and files show. A living latent whose partner is dead falls out, so
+        read the figures beside the size of this set (`alive`) and of each SAE's living latents (`alive_each`).
+        """
+        return alive_a & alive_b[self.enc.index] & alive_b[self.dec.index]
+
+    def summary(self, threshold: float = SHARED_THRESHOLD, keep: np.ndarray | None = None) -> dict[str, float | None]:
+        """Means over the latents `keep` (bool [F]; default all); None where there are no such latents.
+
+        `mean_cos_enc`, `mean_cos_dec`: mean matched signed cosine; the decoder's is the PW-MCC of 2505.20254.
+        `same_match`: share with π(i) = σ(i). `shared`: share with π(i) = σ(i) and both cosines above `threshold`.
+        `shared_cosines`: share with both cosines above it, whoever the partners are. `identity_match`: share with
+        π(i) = σ(i) = i. `mean_cos_*_same`, `mean_cos_*_other`: the cosines where π(i) = σ(i), and where not.
+        """
+        same = self.same
+        keep = np.ones_like(same) if keep is None else keep
+        above = (self.enc.cosine > threshold) & (self.dec.cosine > threshold)
+        return {
+            "mean_cos_enc": mean(self.enc.cosine[keep]),
+            "mean_cos_dec": mean(self.dec.cosine[keep]),
+            "same_match": mean(same[keep]),
+            "shared": mean((above & same)[keep]),
+            "shared_cosines": mean(above[keep]),
+            "identity_match": mean((same & (self.dec.index == np.arange(len(same))))[keep]),
+            "mean_cos_enc_same": mean(self.enc.cosine[keep & same]),
+            "mean_cos_dec_same": mean(self.dec.cosine[keep & same]),
+            "mean_cos_enc_other": mean(self.enc.cosine[keep & ~same]),
+            "mean_cos_dec_other": mean(self.dec.cosine[keep & ~same]),
+        }
+
+
+def compare(sae_a: Dictionary, sae_b: Dictionary, *, done: Callable[[], None] = lambda: None) -> Comparison:
+    """Match the latents of two SAEs by the columns of W_enc [D, F] and by the rows of W_dec [F, D] (signed cosines).
+
+    Scalars on W_enc, W_dec or the activations change nothing. `done` is called after each of the two matchings. One
+    matching's matrix is freed before the next is made (see `match` for the memory).
+    """
+    enc = match(sae_a.W_enc.T, sae_b.W_enc.T)
+    done()
+    dec = match(sae_a.W_dec, sae_b.W_dec)
+    done()
+    return Comparison(enc=enc, dec=dec)
+
+
+def mean(values: np.ndarray) -> float | None:
+    """The mean as a plain float; None of nothing."""
+    return float(values.mean(dtype=np.float64)) if len(values) else None

@@ -1,0 +1,149 @@
+"""Figure 2 of the paper: each latent at (C^dec_{iσ(i)}, C^enc_{iπ(i)}), blue where π(i) = σ(i), orange where not.
+
+Beside the paper's: the drift from the start and the random floor as lines, and, where the
+seeds share their start, a cross at what unrelated movement would have left (`apart_*`) and a remark.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
+from matplotlib.lines import Line2D
+
+from saemd.stability.figures import Points
+from saemd.stability.records import Record
+from saemd.stability.style import BLUE, DRIFT, FLOOR, GREY, INK, ORANGE, WARNING, Figure, new_figure, quiet
+from saemd.stability.table import number, shares_start
+
+LIMITS = (-0.1, 1.05)
+APART_POINT: dict[str, Any] = {"marker": "x", "markersize": 8, "markeredgewidth": 2, "color": INK, "linestyle": ""}
+BINS = np.linspace(*LIMITS, 70)
+
+
+def pair_figure(record: Record, points: Points) -> Figure:
+    """One pair of seeds, with the distributions of both cosines along the edges."""
+    figure = new_figure(4.9, 6.5)
+    scatter = figure.add_axes((0.125, 0.312, 0.70, 0.5277))
+    top = figure.add_axes((0.125, 0.849, 0.70, 0.057), sharex=scatter)
+    right = figure.add_axes((0.838, 0.312, 0.085, 0.5277), sharey=scatter)
+    _scatter(scatter, record, points)
+    scatter.set_xlabel(r"decoder cosine  $C^{\mathrm{dec}}_{i\,\sigma(i)}$", color=INK, fontsize=10)
+    scatter.set_ylabel(r"encoder cosine  $C^{\mathrm{enc}}_{i\,\pi(i)}$", color=INK, fontsize=10)
+    _edges(top, right, points)
+    if _apart(record):
+        scatter.plot(record["apart_dec"], record["apart_enc"], **APART_POINT)
+    title = _title(record)
+    figure.text(0.125, 0.955, title, fontsize=min(12, 12 * 40 / len(title)), fontweight="bold", color=INK)
+    shares = f"same partner {record['same_match']:.1%} · shared {record['shared']:.1%}"
+    figure.text(0.125, 0.922, f"{len(points[0]):,} latents · {shares}", fontsize=9.5, color=GREY)
+    place = {"loc": "upper left", "bbox_to_anchor": (0.11, 0.228), "borderpad": 0, "handletextpad": 0.7}
+    figure.legend(handles=_legend(record, points), frameon=False, fontsize=9.5, labelcolor=INK, **place)
+    remark = {"fontsize": 9.5, "va": "top", "color": WARNING if shares_start(record) else GREY}
+    figure.text(0.125, 0.066, start_remark(record), **remark)
+    return figure
+
+
+def grid_figure(records: list[Record], points_of: Callable[[Record], Points]) -> Figure:
+    """Rows are initialisations, columns are L0 targets; a cell shows its first pair of seeds."""
+    inits = list(dict.fromkeys(record["init"] for record in records))
+    targets = sorted({record["l0"] for record in records})
+    first = {(record["init"], record["l0"]): record for record in reversed(records)}
+    width, height = 2.5 * len(targets) + 0.9, 2.6 * len(inits) + 1.1
+    figure = new_figure(max(width, 5.4), height)
+    grid = figure.subplots(len(inits), len(targets), sharex=True, sharey=True, squeeze=False)
+    for (i, init), (j, l0) in ((a, b) for a in enumerate(inits) for b in enumerate(targets)):
+        axes = grid[i, j]
+        if (init, l0) in first:
+            record = first[init, l0]
+            _scatter(axes, record, points_of(record), size=4)
+            seeds = "-".join(str(seed) for seed in record["seeds"]) + (" *" if shares_start(record) else "")
+            axes.set_title(f"{seeds} · same {record['same_match']:.0%}", fontsize=8.5, color=GREY, loc="left", pad=3)
+        else:
+            axes.axis("off")
+        if i == 0:
+            axes.text(0.5, 1.15, f"L0 = {l0}", transform=axes.transAxes, ha="center", fontweight="bold", color=INK)
+        if j == 0:
+            axes.set_ylabel(f"{init}\nencoder cosine", color=INK, fontsize=10)
+        if i == len(inits) - 1:
+            axes.set_xlabel("decoder cosine", color=INK, fontsize=10)
+    handles = [
+        _dot(BLUE, "same partner, π(i) = σ(i)"),
+        _dot(ORANGE, "other partner"),
+        Line2D([], [], label="drift from the start", **DRIFT),
+        Line2D([], [], label="random floor", **FLOOR),
+    ]
+    top, bottom = 1 - 0.62 / height, 0.86 / height
+    left = 0.78 / figure.get_figwidth()
+    figure.subplots_adjust(left=left, right=0.985, top=top, bottom=bottom, wspace=0.1, hspace=0.2)
+    columns = 4 if figure.get_figwidth() > 10 else 2
+    figure.legend(handles=handles, loc="lower left", ncols=columns, frameon=False, fontsize=9.5, labelcolor=INK)
+    if any(shares_start(record) for record in records):
+        remark = "* seeds share their starting weights"
+        figure.text(0.985, 0.012, remark, ha="right", va="bottom", fontsize=9, color=WARNING)
+    return figure
+
+
+def start_remark(record: Record) -> str:
+    """The remark under a figure: do both seeds start from the same weights?"""
+    starts = {"decoder": record["same_start_dec"], "encoder": record["same_start_enc"]}
+    shared = " and ".join(name for name, same in starts.items() if same)
+    if shared:
+        return f"Both seeds start from the same {shared} weights:\nagreement here is no evidence of convergence."
+    return (
+        "Whether the seeds share a start is not known." if None in starts.values() else "Each seed has its own start."
+    )
+
+
+def _scatter(axes: Axes, record: Record, points: Points, size: float = 9) -> None:
+    cos_dec, cos_enc, same = points
+    quiet(axes)
+    order = np.random.default_rng(0).permutation(len(same))  # neither colour lies on top of the other
+    colours = np.where(same[:, None], to_rgb(BLUE), to_rgb(ORANGE))[order]
+    axes.scatter(cos_dec[order], cos_enc[order], s=size, c=colours, alpha=0.45, linewidths=0, rasterized=True)
+    axes.axvline(record["random_floor"], **FLOOR)
+    axes.axhline(record["random_floor"], **FLOOR)
+    axes.axvline(record["drift_dec"], **DRIFT)
+    axes.axhline(record["drift_enc"], **DRIFT)
+    axes.set(xlim=LIMITS, ylim=LIMITS, xticks=np.arange(0, 1.01, 0.2), yticks=np.arange(0, 1.01, 0.2))
+    outside = int(((cos_dec < LIMITS[0]) | (cos_enc < LIMITS[0])).sum())
+    if outside:
+        axes.text(0.03, 0.015, f"{outside} below {LIMITS[0]}", transform=axes.transAxes, fontsize=8, color=GREY)
+
+
+def _edges(top: Axes, right: Axes, points: Points) -> None:
+    cos_dec, cos_enc, same = points
+    colours = [BLUE, ORANGE]
+    top.hist([cos_dec[same], cos_dec[~same]], bins=list(BINS), stacked=True, color=colours)
+    right.hist([cos_enc[same], cos_enc[~same]], bins=list(BINS), stacked=True, color=colours, orientation="horizontal")
+    for axes in (top, right):
+        axes.axis("off")
+
+
+def _legend(record: Record, points: Points) -> list[Line2D]:
+    same = int(points[2].sum())
+    drifts = f"decoder {number(record['drift_dec'])}, encoder {number(record['drift_enc'])}"
+    apart = f"had they moved apart: decoder {number(record['apart_dec'])}, encoder {number(record['apart_enc'])}"
+    return [
+        _dot(BLUE, f"same partner, π(i) = σ(i): {same:,}"),
+        _dot(ORANGE, f"other partner, π(i) ≠ σ(i): {len(points[2]) - same:,}"),
+        Line2D([], [], label=f"drift from the start: {drifts}", **DRIFT),
+        Line2D([], [], label=f"random floor: {number(record['random_floor'])}", **FLOOR),
+        *([Line2D([], [], label=apart, **APART_POINT)] if _apart(record) else []),
+    ]
+
+
+def _apart(record: Record) -> bool:
+    """Do both weights have a shared start to move apart from?"""
+    return record["apart_dec"] is not None and record["apart_enc"] is not None
+
+
+def _dot(colour: str, label: str) -> Line2D:
+    return Line2D([], [], marker="o", linestyle="", markersize=6, color=colour, label=label)
+
+
+def _title(record: Record) -> str:
+    return f"{record['init']} · L0 target {record['l0']} · seeds {' and '.join(str(seed) for seed in record['seeds'])}"

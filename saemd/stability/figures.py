@@ -1,0 +1,93 @@
+"""Figures as PNG: figure 2 of the paper for each pair, all of them in one grid, and the summary over L0.
+
+A figure carries the digest of what it shows, and is drawn again only when that has changed.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from PIL import Image
+
+from saemd.progress import bar
+from saemd.stability.records import Record, record_name
+from saemd.stability.store import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+STYLE_VERSION = 1  # raise it when the drawing changes
+DOTS_PER_INCH = 150
+
+
+def figure2_path(folder: Path, record: Record) -> Path:
+    return folder / "figures" / f"figure2_{record_name(record)}.png"
+
+
+def draw_pairs(folder: Path, records: list[Record]) -> None:
+    """Figure 2 of each record, from its file in `pairs/`."""
+    _draw(folder, [_pair_task(folder, record) for record in records])
+
+
+def draw_all(folder: Path, records: list[Record]) -> None:
+    """Figure 2 of each record, the grid of them (`figure2_grid.png`) and the summary (`summary.png`,
+    and `summary_narrow.png` for a phone)."""
+    from saemd.stability.figure2 import grid_figure
+    from saemd.stability.summary import summary_figure
+
+    tasks = [_pair_task(folder, record) for record in records]
+    if records:
+        figures = folder / "figures"
+        tasks.append((figures / "figure2_grid.png", records, lambda: grid_figure(records, partial(_points, folder))))
+        tasks.append((figures / "summary.png", records, lambda: summary_figure(records)))
+        tasks.append((figures / "summary_narrow.png", records, lambda: summary_figure(records, columns=1)))
+    _draw(folder, tasks)
+
+
+Points = tuple[np.ndarray, np.ndarray, np.ndarray]  # cos_dec, cos_enc float32 [F]; same bool [F]
+Task = tuple[Path, list[Record], "Callable[[], Figure]"]
+
+
+def _pair_task(folder: Path, record: Record) -> Task:
+    from saemd.stability.figure2 import pair_figure
+
+    return figure2_path(folder, record), [record], lambda: pair_figure(record, _points(folder, record))
+
+
+def _points(folder: Path, record: Record) -> Points:
+    with np.load(folder / "pairs" / f"{record_name(record)}.npz") as file:
+        return file["cos_dec"], file["cos_enc"], file["match_enc"] == file["match_dec"]
+
+
+def _draw(folder: Path, tasks: list[Task]) -> None:
+    digests = {path: _digest(folder, records) for path, records, _ in tasks}
+    todo = [task for task in tasks if _digest_of(task[0]) != digests[task[0]]]
+    if not todo:
+        return
+    with bar("drawing", total=len(todo)) as progress:
+        for path, _, make in todo:
+            figure = make()
+            with replacing(path) as file:
+                figure.savefig(file, format="png", dpi=DOTS_PER_INCH, metadata={"Digest": digests[path]})
+            progress.advance()
+
+
+def _digest(folder: Path, records: list[Record]) -> str:
+    shown = hashlib.sha256(json.dumps([STYLE_VERSION, records]).encode())
+    for record in records:
+        with np.load(folder / "pairs" / f"{record_name(record)}.npz") as file:
+            shown.update(str(file["inputs"]).encode())
+    return shown.hexdigest()
+
+
+def _digest_of(path: Path) -> str | None:
+    if not path.is_file():
+        return None
+    with Image.open(path) as image:
+        return image.info.get("Digest")

@@ -1,0 +1,96 @@
+"""A run root compared: every pair of finished sibling runs, at any time, also in the middle of a sweep."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from saemd.errors import bad_value
+from saemd.stability.comparison import SHARED_THRESHOLD
+from saemd.stability.pairs import floor, match_pairs, stored
+from saemd.stability.records import Record, make_record
+from saemd.stability.runs import Pair, Run, find_runs, read_run, siblings
+from saemd.stability.store import locked, write_json
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What one comparison of a run root found."""
+
+    folder: Path  # <run_root>/stability
+    runs: list[Run]
+    records: list[Record]
+    remarks: list[str]  # seeds that are no siblings
+    broken: list[str]  # runs that cannot be read or compared
+
+
+def compare_root(run_root: Path | str, shared_threshold: float = SHARED_THRESHOLD) -> list[Record]:
+    """Compare all finished siblings below `run_root`; the records of `stability.json`, one per pair of seeds.
+
+    Writes `<run_root>/stability/`: `stability.json`, `pairs/*.npz`, `figures/*.png`, `report.html`. Only pairs whose
+    weights are new or have changed are matched. Runs that cannot be read, and seeds of differing configurations, are
+    named in a printed line and left out. `UserError` where `run_root` is no folder.
+    """
+    outcome = compare_all(Path(run_root), shared_threshold)
+    for line in outcome.broken + outcome.remarks:
+        print(line)
+    return outcome.records
+
+
+def compare_all(run_root: Path, shared_threshold: float) -> Outcome:
+    """`compare_root` with everything it found; prints nothing but progress."""
+    from saemd.stability.report import write_report
+
+    _check_threshold(shared_threshold)
+    runs, broken = find_runs(run_root)
+    folder = run_root / "stability"
+    pairs, remarks = siblings(runs)
+    broken += match_pairs(folder, pairs)
+    records = _write_table(folder, pairs, shared_threshold) if runs else []
+    outcome = Outcome(folder, runs, records, remarks, broken)
+    if runs:
+        write_report(outcome, shared_threshold)
+    return outcome
+
+
+def compare_run(run_dir: Path | str, shared_threshold: float = SHARED_THRESHOLD) -> list[Record]:
+    """Compare one run that has just finished with its finished siblings; the records of these pairs (may be none).
+
+    Cheap: it matches only this run's new pairs, draws their figure 2 and brings `stability.json` up to date, under a
+    lock, so that jobs of a parallel sweep may call it at once. The summary and `report.html` are left to
+    `compare_root`. `UserError` where `run_dir` is no finished, readable run; unreadable siblings only get a line.
+    """
+    from saemd.stability.figures import draw_pairs
+
+    _check_threshold(shared_threshold)
+    run_dir = Path(run_dir).resolve()
+    this = read_run(run_dir)
+    run_root = run_dir.parents[2]
+    folder = run_root / "stability"
+    runs, broken = find_runs(run_root)
+    pairs, _ = siblings(runs)
+    mine = [pair for pair in pairs if this.path in (pair.a.path, pair.b.path)]
+    broken += match_pairs(folder, mine)
+    for line in broken:
+        print(line)
+    if not mine:
+        return []
+    records = _write_table(folder, pairs, shared_threshold)
+    records = [r for r in records if r["init"] == this.init and r["l0"] == this.l0 and this.seed in r["seeds"]]
+    draw_pairs(folder, records)
+    return records
+
+
+def _write_table(folder: Path, pairs: list[Pair], threshold: float) -> list[Record]:
+    """`stability.json` from every pair that has been matched. Made anew under the lock, so no job's pair is lost."""
+    floors = {shape: floor(folder, *shape) for shape in {(pair.a.d_sae, pair.a.d_in) for pair in pairs}}
+    with locked(folder):
+        matched = [(pair, found) for pair in pairs if (found := stored(folder, pair)) is not None]
+        records = [make_record(pair, found, floors[pair.a.d_sae, pair.a.d_in], threshold) for pair, found in matched]
+        write_json(folder / "stability.json", records)
+    return records
+
+
+def _check_threshold(threshold: float) -> None:
+    if not 0 < threshold < 1:
+        raise bad_value("shared_threshold", threshold, "use a cosine between 0 and 1 (Paulo & Belrose: 0.7)")

@@ -1,0 +1,85 @@
+"""The summary over L0: similarity beside drift and random floor, and the shares of matched and shared latents."""
+
+from __future__ import annotations
+
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, NullLocator
+
+from saemd.stability.records import Record
+from saemd.stability.style import APART, DRIFT, FLOOR, INK, MARKERS, SERIES, Figure, new_figure, quiet
+from saemd.stability.table import shares_start
+
+PANELS = (
+    ("decoder cosine (PW-MCC)", "mean_cos_dec", "drift_dec", "apart_dec"),
+    ("encoder cosine", "mean_cos_enc", "drift_enc", "apart_enc"),
+    ("same partner, share of latents", "same_match", None, None),
+    ("shared, share of latents", "shared", None, None),
+)
+
+
+def summary_figure(records: list[Record], columns: int = 2) -> Figure:
+    """Four panels over the L0 target, one line per initialisation: the mean over its pairs, each pair a dot."""
+    inits = list(dict.fromkeys(record["init"] for record in records))
+    targets = sorted({record["l0"] for record in records})
+    handles = [_handle(records, init, place) for place, init in enumerate(inits)]
+    handles.append(Line2D([], [], label="drift: cosine with the start", **DRIFT))
+    if any(record["apart_dec"] is not None or record["apart_enc"] is not None for record in records):
+        handles.append(Line2D([], [], label="if apart: moved as far, unrelated", **APART))
+    handles.append(Line2D([], [], label="random floor", **FLOOR))
+    rows = 4 // columns
+    legend_rows = -(-len(handles) // columns)
+    bottom = 0.62 + 0.23 * legend_rows  # inches
+    height = 2.75 * rows + bottom + 0.35
+    figure = new_figure(4.5 * columns, height)
+    grid = figure.subplots(rows, columns, sharex=True, sharey=True, squeeze=False)
+    for axes, (title, key, drift, apart) in zip(grid.flat, PANELS, strict=True):
+        quiet(axes)
+        axes.set_title(title, fontsize=11, fontweight="bold", color=INK, loc="left")
+        for place, init in enumerate(inits):
+            mine = [record for record in records if record["init"] == init]
+            colour = SERIES[place % len(SERIES)]
+            _line(axes, mine, key, MARKERS[place % len(MARKERS)], {"color": colour, "linewidth": 2, "markersize": 6})
+            if drift and apart:
+                _line(axes, mine, drift, None, {**DRIFT, "color": colour})
+                _line(axes, mine, apart, None, {**APART, "color": colour})
+        if drift:
+            for floor in {record["random_floor"] for record in records}:
+                axes.axhline(floor, **FLOOR)
+        axes.set_xscale("log", base=2)
+        axes.xaxis.set_major_locator(FixedLocator(targets))
+        axes.xaxis.set_minor_locator(NullLocator())
+        axes.set_xticklabels([str(target) for target in targets])
+        axes.set_ylim(-0.02, 1.04)
+    for axes in grid[-1]:
+        axes.set_xlabel("target L0", fontsize=10.5, color=INK)
+    if len(targets) == 1:
+        grid[0, 0].set_xlim(targets[0] / 2, targets[0] * 2)
+    margins = {"left": 0.5 / (4.5 * columns), "right": 1 - 0.15 / (4.5 * columns)}
+    figure.subplots_adjust(top=1 - 0.35 / height, bottom=bottom / height, hspace=0.19, wspace=0.08, **margins)
+    place = {"loc": "lower left", "bbox_to_anchor": (margins["left"] - 0.01, 0.005), "frameon": False}
+    figure.legend(handles=handles, ncols=columns, fontsize=10, labelcolor=INK, handlelength=2.6, **place)
+    return figure
+
+
+def _line(axes: Axes, records: list[Record], key: str, marker: str | None, style: dict[str, object]) -> None:
+    """The mean over the pairs of each L0; every pair a dot where there are several and a marker is given."""
+    values: dict[float, list[float]] = {}
+    for record in records:
+        if record[key] is not None:
+            values.setdefault(record["l0"], []).append(record[key])
+    targets = sorted(values)
+    means = [float(np.mean(values[l0])) for l0 in targets]
+    lone = "_" if len(targets) == 1 else None  # a line of one point would not be seen
+    axes.plot(targets, means, **{"marker": marker or lone, "markersize": 14, **style})  # type: ignore[arg-type]
+    for l0 in targets:
+        if marker and len(values[l0]) > 1:
+            axes.scatter([l0] * len(values[l0]), values[l0], s=12, color=str(style["color"]), alpha=0.5, linewidths=0)
+
+
+def _handle(records: list[Record], init: str, place: int) -> Line2D:
+    shared = any(shares_start(record) for record in records if record["init"] == init)
+    label = f"{init} (seeds share their start)" if shared else init
+    colour, marker = SERIES[place % len(SERIES)], MARKERS[place % len(MARKERS)]
+    return Line2D([], [], color=colour, marker=marker, linewidth=2, markersize=6, label=label)

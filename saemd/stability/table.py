@@ -1,0 +1,64 @@
+"""The comparison in the terminal: one row per pair of seeds, 100 columns wide at most."""
+
+from __future__ import annotations
+
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from saemd.stability.records import Record
+
+WIDTH = 100
+
+
+def print_table(records: list[Record], console: Console | None = None) -> None:
+    """Print the records of `compare_root`. A star marks seeds that share their starting weights.
+
+    `L0 reached` and `FVU` are the mean of both seeds; `alive` is the share of latents alive in both.
+    """
+    console = console or Console()
+    if console.width > WIDTH or not console.is_terminal:
+        console.width = WIDTH
+    table = Table(title="Stability over seeds", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    table.add_column("init", overflow="fold", min_width=8)
+    for name in ("L0", "seeds", "cos\ndec", "drift\ndec", "cos\nenc", "drift\nenc", "floor", "same\nmatch", "shared"):
+        table.add_column(name, justify="right", no_wrap=True)
+    for name in ("alive", "L0\nreached", "FVU"):
+        table.add_column(name, justify="right", no_wrap=True)
+    previous = None
+    for record in records:
+        if previous not in (None, record["init"]):
+            table.add_section()
+        previous = record["init"]
+        table.add_row(*_row(record))
+    console.print(table)
+    if any(shares_start(record) for record in records):
+        console.print(
+            "* These seeds start from the same weights: that they agree says nothing about convergence. "
+            "Drift is the cosine with the start: at 1.00 nothing has moved.",
+            style="yellow",
+        )
+
+
+def shares_start(record: Record) -> bool:
+    """Do both seeds start from the same decoder or the same encoder weights?"""
+    return bool(record["same_start_dec"] or record["same_start_enc"])
+
+
+def number(value: float | None, digits: int = 2) -> str:
+    """A figure for people; a dash where there is none."""
+    return "–" if value is None else f"{value:.{digits}f}"
+
+
+def _row(record: Record) -> list[str]:
+    star = " *" if shares_start(record) else ""
+    keys = ("mean_cos_dec", "drift_dec", "mean_cos_enc", "drift_enc", "random_floor", "same_match", "shared")
+    return [
+        record["init"],
+        str(record["l0"]),
+        "-".join(str(seed) for seed in record["seeds"]) + star,
+        *(number(record[key]) for key in keys),
+        f"{record['alive'] / record['d_sae']:.0%}",
+        number(sum(record["achieved_l0"]) / 2, 0),
+        number(sum(record["fvu"]) / 2, 3),
+    ]

@@ -1,0 +1,100 @@
+"""Train SAEs: one, or a sweep with the comparison of its seeds at the end.
+
+    python -m saemd.train                                         # one run of the defaults
+    python -m saemd.train init=uniform l0=80 seed=42              # another
+    python -m saemd.train -m init=mirror,uniform seed=24,42 l0=20,40,80,160,320
+    python -m saemd.train -m experiment=paper init=mirror,uniform seed=24,42 l0=20,40,80,160,320
+
+The same command again skips what is finished and goes on with what is not. Results: <run_root>, `runs` by default.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import hydra
+from omegaconf import DictConfig
+from rich.console import Console
+
+from saemd.cli import CONF, FLAGS, compose_all, entry, one_line, typed
+from saemd.config import Config
+from saemd.errors import UserError, bad_value
+
+say = Console(stderr=True, highlight=False).print
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def job(composed: DictConfig) -> dict[str, float]:
+    """One job of a sweep, or the only one. Its failure is reported at once; Hydra goes on with the next job."""
+    from saemd.training.run import run_dir, train
+
+    config = typed(composed)
+    folder = run_dir(config)
+    try:
+        started = time.monotonic()
+        metrics = train(config)
+    except Exception as error:
+        if not isinstance(error, UserError):
+            traceback.print_exc()
+        say(f"[red]failed[/] {folder}: {one_line(error)}")
+        raise
+    say(
+        f"{folder}  L0 {metrics['l0']:.1f} (target {metrics['target_l0']})  FVU {metrics['fvu']:.3f}  "
+        f"dead {metrics['dead_fraction']:.1%}  {time.monotonic() - started:.0f} s"
+    )
+    return metrics
+
+
+def check_sweep(configs: list[Config]) -> None:
+    """Refuse before the first job what would only show in a later one: shared folders, layers, widths."""
+    from saemd.lm.load import lm_info
+    from saemd.training.run import run_dir
+
+    folders = set()
+    for config in configs:
+        folder = run_dir(config)
+        if folder in folders:
+            raise bad_value("seed", config.seed, f"two jobs of this sweep would share {folder}; name each value once")
+        folders.add(folder)
+        info = lm_info(config.lm, Path(config.cache_root))
+        if config.layer >= info.n_layers:
+            raise bad_value("layer", config.layer, f"{info.name} has layers 0 to {info.n_layers - 1}")
+        d_sae = config.d_sae or 2 * info.mlp_width
+        if config.l0 > d_sae:
+            raise bad_value("l0", config.l0, f"the target L0 cannot exceed d_sae={d_sae}")
+
+
+def main(arguments: list[str]) -> int:
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return 0
+    configs = compose_all(arguments)
+    check_sweep(configs)
+    failed = False
+    try:
+        job()
+    except Exception:
+        if not FLAGS & set(arguments):
+            raise
+        failed = True  # each failed job has said so; what is finished is compared all the same
+    if FLAGS & set(arguments):
+        conclude(configs)
+    return int(failed)
+
+
+def conclude(configs: list[Config]) -> None:
+    """Compare the seeds of every run root of the sweep, and log the result."""
+    from saemd.logging import log_stability
+    from saemd.stability import compare_root
+
+    for run_root in sorted({Path(config.run_root) for config in configs}):
+        compare_root(run_root)
+        log_stability(configs[0].logger, run_root, group=run_root.name)
+
+
+if __name__ == "__main__":
+    entry(main)
+    sys.exit()

@@ -1,0 +1,131 @@
+"""The LightningModule: the SAE, its loss, its optimizer and what is logged while it trains."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import lightning as pl
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from saemd.sae import JumpReLUSAE, Loss, Penalty, auto_loss, dense_loss
+from saemd.training.config import RecipeConfig
+from saemd.training.metrics import HeldOut, Pooled
+from saemd.training.schedules import schedules
+
+LOG_EVERY = 10  # steps between two logged points
+DEAD_AFTER_TOKENS = 10_000_000  # a latent counts as dead in training logs when silent this long, or a tenth of the run
+
+
+class SAETraining(pl.LightningModule):
+    """Trains `sae` on batches [B, D] of activations in normalised units, for exactly `steps` steps.
+
+    The order of a step is `dictionary_learning`'s: loss, gradient of W_dec made orthogonal to its rows, clipping of
+    the whole gradient's norm, Adam, schedule, rows of W_dec back to unit norm (and θ kept above 0 in the default
+    recipe). `held_out` holds the last validation's figures.
+    """
+
+    start_dec: Tensor
+    start_enc: Tensor
+    last_fired: Tensor
+
+    def __init__(self, sae: JumpReLUSAE, recipe: RecipeConfig, *, target_l0: float, steps: int, mean_D: Tensor) -> None:
+        super().__init__()
+        self.sae, self.recipe, self.target_l0 = sae, recipe, target_l0
+        self.schedules = schedules(recipe, steps)
+        self.held_out: HeldOut | None = None
+        self.register_buffer("start_dec", sae.W_dec.detach().clone(), persistent=False)
+        self.register_buffer("start_enc", sae.W_enc.detach().clone(), persistent=False)
+        self.register_buffer("mean_D", mean_D / sae.scale, persistent=False)  # of the training activations, normalised
+        self.register_buffer("last_fired", torch.zeros(sae.d_sae, dtype=torch.long))  # step, per latent
+        self._loss = auto_loss if recipe.active_pairs else dense_loss
+        self.last_figures: dict[str, float] = {}
+        self._log_now = False
+        self._clock = (time.perf_counter(), 0)
+        self.tokens_per_second = 0.0
+
+    def configure_optimizers(self) -> Any:
+        r = self.recipe
+        others = [p for name, p in self.sae.named_parameters() if name != "threshold"]
+        groups = [{"params": others}, {"params": [self.sae.threshold], "lr": r.lr * r.threshold_lr}]
+        optimizer = torch.optim.Adam(groups, lr=r.lr, betas=(0.0, r.adam_beta2), eps=r.adam_eps, fused=True)
+        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedules.lr)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def penalty(self, step: int) -> Penalty:
+        r = self.recipe
+        coefficient = r.sparsity_coefficient * self.schedules.sparsity(step)
+        return Penalty(self.target_l0, coefficient, r.bandwidth, r.step_on)
+
+    def on_train_start(self) -> None:
+        self._clock = self._began = (time.perf_counter(), self.global_step)
+
+    def training_step(self, x_BD: Tensor, batch_idx: int) -> Tensor:
+        loss = self._loss(self.sae, x_BD, self.penalty(self.global_step))
+        self.last_fired[loss.fired] = self.global_step
+        self._log_now = self.global_step % LOG_EVERY == 0 or self.global_step == self.schedules.steps - 1
+        if self._log_now:
+            self.last_figures = self._figures(loss, x_BD)
+        return loss.total
+
+    @torch.no_grad()
+    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
+        grad, W_dec = self.sae.W_dec.grad, self.sae.W_dec
+        assert grad is not None
+        rows = W_dec / (W_dec.norm(dim=1, keepdim=True) + 1e-6)
+        grad -= (grad * rows).sum(1, keepdim=True) * rows
+        norm = torch.nn.utils.clip_grad_norm_(self.sae.parameters(), self.recipe.grad_clip_norm)
+        if self._log_now:
+            self.last_figures["train/grad_norm"] = norm.item()
+
+    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(*args, **kwargs)
+        self.sae.normalise_decoder()
+        if self.recipe.positive_threshold:
+            with torch.no_grad():
+                self.sae.threshold.clamp_(min=1e-6)
+
+    def on_train_batch_end(self, outputs: Any, batch: Tensor, batch_idx: int) -> None:
+        seconds = time.perf_counter() - self._began[0]
+        self.tokens_per_second = (self.global_step - self._began[1]) * len(batch) / seconds
+        if self._log_now:
+            for logger in self.loggers:
+                logger.log_metrics(self.last_figures, step=self.global_step)
+
+    @torch.no_grad()
+    def _figures(self, loss: Loss, x_BD: Tensor) -> dict[str, float]:
+        """What is logged of a batch, before its update. FVU is against the training activations' mean."""
+        B, step, sae = len(x_BD), self.global_step, self.sae
+        fvu = loss.reconstruction / (x_BD - self.mean_D).pow(2).sum(1).mean()
+        then, since = self._clock
+        now = self._clock = (time.perf_counter(), step)
+        silent = min(DEAD_AFTER_TOKENS // B, self.schedules.steps // 10)
+        quantiles = torch.quantile(sae.threshold, torch.tensor([0.05, 0.5, 0.95], device=sae.threshold.device))
+        return {
+            "train/loss": loss.total.item(),
+            "train/reconstruction": loss.reconstruction.item(),
+            "train/l0": loss.l0.item(),
+            "train/fvu": fvu.item(),
+            "train/explained_variance": 1 - fvu.item(),
+            "train/sparsity_coefficient": self.penalty(step).coefficient,
+            "train/dead_fraction": (self.last_fired < step - silent).float().mean().item(),
+            "train/threshold_q05": quantiles[0].item(),
+            "train/threshold_q50": quantiles[1].item(),
+            "train/threshold_q95": quantiles[2].item(),
+            "train/drift_dec": cosine_similarity(sae.W_dec, self.start_dec, dim=1).mean().item(),
+            "train/drift_enc": cosine_similarity(sae.W_enc, self.start_enc, dim=0).mean().item(),
+            "train/tokens_per_second": (step - since) * B / (now[0] - then),
+            "train/learning_rate": self.recipe.lr * self.schedules.lr(step),
+            "tokens": step * B,
+        }
+
+    def on_validation_epoch_start(self) -> None:
+        self._pooled = Pooled(self.sae.d_in, self.sae.d_sae)
+
+    def validation_step(self, x_BD: Tensor, batch_idx: int) -> None:
+        self._pooled.update(self.sae, x_BD)
+
+    def on_validation_epoch_end(self) -> None:
+        self.held_out = self._pooled.result()

@@ -1,0 +1,96 @@
+"""What a run directory says of itself: configuration, fingerprints, versions; and how a stranger's is refused."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import importlib.metadata
+import json
+import os
+import platform
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import yaml
+from torch import Tensor
+
+from saemd.activations.cache import ActivationCache
+from saemd.config import Config
+from saemd.errors import UserError
+
+CONFIG, METRICS, LATENTS = "config.yaml", "metrics.json", "latents.npz"
+
+# Keys that change where and how a run is computed but not what it is; the cache's fingerprint stands for lm and corpus.
+_ELSEWHERE = ("lm", "corpus", "logger", "run_root", "cache_root", "accelerator", "threads", "checkpoint_minutes")
+_SEEDS = ("seed", "init_seed", "data_seed")
+
+
+def describe(config: Config, cache: ActivationCache) -> dict[str, Any]:
+    """The content of `config.yaml`, but for the start's digests."""
+    values = dataclasses.asdict(config)
+    matters = {key: value for key, value in values.items() if key not in _ELSEWHERE}
+    matters["cache"] = cache.fingerprint
+    siblings = {key: value for key, value in matters.items() if key not in _SEEDS}
+    packages = ("saemd", "torch", "lightning", "transformers", "numpy", "scipy")
+    return {
+        "config": values,
+        "fingerprint": _fingerprint(matters),
+        "sibling_fingerprint": _fingerprint(siblings),
+        "cache_fingerprint": cache.fingerprint,
+        "cache": cache.summary,
+        "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}},
+        "git_commit": _git_commit(),
+    }
+
+
+def refuse_another(folder: Path, about: dict[str, Any]) -> None:
+    """Raises `UserError` with the differing keys where `folder` holds a run of another configuration."""
+    path = folder / CONFIG
+    if not path.is_file():
+        return
+    there = yaml.safe_load(path.read_text())
+    if there["fingerprint"] == about["fingerprint"]:
+        return
+    old, new = (_flat({**side["config"], "cache": side["cache_fingerprint"]}) for side in (there, about))
+    ignored = tuple(f"{key}." for key in _ELSEWHERE) + _ELSEWHERE
+    keys = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k) and not k.startswith(ignored)]
+    differences = ", ".join(f"{key}: {old.get(key)} there, {new.get(key)} asked for" for key in keys)
+    raise UserError(
+        f"{folder} holds a run of another configuration ({differences}); choose another run_root, or delete it"
+    )
+
+
+def write_config(folder: Path, about: dict[str, Any]) -> None:
+    replace_with(folder / CONFIG, lambda path: path.write_text(yaml.safe_dump(about, sort_keys=False)))
+
+
+def digest(tensor: Tensor) -> str:
+    """sha256 of a tensor's float32 values."""
+    return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
+
+
+def replace_with(path: Path, write: Callable[[Path], object]) -> None:
+    """Write a file aside, keeping its suffix, and rename it into place."""
+    aside = path.with_name(f".partial-{path.name}")
+    write(aside)
+    os.replace(aside, path)
+
+
+def _fingerprint(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _git_commit() -> str | None:
+    """The commit of the source tree this package runs from; None where that is no git checkout."""
+    here = Path(__file__).parent
+    done = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    return done.stdout.strip() if done.returncode == 0 else None

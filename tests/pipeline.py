@@ -1,0 +1,50 @@
+"""A whole small world for tests: a tiny random language model and a few documents, on disk as users have them."""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+from pathlib import Path
+
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerFast
+
+WORDS = "the a sparse dictionary learns latents that fire on tokens of many documents and seeds".split()
+
+
+def save_model(folder: Path, config: PretrainedConfig) -> Path:
+    """A random model of this configuration, with a word-level tokenizer, as a local hub folder."""
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    vocabulary = {word: i for i, word in enumerate(["<bos>", "<eos>", "<unk>", *WORDS])}
+    tokenizer = Tokenizer(models.WordLevel(vocabulary, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
+    fast = PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, bos_token="<bos>", eos_token="<eos>", unk_token="<unk>"
+    )  # fmt: skip
+    fast.save_pretrained(folder)
+    return folder
+
+
+def documents(n: int, seed: int = 0) -> list[str]:
+    """Sentences of random length: every document differs from the others."""
+    draw = random.Random(seed)
+    return [" ".join(draw.choices(WORDS, k=draw.randint(20, 60))) for _ in range(n)]
+
+
+def save_jsonl(path: Path, n: int) -> Path:
+    """Documents in the Pile's form."""
+    lines = [json.dumps({"text": text, "meta": {"pile_set_name": "Pile-CC"}}) for text in documents(n)]
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("\n".join(lines) + "\n")
+    return path
+
+
+def run(module: str, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
+    """A command as its user types it, from the repository root."""
+    root = Path(__file__).resolve().parent.parent
+    command = [sys.executable, "-m", module, *arguments]
+    return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=timeout, check=False)

@@ -1,0 +1,83 @@
+"""A run root as a finished sweep leaves it, with random dictionaries in place of trained ones."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+import yaml
+from safetensors.torch import save_file
+from torch import Tensor
+
+F, D = 48, 16
+
+
+def rows(seed: int, n: int = F, d: int = D) -> Tensor:
+    """Random unit rows [n, d]."""
+    generator = torch.Generator().manual_seed(seed)
+    return torch.nn.functional.normalize(torch.randn(n, d, generator=generator), dim=1)
+
+
+def fake_run(
+    run_root: Path,
+    init: str = "uniform",
+    l0: int = 40,
+    seed: int = 24,
+    *,
+    start: Tensor | None = None,
+    noise: float = 0.5,
+    alive: np.ndarray | None = None,
+    kind: str = "same",
+    config: dict[str, Any] | None = None,
+) -> Path:
+    """Write one finished run and return its folder: `start` rows (default: of the seed) moved by `noise`, 0 to 1.
+
+    `kind` is the sibling fingerprint. The encoder is exported with a scalar that cosines must not see.
+    """
+    start = rows(seed) if start is None else start
+    end = torch.nn.functional.normalize((1 - noise) * start + noise * rows(1000 + seed + 7 * l0, *start.shape), dim=1)
+    encoder = torch.nn.functional.normalize(end + 0.3 * noise * rows(2000 + seed, *start.shape), dim=1)
+    run_dir = run_root / f"init={init}" / f"l0={l0}" / f"seed={seed}"
+    run_dir.mkdir(parents=True, exist_ok=True)
+    n, d = start.shape
+    weights = {"W_enc": 137.0 * encoder.T, "W_dec": end, "b_enc": torch.zeros(n), "b_dec": torch.zeros(d)}
+    weights = {name: weight.contiguous() for name, weight in weights.items()}
+    save_file({**weights, "threshold": torch.ones(n)}, run_dir / "sae_weights.safetensors")
+    digest = hashlib.sha256(start.numpy().tobytes()).hexdigest()
+    saved = {
+        "config": {
+            "init": {"name": init, "label": init, "encoder": "dual"},
+            "lm": {"name": "tiny", "revision": None},
+            "layer": 12,
+            "l0": l0,
+            "seed": seed,
+            "init_seed": seed,
+            "data_seed": seed,
+            "tokens": 1_000_000,
+            **(config or {}),
+        },
+        "fingerprint": f"{kind}-{seed}",
+        "sibling_fingerprint": f"{kind}-{init}-{l0}",
+        "cache_fingerprint": "cache",
+        "cache": {"scale": 12.5, "n_train": 1_000_000, "lm": "tiny", "layer": 12},
+        "versions": {"saemd": "0.1.0", "torch": "2.13.0"},
+        "git_commit": None,
+        "start": {"W_dec": digest, "W_enc": digest},
+    }
+    (run_dir / "config.yaml").write_text(yaml.safe_dump(saved))
+    np.savez(
+        run_dir / "latents.npz",
+        alive=np.ones(n, dtype=bool) if alive is None else alive,
+        fire_rate=np.full(n, 0.01, dtype=np.float32),
+        cos_dec_start=(end * start).sum(dim=1).numpy(),
+        cos_enc_start=(encoder * start).sum(dim=1).numpy(),
+    )
+    metrics = {"tokens": 1_000_000, "steps": 488, "target_l0": l0, "l0": l0 * 1.03, "fvu": 0.9 / l0**0.4}
+    metrics |= {"explained_variance": 1 - 0.9 / l0**0.4, "loss": 0.2, "dead_fraction": 0.02, "drift_dec": 0.7}
+    metrics |= {"drift_enc": 0.7, "tokens_per_second": 9000.0, "seconds": 110.0}
+    (run_dir / "metrics.json").write_text(json.dumps(metrics))
+    return run_dir

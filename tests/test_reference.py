@@ -1,0 +1,73 @@
+"""The `reference` recipe against dictionary_learning 0.1.0's own JumpReluTrainer, from its published wheel."""
+
+import sys
+import types
+
+import lightning as pl
+import pytest
+import torch
+
+from saemd.packages import Package, fetch_package
+from saemd.sae import JumpReLUSAE
+from saemd.training.config import RecipeConfig
+from saemd.training.module import SAETraining
+
+PEER = Package(
+    "dictionary-learning", "0.1.0", "211116f9cc6fde643ea447f11da1c1ea9d0174dd9460e2031ae95b2724622ca5"
+)  # fmt: skip
+STEPS, B, D, F = 200, 128, 24, 96
+
+
+@pytest.fixture
+def peer_trainer(monkeypatch, cache_root):
+    """JumpReluTrainer, imported out of the archive; its package's root imports nnsight, which training never calls."""
+    monkeypatch.syspath_prepend(str(fetch_package(PEER, cache_root)))
+    nnsight = types.ModuleType("nnsight")
+    nnsight.LanguageModel = object  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "nnsight", nnsight)
+    from dictionary_learning.trainers.jumprelu import JumpReluTrainer  # type: ignore[import-not-found]
+
+    return JumpReluTrainer
+
+
+def batches() -> list[torch.Tensor]:
+    """Sparse mixtures of fixed directions, mean squared norm 1, as normalised activations have."""
+    generator = torch.Generator().manual_seed(5)
+    directions = torch.randn(F, D, generator=generator)
+    codes = torch.rand(STEPS * B, F, generator=generator) * (torch.rand(STEPS * B, F, generator=generator) < 0.05)
+    x = codes @ directions + 0.1 * torch.randn(STEPS * B, D, generator=generator)
+    return list((x / x.pow(2).sum(1).mean().sqrt()).split(B))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("active_pairs", [False, True])
+def test_200_steps_agree(peer_trainer, active_pairs, monkeypatch):
+    monkeypatch.setattr("saemd.sae.sparse.DENSE_ABOVE", 2.0)
+    torch.manual_seed(0)
+    peer = peer_trainer(
+        steps=STEPS, activation_dim=D, dict_size=F, layer=0, lm_name="none", lr=3e-4, warmup_steps=20,
+        sparsity_warmup_steps=40, decay_start=160, target_l0=8.0, bandwidth=0.02,
+    )  # fmt: skip
+    sae = JumpReLUSAE(D, F)
+    sae.load_state_dict({**peer.ae.state_dict(), "scale": torch.tensor(1.0)})
+    recipe = RecipeConfig(
+        lr_warmup_steps=20, lr_warmup_fraction=1.0, sparsity_warmup_steps=40, sparsity_warmup_fraction=1.0,
+        step_on="post", positive_threshold=False, active_pairs=active_pairs, bandwidth=0.02,
+    )  # fmt: skip
+    module = SAETraining(sae, recipe, target_l0=8, steps=STEPS, mean_D=torch.zeros(D))
+    losses: list[float] = []
+
+    class Keep(pl.Callback):
+        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+            losses.append(outputs["loss"].item())
+
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
+        enable_model_summary=False, callbacks=[Keep()],
+    )  # fmt: skip
+    trainer.fit(module, train_dataloaders=torch.utils.data.DataLoader(batches(), batch_size=None))
+    theirs = [peer.update(step, x) for step, x in enumerate(batches())]
+    torch.testing.assert_close(torch.tensor(losses), torch.tensor(theirs), rtol=1e-4, atol=0)
+    for name, value in peer.ae.state_dict().items():
+        ours = sae.state_dict()[name]
+        assert (ours - value).norm() <= 1e-4 * value.norm(), name

@@ -1,0 +1,85 @@
+"""Gradients against their closed form, and the fast path against the reference."""
+
+import pytest
+import torch
+
+from saemd.sae import JumpReLUSAE, Penalty, auto_loss, dense_loss, sparse
+from saemd.sae.jumprelu import JumpReLU, Step
+
+WIDTH = 0.1
+
+
+def random_sae(d_in: int = 12, d_sae: int = 40, bias: str = "separate", threshold: float = 0.8) -> JumpReLUSAE:
+    generator = torch.Generator().manual_seed(0)
+    sae = JumpReLUSAE(d_in, d_sae, bias=bias)  # type: ignore[arg-type]
+    with torch.no_grad():
+        for name, parameter in sae.named_parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
+            if name == "threshold":
+                parameter.copy_(threshold + 0.2 * torch.rand(parameter.shape, generator=generator))
+    return sae
+
+
+def batch(n: int = 64, d_in: int = 12) -> torch.Tensor:
+    return torch.randn(n, d_in, generator=torch.Generator().manual_seed(1))
+
+
+def gradients(sae: JumpReLUSAE, loss_function, penalty: Penalty) -> dict[str, torch.Tensor]:
+    sae.zero_grad()
+    loss = loss_function(sae, batch(), penalty)
+    loss.total.backward()
+    grads = {name: p.grad.clone() for name, p in sae.named_parameters() if p.grad is not None}
+    return {"total": loss.total.detach(), "l0": loss.l0, "reconstruction": loss.reconstruction, **grads}
+
+
+@pytest.mark.parametrize("bias", ["separate", "shared"])
+@pytest.mark.parametrize("step_on", ["pre", "post"])
+@pytest.mark.parametrize("threshold", [0.8, 0.02, -0.05])
+def test_pairs_equal_reference(monkeypatch, bias, step_on, threshold):
+    monkeypatch.setattr(sparse, "DENSE_ABOVE", 2.0)  # always from pairs
+    sae = random_sae(bias=bias, threshold=threshold)
+    penalty = Penalty(target_l0=5, coefficient=0.7, bandwidth=WIDTH, step_on=step_on)
+    reference, fast = gradients(sae, dense_loss, penalty), gradients(sae, auto_loss, penalty)
+    assert reference.keys() == fast.keys()
+    for name in reference:
+        torch.testing.assert_close(fast[name], reference[name], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+
+
+def test_pair_path_is_taken_below_the_density_and_reports_the_same_fired(monkeypatch):
+    sae = random_sae(threshold=2.0)
+    penalty = Penalty(5, 1.0, WIDTH)
+    calls = []
+    monkeypatch.setattr(sparse, "dense_loss", lambda *a: calls.append(1) or dense_loss(*a))
+    fast = auto_loss(sae, batch(), penalty)
+    assert not calls
+    assert torch.equal(fast.fired, dense_loss(sae, batch(), penalty).fired)
+    assert fast.fired.any()
+    with torch.no_grad():
+        sae.threshold.fill_(-5.0)
+    auto_loss(sae, batch(), penalty)
+    assert calls
+
+
+def test_straight_through_gradients_in_closed_form():
+    pre = torch.tensor([[0.50, 0.54, 0.46, 0.44, 0.56]], requires_grad=True)
+    theta = torch.full((5,), 0.5, requires_grad=True)
+    JumpReLU.apply(pre, theta, WIDTH).sum().backward()
+    assert torch.equal(pre.grad, torch.tensor([[0.0, 1, 0, 0, 1]]))
+    torch.testing.assert_close(theta.grad, torch.tensor([-5.0, -5, -5, 0, 0]))  # −θ/ε inside the window
+    pre.grad = theta.grad = None
+    Step.apply(pre, theta, WIDTH).sum().backward()
+    assert pre.grad is None
+    torch.testing.assert_close(theta.grad, torch.tensor([-10.0, -10, -10, 0, 0]))  # −1/ε inside the window
+
+
+def test_step_on_pre_activations_is_the_slope_of_the_smoothed_l0():
+    """E[L0] over a dense sample changes with θ as the straight-through gradient says; on outputs only half of it."""
+    generator = torch.Generator().manual_seed(0)
+    pre = torch.randn(400_000, 1, generator=generator)
+    theta = torch.tensor([0.5], requires_grad=True)
+    slope = ((pre > 0.55).float().mean() - (pre > 0.45).float().mean()) / 0.1
+    Step.apply(pre, theta, WIDTH).mean().backward()
+    assert theta.grad.item() == pytest.approx(slope.item(), rel=0.02)
+    theta.grad = None
+    Step.apply(JumpReLU.apply(pre, theta.detach(), WIDTH), theta, WIDTH).mean().backward()
+    assert theta.grad.item() == pytest.approx(slope.item() / 2, rel=0.05)

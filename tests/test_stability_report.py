@@ -1,0 +1,98 @@
+"""The report: one file that needs no network, says what it must, and figures that are figures."""
+
+from __future__ import annotations
+
+import re
+import subprocess
+import sys
+from html.parser import HTMLParser
+
+import pytest
+from PIL import Image
+from stability_fakes import fake_run, rows
+
+from saemd.stability import compare_root
+
+
+class Page(HTMLParser):
+    """Collects what a page loads and what it says."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.links: list[str] = []
+        self.open: list[str] = []
+        self.text = ""
+        self.feed(text)
+
+    def handle_starttag(self, tag, attrs):
+        self.links += [value or "" for name, value in attrs if name in ("src", "href", "srcset", "data", "action")]
+        if tag not in ("img", "meta", "source"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag):
+        assert self.open.pop() == tag
+
+    def handle_data(self, data):
+        self.text += data
+
+
+@pytest.fixture
+def run_root(tmp_path):
+    for seed in (24, 42):
+        fake_run(tmp_path, "uniform", 40, seed, config={"note": "<b>&amp;"})
+    return tmp_path
+
+
+def report(run_root) -> tuple[str, Page]:
+    text = (run_root / "stability" / "report.html").read_text()
+    return text, Page(text)
+
+
+def test_it_is_one_file_without_network(run_root):
+    compare_root(run_root)
+    text, page = report(run_root)
+    assert page.links
+    assert all(link.startswith("data:image/png;base64,") for link in page.links)
+    assert not re.search(r"<script|<link|<iframe|@import|url\(|https?://", text)
+    assert 'name="viewport"' in text
+    assert page.open == []
+    assert "<b>&amp;" in page.text  # a value out of the configuration, escaped
+    assert page.text.count("9,000") == 2  # tokens per second of both runs
+    for word in ("PW-MCC", "drift", "floor", "FVU", "tokens/s", "cache.scale", "lm.name", "torch", "git commit"):
+        assert word in page.text
+
+
+def test_shared_starts_are_warned_about_and_others_are_not(run_root):
+    compare_root(run_root)
+    assert "share their starting weights" not in report(run_root)[1].text
+    for seed in (24, 42):
+        fake_run(run_root, "mirror", 40, seed, start=rows(5))
+    compare_root(run_root)
+    _, page = report(run_root)
+    assert "Some seeds share their starting weights" in page.text
+    assert "mirror, same decoder and encoder" in page.text
+    assert "uniform, same" not in page.text
+
+
+def test_a_lone_run_still_gets_its_quality(tmp_path):
+    fake_run(tmp_path, "uniform", 40, 24)
+    compare_root(tmp_path)
+    _, page = report(tmp_path)
+    assert "Nothing to compare yet" in page.text
+    assert "Quality of each run" in page.text
+
+
+def test_figures_show_both_colours(run_root):
+    compare_root(run_root)
+    for path in (run_root / "stability" / "figures").iterdir():
+        with Image.open(path) as image:
+            image.load()
+            assert min(image.size) > 400, path
+    with Image.open(run_root / "stability" / "figures" / "figure2_init=uniform_l0=40_seeds=24-42.png") as image:
+        colours = {colour for _, colour in image.convert("RGB").getcolors(1 << 24) or []}
+    assert {(0x00, 0x72, 0xB2), (0xE6, 0x9F, 0x00)} <= colours
+
+
+def test_importing_the_room_loads_no_matplotlib():
+    code = "import sys, saemd.stability; sys.exit('matplotlib' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code]).returncode == 0

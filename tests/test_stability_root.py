@@ -1,0 +1,194 @@
+"""A run root compared: whole, in part, again, by several jobs at once, and with runs that do not fit."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from concurrent.futures import ProcessPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+from stability_fakes import F, fake_run, rows
+
+from saemd.errors import UserError
+from saemd.stability import compare_root, compare_run
+from saemd.stability import pairs as pairs_module
+from saemd.stability.__main__ import main
+
+
+@pytest.fixture
+def counted(monkeypatch):
+    """The pairs that are really matched."""
+    calls = []
+    real = pairs_module.compare
+
+    def counting(a, b, **keywords):
+        calls.append(1)
+        return real(a, b, **keywords)
+
+    monkeypatch.setattr(pairs_module, "compare", counting)
+    return calls
+
+
+def sweep(run_root, inits=("mirror", "uniform"), targets=(20, 40), seeds=(24, 42)):
+    for init in inits:
+        start = rows(5) if init == "mirror" else None
+        for l0 in targets:
+            for seed in seeds:
+                fake_run(run_root, init, l0, seed, start=start)
+
+
+def stored(run_root):
+    return json.loads((run_root / "stability" / "stability.json").read_text())
+
+
+def test_a_whole_sweep(tmp_path):
+    sweep(tmp_path)
+    records = compare_root(tmp_path)
+    assert [(r["init"], r["l0"], r["seeds"]) for r in records] == [
+        (init, l0, [24, 42]) for init in ("mirror", "uniform") for l0 in (20, 40)
+    ]
+    assert stored(tmp_path) == json.loads(json.dumps(records))
+    folder = tmp_path / "stability"
+    with np.load(folder / "pairs" / "init=mirror_l0=40_seeds=24-42.npz") as pair:
+        assert {len(pair[key]) for key in ("cos_enc", "cos_dec", "match_enc", "match_dec")} == {F}
+        assert pair["cos_dec"].mean() == pytest.approx(records[1]["mean_cos_dec"])
+    drawn = {path.name for path in (folder / "figures").iterdir()}
+    assert {"summary.png", "figure2_grid.png", "figure2_init=uniform_l0=20_seeds=24-42.png"} <= drawn
+    assert not [path for path in folder.rglob(".*") if path.name != ".lock"]  # nothing half-written
+
+
+def test_three_seeds_make_three_pairs_and_a_lone_seed_none(tmp_path, capsys):
+    sweep(tmp_path, inits=("uniform",), targets=(40,), seeds=(0, 24, 42))
+    fake_run(tmp_path, "uniform", 80, 24)
+    half_done = fake_run(tmp_path, "uniform", 80, 42)
+    (half_done / "metrics.json").unlink()
+    assert [r["seeds"] for r in compare_root(tmp_path)] == [[0, 24], [0, 42], [24, 42]]
+    assert capsys.readouterr().out == ""
+
+
+def test_only_what_has_changed_is_matched_and_drawn_again(tmp_path, counted):
+    sweep(tmp_path)
+    first = compare_root(tmp_path)
+    assert len(counted) == 4
+    figures = {path: path.stat().st_mtime_ns for path in (tmp_path / "stability" / "figures").iterdir()}
+    weights = tmp_path / "init=mirror" / "l0=20" / "seed=24" / "sae_weights.safetensors"
+    os.utime(weights)  # touched, with the same content
+    assert compare_root(tmp_path) == first
+    assert compare_root(tmp_path, shared_threshold=0.2) != first
+    assert compare_root(tmp_path) == first
+    assert len(counted) == 4
+    fake_run(tmp_path, "mirror", 40, 42, start=rows(5), noise=0.9)
+    again = compare_root(tmp_path)
+    assert len(counted) == 5
+    assert [a == b for a, b in zip(first, again, strict=True)] == [True, False, True, True]
+    changed = {path.name for path, time in figures.items() if path.stat().st_mtime_ns != time}
+    assert "figure2_init=mirror_l0=40_seeds=24-42.png" in changed
+    (tmp_path / "stability" / "pairs" / "init=uniform_l0=20_seeds=24-42.npz").write_bytes(b"not a pair")
+    assert compare_root(tmp_path) == again
+    assert len(counted) == 6
+
+
+def test_seeds_of_other_configurations_are_named_and_not_compared(tmp_path, capsys):
+    sweep(tmp_path, inits=("uniform",), targets=(40,), seeds=(1, 2))
+    fake_run(tmp_path, "uniform", 40, 3, kind="longer", config={"tokens": 2_000_000})
+    assert [r["seeds"] for r in compare_root(tmp_path)] == [[1, 2]]
+    out = capsys.readouterr().out
+    assert out.count("\n") == 1
+    assert "init=uniform l0=40" in out
+    assert "seed 1,2 and seed 3 are not compared" in out
+    assert "tokens=1000000 and 2000000" in out
+
+
+def test_a_run_that_has_just_finished_joins_the_table(tmp_path, counted):
+    alone = fake_run(tmp_path, "uniform", 40, 24)
+    assert compare_run(alone) == []
+    sweep(tmp_path, inits=("uniform",), targets=(20,))
+    newest = fake_run(tmp_path, "uniform", 40, 42)
+    records = compare_run(newest)
+    assert [(r["l0"], r["seeds"]) for r in records] == [(40, [24, 42])]
+    assert len(counted) == 1  # the other L0's pair is none of this run's business
+    assert stored(tmp_path) == json.loads(json.dumps(records))
+    assert (tmp_path / "stability" / "figures" / "figure2_init=uniform_l0=40_seeds=24-42.png").is_file()
+    assert len(compare_root(tmp_path)) == 2
+    assert len(counted) == 2
+    assert len(compare_run(newest)) == 1
+    assert len(stored(tmp_path)) == 2
+    with pytest.raises(UserError, match=r"run_dir=.*cannot be read"):
+        compare_run(tmp_path / "init=uniform" / "l0=40" / "seed=7")
+
+
+def test_jobs_that_finish_at_once_lose_no_pair(tmp_path):
+    sweep(tmp_path, targets=(20, 40, 80))
+    runs = [path.parent for path in sorted(tmp_path.glob("init=*/l0=*/seed=42/metrics.json"))]
+    with ProcessPoolExecutor(3) as pool:
+        found = list(pool.map(compare_run, runs))
+    assert [len(records) for records in found] == [1] * 6
+    assert len(stored(tmp_path)) == 6
+
+
+def test_a_broken_run_is_named_and_takes_no_other_with_it(tmp_path, capsys):
+    sweep(tmp_path)
+    (tmp_path / "init=mirror" / "l0=20" / "seed=42" / "latents.npz").unlink()
+    weights = tmp_path / "init=mirror" / "l0=40" / "seed=42" / "sae_weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-100])
+    poisoned = rows(3)
+    poisoned[0, 0] = float("nan")
+    fake_run(tmp_path, "uniform", 20, 42, start=poisoned)
+    assert main([f"run_root={tmp_path}"]) == 2
+    out = capsys.readouterr().out
+    assert [(r["init"], r["l0"]) for r in stored(tmp_path)] == [("uniform", 40)]
+    assert out.count("left out: ") == 3
+    assert "seed=42: cannot be read" in out
+    assert "1 of 48 latents are NaN" in out
+
+
+@pytest.mark.parametrize(
+    ("arguments", "line"),
+    [
+        (["run_root=nowhere"], "error: run_root=nowhere: no such folder"),
+        (["runroot=runs"], "error: runroot=runs: known are run_root=…, shared_threshold=…"),
+        (["shared_threshold=high"], "error: shared_threshold=high: use a cosine between 0 and 1"),
+        (["shared_threshold=7"], "error: shared_threshold=7.0: use a cosine between 0 and 1"),
+    ],
+)
+def test_bad_arguments_get_one_line_and_exit_code_2(arguments, line, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    assert main(arguments) == 2
+    err = capsys.readouterr().err
+    assert err.startswith(line)
+    assert err.count("\n") == 1
+    assert not list(tmp_path.iterdir())
+
+
+def test_the_command_says_what_it_found(tmp_path, capsys):
+    assert main([f"run_root={tmp_path}"]) == 0
+    assert "0 finished runs, but no two of them are siblings" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
+    fake_run(tmp_path, "mirror", 40, 24, start=rows(5))
+    assert main([f"run_root={tmp_path}"]) == 0
+    assert "1 finished run, but no two" in capsys.readouterr().out
+    assert stored(tmp_path) == []
+    shutil.rmtree(tmp_path / "stability")
+    fake_run(tmp_path, "mirror", 40, 42, start=rows(5))
+    sweep(tmp_path, inits=("a-longer-label-of-an-initialisation",))
+    assert main([f"run_root={tmp_path}"]) == 0
+    out = capsys.readouterr().out
+    assert max(len(line) for line in out.splitlines() if str(tmp_path) not in line) <= 100
+    assert "24-42 *" in out
+    assert "says nothing about convergence" in out
+    assert "report.html" in out
+
+
+def test_half_a_shared_start_is_a_shared_start(tmp_path):
+    """A start whose decoders are equal and encoders are not is told apart in the record."""
+    for seed in (24, 42):
+        run = fake_run(tmp_path, "mirror", 40, seed, start=rows(5))
+        text = (run / "config.yaml").read_text().replace("W_enc: ", f"W_enc: {seed}")
+        (run / "config.yaml").write_text(text)
+    (record,) = compare_root(tmp_path)
+    assert (record["same_start_dec"], record["same_start_enc"]) == (True, False)
+    assert record["apart_enc"] is None
+    assert torch.isfinite(torch.tensor(record["apart_dec"]))

@@ -1,0 +1,64 @@
+"""Schedules, pooled metrics and one step's order, on made-up activations."""
+
+import pytest
+import torch
+
+from saemd.errors import UserError
+from saemd.training.config import RecipeConfig, check_recipe
+from saemd.training.metrics import Pooled
+from saemd.training.schedules import schedules
+from tests.test_sae_loss import batch, random_sae
+
+
+def test_paper_schedules_are_those_of_table_1():
+    plan = schedules(RecipeConfig(), 500_000_000 // 2048)
+    assert (plan.lr_warmup, plan.sparsity_warmup) == (1000, 5000)
+    assert plan.lr_decay_start == plan.steps - plan.steps // 5
+    assert [plan.lr(0), plan.lr(500), plan.lr(1000), plan.lr(plan.lr_decay_start - 1)] == [0, 0.5, 1, 1]
+    assert plan.lr(plan.steps - 1) == pytest.approx(0, abs=1e-4)
+    assert [plan.sparsity(0), plan.sparsity(2500), plan.sparsity(5000), plan.sparsity(10**6)] == [0, 0.5, 1, 1]
+
+
+def test_short_runs_take_fractions():
+    plan = schedules(RecipeConfig(), 500)
+    assert (plan.lr_warmup, plan.sparsity_warmup, plan.lr_decay_start) == (25, 50, 400)
+
+
+def test_fraction_one_never_shortens():
+    with pytest.raises(UserError, match=r"recipe.lr_warmup_steps=1000: a run of 500 steps"):
+        schedules(RecipeConfig(lr_warmup_fraction=1.0), 500)
+
+
+@pytest.mark.parametrize(("key", "value"), [("lr", 0.0), ("bandwidth", -1.0), ("adam_beta2", 1.0), ("step_on", "both")])
+def test_recipe_values_outside_their_range(key, value):
+    with pytest.raises(UserError, match=rf"recipe.{key}={value}: "):
+        check_recipe(RecipeConfig(**{key: value}))
+
+
+def test_metrics_are_pooled_over_unequal_batches():
+    sae, x = random_sae(threshold=0.3), batch(100)
+    pooled = Pooled(12, 40)
+    for part in (x[:7], x[7:50], x[50:]):
+        pooled.update(sae, part)
+    result = pooled.result()
+    z = sae.encode(x)
+    error = sae.decode(z) - x
+    variance = (x - x.mean(0)).pow(2).sum()
+    assert result.tokens == 100
+    assert result.fvu == pytest.approx((error.pow(2).sum() / variance).item(), rel=1e-5)
+    assert result.explained_variance == pytest.approx(
+        1 - ((error - error.mean(0)).pow(2).sum() / variance).item(), rel=1e-5
+    )
+    assert result.l0 == pytest.approx((z != 0).float().sum(1).mean().item())
+    assert torch.equal(result.alive, (z != 0).any(0))
+    assert result.dead_fraction == pytest.approx(1 - (z != 0).any(0).float().mean().item())
+
+
+def test_a_mean_predictor_explains_nothing():
+    sae, x = random_sae(threshold=1e9), batch(500)
+    with torch.no_grad():
+        sae.b_dec.copy_(x.mean(0))
+    pooled = Pooled(12, 40)
+    pooled.update(sae, x)
+    assert pooled.result().fvu == pytest.approx(1, abs=1e-6)
+    assert pooled.result().explained_variance == pytest.approx(0, abs=1e-6)
