@@ -89,11 +89,12 @@ def main(arguments: list[str]) -> int:
 def conclude(configs: list[Config]) -> None:
     """Compare the seeds of every run root of the sweep, and log the result."""
     from saemd.logging import log_stability
-    from saemd.stability import compare_root
+    from saemd.stability.__main__ import main as compare
 
-    for run_root in sorted({Path(config.run_root) for config in configs}):
-        compare_root(run_root)
-        log_stability(configs[0].logger, run_root, group=run_root.name)
+    for run_root in sorted({config.run_root for config in configs}):
+        compare([f"run_root={run_root}"])
+        if (Path(run_root) / "stability" / "stability.json").is_file():
+            log_stability(configs[0].logger, Path(run_root), group=Path(run_root).name)
 
 
 if __name__ == "__main__":

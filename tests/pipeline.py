@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import json
 import random
-import subprocess
-import sys
+import re
 from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerFast
 
-WORDS = "the a sparse dictionary learns latents that fire on tokens of many documents and seeds".split()
+WORDS = tuple(dict.fromkeys(re.findall(r"[a-z]{4,}", Path(__file__).read_text())))[:40]  # any words will do: its own
 
 
 def save_model(folder: Path, config: PretrainedConfig) -> Path:
@@ -41,10 +40,3 @@ def save_jsonl(path: Path, n: int) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("\n".join(lines) + "\n")
     return path
-
-
-def run(module: str, *arguments: str, timeout: float = 300) -> subprocess.CompletedProcess[str]:
-    """A command as its user types it, from the repository root."""
-    root = Path(__file__).resolve().parent.parent
-    command = [sys.executable, "-m", module, *arguments]
-    return subprocess.run(command, cwd=root, capture_output=True, text=True, timeout=timeout, check=False)

@@ -13,7 +13,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saemd.errors import UserError, bad_value
+from saemd.errors import bad_value
 from saemd.lm.anatomy import decoder_layers, mlp_anatomy
 from saemd.lm.config import LMConfig
 from saemd.lm.packaged import converted
@@ -67,8 +67,8 @@ def _from_hub(config: LMConfig) -> Path:
         raise bad_value("lm.name", config.name, "neither a local folder nor a hub id (owner/name)") from error
     except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
         remedy = (
-            f"the hub did not give it ({type(error).__name__}): check the name, the network and, for a gated model, that "
-            "its licence is accepted and HF_TOKEN is set; or use a local folder with lm=hf lm.name=<folder>"
+            f"the hub did not give it ({type(error).__name__}): check the name, the network and, for a gated model, "
+            "that its licence is accepted and HF_TOKEN is set; or use a local folder with lm=hf lm.name=<folder>"
         )
         raise bad_value("lm.name", config.name, remedy) from error
 

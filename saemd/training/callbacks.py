@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from contextlib import ExitStack
@@ -9,8 +10,14 @@ from pathlib import Path
 from typing import Any
 
 import lightning as pl
+import numpy as np
+import torch
+from torch.nn.functional import cosine_similarity
 
+from saemd.config import Config
 from saemd.progress import bar
+from saemd.sae import save_sae
+from saemd.training import record
 
 CHECKPOINT = "last.ckpt"
 
@@ -55,3 +62,62 @@ class TimedCheckpoint(pl.Callback):
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self.save(trainer)
+
+
+class SaveRun(pl.Callback):
+    """Writes the finished run's files once the held-out figures are there; `metrics.json` last."""
+
+    def __init__(self, config: Config, folder: Path) -> None:
+        self.config, self.folder = config, folder
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        config, folder, sae, held_out = self.config, self.folder, pl_module.sae, pl_module.held_out
+        with torch.no_grad():
+            cos_dec = cosine_similarity(sae.W_dec, pl_module.start_dec, dim=1).cpu()
+            cos_enc = cosine_similarity(sae.W_enc, pl_module.start_enc, dim=0).cpu()
+        metadata = {
+            "model_name": config.lm.name,
+            "hook_name": f"blocks.{config.layer}.hook_resid_post",
+            "hook_layer": config.layer,
+            "context_size": config.activations.context_length,
+            "trained_with": "saemd",
+        }
+        save_sae(sae, folder, metadata)
+        latents = {
+            "alive": held_out.alive.numpy(),
+            "fire_rate": held_out.fire_rate.numpy(),
+            "cos_dec_start": cos_dec.numpy(),
+            "cos_enc_start": cos_enc.numpy(),
+        }
+        record.replace_with(folder / record.LATENTS, lambda path: np.savez(path, **latents))
+        metrics = {
+            "tokens": trainer.global_step * config.batch_size,
+            "steps": trainer.global_step,
+            "target_l0": config.l0,
+            "l0": held_out.l0,
+            "fvu": held_out.fvu,
+            "explained_variance": held_out.explained_variance,
+            "loss": held_out.loss,
+            "dead_fraction": held_out.dead_fraction,
+            "drift_dec": cos_dec.mean().item(),
+            "drift_enc": cos_enc.mean().item(),
+            "tokens_per_second": pl_module.tokens_per_second,
+            "seconds": pl_module.seconds,
+            "held_out_tokens": held_out.tokens,
+        }
+        record.replace_with(folder / record.METRICS, lambda path: path.write_text(json.dumps(metrics, indent=2) + "\n"))
+
+
+class CompareSiblings(pl.Callback):
+    """Compares the run that `SaveRun` has just written with its finished siblings (Hungarian method), and logs it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        from saemd.stability import compare_run
+
+        for pair in compare_run(self.folder):
+            figures = {f"siblings/{key}": pair[key] for key in ("same_match", "shared", "mean_cos_enc", "mean_cos_dec")}
+            for logger in trainer.loggers:
+                logger.log_metrics(figures, step=trainer.global_step)

@@ -44,7 +44,7 @@ class SAETraining(pl.LightningModule):
         self.last_figures: dict[str, float] = {}
         self._log_now = False
         self._clock = (time.perf_counter(), 0)
-        self.tokens_per_second = 0.0
+        self.seconds = self.tokens_per_second = 0.0  # of this process's part of the training
 
     def configure_optimizers(self) -> Any:
         r = self.recipe
@@ -88,8 +88,8 @@ class SAETraining(pl.LightningModule):
                 self.sae.threshold.clamp_(min=1e-6)
 
     def on_train_batch_end(self, outputs: Any, batch: Tensor, batch_idx: int) -> None:
-        seconds = time.perf_counter() - self._began[0]
-        self.tokens_per_second = (self.global_step - self._began[1]) * len(batch) / seconds
+        self.seconds = time.perf_counter() - self._began[0]
+        self.tokens_per_second = (self.global_step - self._began[1]) * len(batch) / self.seconds
         if self._log_now:
             for logger in self.loggers:
                 logger.log_metrics(self.last_figures, step=self.global_step)

@@ -41,7 +41,11 @@ def describe(config: Config, cache: ActivationCache) -> dict[str, Any]:
         "sibling_fingerprint": _fingerprint(siblings),
         "cache_fingerprint": cache.fingerprint,
         "cache": cache.summary(),
-        "versions": {"saemd": __version__, "python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}},
+        "versions": {
+            "saemd": __version__,
+            "python": platform.python_version(),
+            **{p: importlib.metadata.version(p) for p in packages},
+        },
         "git_commit": _git_commit(),
     }
 

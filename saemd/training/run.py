@@ -4,14 +4,11 @@ from __future__ import annotations
 
 import gc
 import json
-import time
 from pathlib import Path
 from typing import Any
 
 import lightning as pl
-import numpy as np
 import torch
-from torch.nn.functional import cosine_similarity
 
 from saemd.activations.cache import ActivationCache
 from saemd.activations.datamodule import ActivationDataModule
@@ -20,10 +17,10 @@ from saemd.config import Config
 from saemd.errors import bad_value
 from saemd.lm.load import lm_info
 from saemd.lm.weights import read_mlp_decoder
-from saemd.logging import finish, log_summary, make_logger
-from saemd.sae import Sources, build, save_sae
+from saemd.logging import finish, log_summary, make_logger, run_id, run_name
+from saemd.sae import Sources, build
 from saemd.training import record
-from saemd.training.callbacks import CHECKPOINT, ProgressBar, TimedCheckpoint
+from saemd.training.callbacks import CHECKPOINT, CompareSiblings, ProgressBar, SaveRun, TimedCheckpoint
 from saemd.training.module import SAETraining
 
 SAMPLE_TOKENS = 16_384  # cached activations an initialisation may look at
@@ -52,18 +49,15 @@ def train(config: Config) -> dict[str, Any]:
     about["start"] = {name: record.digest(getattr(module.sae, name)) for name in ("W_dec", "W_enc")}
     folder.mkdir(parents=True, exist_ok=True)
     record.write_config(folder, about)
-    name = f"init={config.init.label} l0={config.l0} seed={config.seed}"
+    name, group = run_name(config.init.label, config.l0, config.seed), Path(config.run_root).name
+    identity = run_id(group, name, about["fingerprint"])
     logger = make_logger(
-        config.logger,
-        folder,
-        group=Path(config.run_root).name,
-        run_name=name,
-        run_id=about["fingerprint"],
-        resolved_config=about["config"],
+        config.logger, folder, group=group, run_name=name, run_id=identity, resolved_config=about["config"]
     )
     exit_code = 1
     try:
-        metrics = _fit(config, cache, module, folder, logger, name)
+        _fit(config, cache, module, folder, logger, name)
+        metrics = json.loads((folder / record.METRICS).read_text())
         log_summary(logger, metrics)
         exit_code = 0
     finally:
@@ -86,7 +80,7 @@ def _module(config: Config, cache: ActivationCache) -> SAETraining:
     return SAETraining(sae, config.recipe, target_l0=config.l0, steps=steps, mean_D=cache.mean)
 
 
-def _fit(config: Config, cache: ActivationCache, module: SAETraining, folder: Path, logger: Any, name: str) -> dict:
+def _fit(config: Config, cache: ActivationCache, module: SAETraining, folder: Path, logger: Any, name: str) -> None:
     data = ActivationDataModule(
         cache,
         batch_size=config.batch_size,
@@ -101,59 +95,20 @@ def _fit(config: Config, cache: ActivationCache, module: SAETraining, folder: Pa
         devices=1,
         max_epochs=1,
         max_steps=steps,  # given outright: Lightning's estimate would restart a resumed run at its first batch
-        logger=logger or False,
-        callbacks=[ProgressBar(name, steps * config.batch_size), TimedCheckpoint(folder, config.checkpoint_minutes)],
+        logger=logger,
+        callbacks=[
+            ProgressBar(name, steps * config.batch_size),
+            TimedCheckpoint(folder, config.checkpoint_minutes),
+            SaveRun(config, folder),
+            CompareSiblings(folder),
+        ],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
     checkpoint = folder / CHECKPOINT
-    started = time.perf_counter()
     trainer.fit(module, datamodule=data, ckpt_path=str(checkpoint) if checkpoint.is_file() else None)
-    seconds = time.perf_counter() - started
-    if module.held_out is None:  # the checkpoint was already that of the last step
-        trainer.validate(module, datamodule=data, verbose=False)
-    assert module.held_out is not None
     assert trainer.global_step == steps, f"{trainer.global_step} of {steps} steps"
-    return _save(config, module, folder, seconds)
-
-
-def _save(config: Config, module: SAETraining, folder: Path, seconds: float) -> dict[str, Any]:
-    sae, held_out = module.sae.cpu(), module.held_out
-    assert held_out is not None
-    with torch.no_grad():
-        cos_dec = cosine_similarity(sae.W_dec, module.start_dec.cpu(), dim=1)
-        cos_enc = cosine_similarity(sae.W_enc, module.start_enc.cpu(), dim=0)
-    metadata = {
-        "model_name": config.lm.name,
-        "hook_name": f"blocks.{config.layer}.hook_resid_post",
-        "hook_layer": config.layer,
-        "context_size": config.activations.context_length,
-        "trained_with": "saemd",
-    }
-    save_sae(sae, folder, metadata)
-    latents = {
-        "alive": held_out.alive.numpy(),
-        "fire_rate": held_out.fire_rate.numpy(),
-        "cos_dec_start": cos_dec.numpy(),
-        "cos_enc_start": cos_enc.numpy(),
-    }
-    record.replace_with(folder / record.LATENTS, lambda path: np.savez(path, **latents))  # type: ignore[arg-type]
-    metrics = {
-        "tokens": module.schedules.steps * config.batch_size,
-        "steps": module.schedules.steps,
-        "target_l0": config.l0,
-        "l0": held_out.l0,
-        "fvu": held_out.fvu,
-        "explained_variance": held_out.explained_variance,
-        "loss": held_out.loss,
-        "dead_fraction": held_out.dead_fraction,
-        "drift_dec": cos_dec.mean().item(),
-        "drift_enc": cos_enc.mean().item(),
-        "tokens_per_second": module.tokens_per_second,
-        "seconds": seconds,
-        "held_out_tokens": held_out.tokens,
-    }
-    record.replace_with(folder / record.METRICS, lambda path: path.write_text(json.dumps(metrics, indent=2) + "\n"))
-    return metrics
+    if module.held_out is None:  # the checkpoint was already that of the last step, so fit did not validate
+        trainer.validate(module, datamodule=data, verbose=False)

@@ -1,0 +1,204 @@
+"""The main job on a tiny language model: sweep, resume, refusal, failure, seeds. Same code as with a real one."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+from safetensors.torch import load_file
+from transformers import LlamaConfig
+
+from saemd import cli, load_sae, train
+from saemd.activations.cache import ActivationCache
+from tests.pipeline import WORDS, save_jsonl, save_model
+
+METRICS = [
+    "tokens",
+    "steps",
+    "target_l0",
+    "l0",
+    "fvu",
+    "explained_variance",
+    "loss",
+    "dead_fraction",
+    "drift_dec",
+    "drift_enc",
+    "tokens_per_second",
+    "seconds",
+]
+RECORD = [
+    "init",
+    "l0",
+    "seeds",
+    "d_sae",
+    "alive",
+    "mean_cos_enc",
+    "mean_cos_dec",
+    "same_match",
+    "shared",
+    "shared_threshold",
+    "identity_match",
+    "drift_dec",
+    "drift_enc",
+    "random_floor",
+    "mean_cos_dec_alive",
+    "shared_alive",
+]
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory) -> list[str]:
+    """Overrides that put a tiny model, its text and its cache in the place of the real ones."""
+    root = tmp_path_factory.mktemp("world")
+    config = LlamaConfig(
+        vocab_size=len(WORDS) + 3, hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=64, bos_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    model = save_model(root / "model", config)
+    text = save_jsonl(root / "text" / "documents.jsonl", 600)
+    return [
+        "lm=hf", f"lm.name={model}", "corpus=files", f"corpus.path={text}", f"cache_root={root / 'cache'}", "layer=1",
+        "activations.tokens=6000", "activations.heldout_tokens=600", "activations.context_length=32", "threads=1",
+        "activations.shard_tokens=2048", "activations.window_tokens=4096", "tokens=8192", "batch_size=64", "l0=4",
+        "logger=none", "accelerator=cpu",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Run an entry in this process, as typed; returns its exit code."""
+
+    def run(*arguments: str, main=train.main) -> int:
+        monkeypatch.setattr(sys, "argv", ["saemd", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.entry(main)
+        return int(ended.value.code or 0)
+
+    return run
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    return load_file(run / "sae_weights.safetensors")
+
+
+def same(a: Path, b: Path) -> bool:
+    return all(torch.equal(value, weights(b)[name]) for name, value in weights(a).items())
+
+
+def test_sweep_from_text_to_report(world, command, tmp_path, capsys):
+    sweep = ["-m", *world, f"run_root={tmp_path}", "init=mirror,uniform", "seed=0,1", "l0=4,8"]
+    assert command(*sweep) == 0
+    runs = [
+        tmp_path / f"init={i}" / f"l0={k}" / f"seed={s}" for i in ("mirror", "uniform") for k in (4, 8) for s in (0, 1)
+    ]
+    for run in runs:
+        metrics = json.loads((run / "metrics.json").read_text())
+        assert metrics.keys() >= set(METRICS)
+        assert (metrics["tokens"], metrics["steps"]) == (8192, 128)
+        assert load_sae(run).W_dec.norm(dim=1).allclose(torch.ones(48))
+    records = json.loads((tmp_path / "stability" / "stability.json").read_text())
+    assert [(r["init"], r["l0"], r["seeds"]) for r in records] == [
+        ("mirror", 4, [0, 1]), ("mirror", 8, [0, 1]), ("uniform", 4, [0, 1]), ("uniform", 8, [0, 1]),
+    ]  # fmt: skip
+    for record in records:
+        assert record.keys() >= set(RECORD)
+        assert record["same_start_dec"] == (record["init"] == "mirror")
+    assert (tmp_path / "stability" / "report.html").is_file()
+    assert "report" in capsys.readouterr().out
+
+    before = {run: (run / "metrics.json").stat().st_mtime_ns for run in runs}
+    assert command(*sweep) == 0
+    assert before == {run: (run / "metrics.json").stat().st_mtime_ns for run in runs}
+
+
+def test_metrics_are_those_of_the_exported_sae(world, command, tmp_path):
+    """metrics.json against the saved weights on the cache's raw held-out activations."""
+    assert command(*world, f"run_root={tmp_path}", "init=uniform", "seed=3") == 0
+    run = tmp_path / "init=uniform" / "l0=4" / "seed=3"
+    cache_root = next(word.split("=")[1] for word in world if word.startswith("cache_root"))
+    cache = ActivationCache.open(next((Path(cache_root) / "activations").glob("*-layer1-*")))
+    x = torch.cat(list(cache.heldout_batches(100))) * cache.scale
+    sae, metrics = load_sae(run), json.loads((run / "metrics.json").read_text())
+    with torch.no_grad():
+        z = sae.encode(x)
+        fvu = (sae.decode(z) - x).pow(2).sum() / (x - x.mean(0)).pow(2).sum()
+    assert metrics["l0"] == pytest.approx((z != 0).sum(1).float().mean().item(), rel=1e-3)
+    assert metrics["fvu"] == pytest.approx(fvu.item(), rel=1e-3)
+
+
+def test_seeds(world, command, tmp_path):
+    """A seed repeats its run bit for bit; another seed differs, seed 0 included; each half of a seed counts alone."""
+    for root in ("a", "b"):
+        assert command(*world, f"run_root={tmp_path / root}", "init=uniform", "seed=0") == 0
+    run = Path("init=uniform") / "l0=4" / "seed=0"
+    assert same(tmp_path / "a" / run, tmp_path / "b" / run)
+    for root, key in (("c", "init_seed=1"), ("d", "data_seed=1")):
+        assert command(*world, f"run_root={tmp_path / root}", "init=uniform", "seed=0", key) == 0
+        assert not same(tmp_path / "a" / run, tmp_path / root / run)
+    starts = {r: yaml.safe_load((tmp_path / r / run / "config.yaml").read_text())["start"]["W_dec"] for r in "acd"}
+    assert starts["a"] == starts["d"] != starts["c"]
+
+
+def test_killed_run_ends_bit_identical(world, command, tmp_path):
+    """kill -9 in the middle, the same command again: the weights of a run that was never stopped."""
+    arguments = [*world, "init=mirror", "seed=5", "tokens=65536", "checkpoint_minutes=0.001"]
+    process = subprocess.Popen(
+        [sys.executable, "-m", "saemd.train", *arguments, f"run_root={tmp_path / 'killed'}"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    run = Path("init=mirror") / "l0=4" / "seed=5"
+    deadline = time.monotonic() + 120
+    while not (tmp_path / "killed" / run / "last.ckpt").is_file():
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / run / "metrics.json").is_file()
+    step = torch.load(tmp_path / "killed" / run / "last.ckpt", weights_only=False)["global_step"]
+    assert 0 < step < 1024
+    assert command(*arguments, f"run_root={tmp_path / 'killed'}") == 0
+    assert command(*arguments, f"run_root={tmp_path / 'whole'}") == 0
+    assert same(tmp_path / "killed" / run, tmp_path / "whole" / run)
+
+
+def test_another_configuration_is_refused_with_the_difference(world, command, tmp_path, capsys):
+    arguments = [*world, f"run_root={tmp_path}", "init=uniform"]
+    assert command(*arguments) == 0
+    run = tmp_path / "init=uniform" / "l0=4" / "seed=24"
+    before = {path: path.stat().st_mtime_ns for path in run.iterdir()}
+    capsys.readouterr()
+    assert command(*arguments, "recipe.lr=0.001") == 2
+    error = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error:")]
+    assert len(error) == 1
+    assert "recipe.lr: 0.0003 there, 0.001 asked for" in error[0]
+    assert before == {path: path.stat().st_mtime_ns for path in run.iterdir()}
+
+
+def test_one_failed_job_does_not_take_the_others(world, command, tmp_path, capsys):
+    taken = tmp_path / "init=uniform" / "l0=4" / "seed=1"
+    assert command(*world, f"run_root={tmp_path}", "init=uniform", "seed=1", "recipe.lr=0.001") == 0
+    capsys.readouterr()
+    assert command("-m", *world, f"run_root={tmp_path}", "init=uniform", "seed=0,1,2") == 1
+    assert "failed" in capsys.readouterr().err
+    assert all((taken.parent / f"seed={seed}" / "metrics.json").is_file() for seed in (0, 2))
+    records = json.loads((tmp_path / "stability" / "stability.json").read_text())
+    assert [record["seeds"] for record in records] == [[0, 2]]
+
+
+def test_memory_does_not_grow_over_jobs(world, command, tmp_path):
+    """Live tensors after the last of several jobs are those after the first."""
+    import gc
+
+    counts = []
+    for seed in range(3):
+        assert command(*world, f"run_root={tmp_path}", "init=uniform", f"seed={seed}") == 0
+        gc.collect()
+        counts.append(sum(isinstance(thing, torch.Tensor) for thing in gc.get_objects()))
+    assert counts[2] <= counts[0] + 5
