@@ -2,4 +2,5 @@
 
 from saemd.sae.export import load_sae
 
-__all__ = ["load_sae"]
+__version__ = "0.1.0"
+__all__ = ["__version__", "load_sae"]

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -14,9 +15,9 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException
+from hydra.errors import HydraException, MissingConfigException
 from omegaconf import DictConfig, OmegaConf
-from omegaconf.errors import OmegaConfBaseException
+from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from saemd.config import Config, check
 from saemd.corpus.config import CorpusConfig
@@ -47,8 +48,7 @@ def register() -> None:
 
 def typed(composed: DictConfig) -> Config:
     """The checked `Config` of what Hydra composed. Raises `UserError`."""
-    plain = OmegaConf.masked_copy(composed, [str(key) for key in composed if key != "hydra"])
-    config = OmegaConf.to_object(plain)
+    config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
     check(config)
     return config
@@ -63,6 +63,8 @@ def compose_all(arguments: list[str]) -> list[Config]:
     words = [word for word in arguments if not word.startswith("-")]
     choices = []
     for override in OverridesParser.create().parse_overrides(words):
+        if isinstance(override.value(), int | float | bool) and not override.key_or_group:
+            raise UserError(f"{override.input_line}: write key=value")
         if multirun and override.is_sweep_override():
             key = override.get_key_element()
             choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
@@ -88,9 +90,20 @@ def entry(main: Callable[[list[str]], int]) -> None:
 
 
 def one_line(error: BaseException) -> str:
-    """The first lines that carry the message, joined; Hydra and OmegaConf add context lines that do not."""
-    noise = ("full_key:", "object_type=", "reference_type=", "Set the environment", "Config search path")
-    lines = [line.strip() for line in str(error).splitlines()]
-    kept = [line for line in lines if line and not line.startswith(noise)]
-    key = next((line.removeprefix("full_key:").strip() for line in lines if line.startswith("full_key:")), "")
-    return (f"{key}: " if key and key not in " ".join(kept) else "") + " ".join(kept[:4])
+    """The message without its context lines, in the form `key=value: remedy` where Hydra says enough for that."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    text = " ".join(lines)
+    if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '(\w+)/([^']+)'", text)):
+        group, value = found.groups()
+        known = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
+        return f"{group}={value}: known are {', '.join(known)}"
+    if found := re.search(r"Could not override '([^']+)'", text):
+        return f"{found[1]}: there is no such key here; saemd/config.py and the README list the keys"
+    if found := re.search(r"Error merging override (\S+)", text):
+        reason = str(error.__cause__ or "").split("\n")[0]
+        return f"{found[1]}: {reason or 'not a value of this key'}"
+    if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{found[1]}: several values are a sweep; add -m"
+    if isinstance(error, MissingMandatoryValue):
+        return f"{error.full_key}: has no value; give one, {error.full_key}=…"
+    return text

@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 
 from omegaconf import MISSING
 
-from saemd.activations.config import ActivationsConfig
+from saemd.activations.config import ActivationsConfig, check_activations
 from saemd.corpus.config import CorpusConfig
 from saemd.errors import bad_value
 from saemd.lm.config import LMConfig
@@ -58,4 +58,5 @@ def check(config: Config) -> None:
         raise bad_value("layer", config.layer, "layers count from 0")
     if config.threads is not None and config.threads < 1:
         raise bad_value("threads", config.threads, "use at least 1, or null for all cores")
+    check_activations(config.activations)
     check_recipe(config.recipe)

@@ -13,6 +13,7 @@ from __future__ import annotations
 import sys
 import time
 import traceback
+from functools import partial
 from pathlib import Path
 
 import hydra
@@ -23,7 +24,7 @@ from saemd.cli import CONF, FLAGS, compose_all, entry, one_line, typed
 from saemd.config import Config
 from saemd.errors import UserError, bad_value
 
-say = Console(stderr=True, highlight=False).print
+say = partial(Console(stderr=True, highlight=False).print, soft_wrap=True)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")

@@ -82,7 +82,7 @@ def train(config: LoggerConfig, run_dir: Path, seed: int, fails: bool = False) -
             enable_model_summary=False,
             default_root_dir=run_dir,
         )
-        trainer.fit(Job(fails), list(torch.ones(4, 4, 2)))
+        trainer.fit(Job(fails), torch.utils.data.DataLoader(torch.ones(16, 2), batch_size=4))  # type: ignore[arg-type]
         log_summary(logger, {"l0": 41.5, "steps": 4})
         exit_code = 0
     finally:

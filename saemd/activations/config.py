@@ -13,10 +13,10 @@ LM_DTYPES = ("auto", "float32", "bfloat16")
 class ActivationsConfig:
     """Writing (all but the last two keys) and reading of the activation cache. Sizes are in tokens."""
 
-    tokens: int = 1_048_576  # training tokens to cache; a run with more `tokens` makes several epochs
-    heldout_tokens: int = 65_536  # tokens of held-out documents, for validation
+    tokens: int = 1_000_000  # training tokens to cache; a run with more `tokens` makes several epochs
+    heldout_tokens: int = 50_000  # tokens of held-out documents, for validation
     context_length: int = 256
-    lm_batch_tokens: int = 4096  # per forward pass of the language model; changes speed and memory, not the cache
+    lm_batch_tokens: int = 2048  # per forward pass of the language model; changes speed and memory, not the cache
     shard_tokens: int = 65_536  # at most this many per file; a killed run repeats at most this many
     outlier_factor: float | None = 10.0  # drop tokens whose norm exceeds this many medians; null keeps all
     lm_dtype: str = "auto"  # the language model's: float32, bfloat16, or the faster one on this machine

@@ -52,14 +52,27 @@ def grid_figure(records: list[Record], points_of: Callable[[Record], Points]) ->
     inits = list(dict.fromkeys(record["init"] for record in records))
     targets = sorted({record["l0"] for record in records})
     first = {(record["init"], record["l0"]): record for record in reversed(records)}
-    width, height = 2.5 * len(targets) + 0.9, 2.6 * len(inits) + 1.1
-    figure = new_figure(max(width, 5.4), height)
+    handles = [
+        _dot(BLUE, "same partner, π(i) = σ(i)"),
+        _dot(ORANGE, "other partner"),
+        Line2D([], [], label="drift from the start", **DRIFT),
+        Line2D([], [], label="random floor", **FLOOR),
+    ]
+    if any(shares_start(record) for record in records):
+        star: dict[str, Any] = {"marker": "$*$", "markersize": 7, "linestyle": "", "color": WARNING}
+        handles.append(Line2D([], [], label="seeds share their start", **star))
+    width = max(2.5 * len(targets) + 0.9, 5.4)
+    columns = len(handles) if width > 10 else 2
+    below = 0.62 + 0.24 * -(-len(handles) // columns)  # inches, for the ticks, the label and the legend
+    height = 2.45 * len(inits) + 0.62 + below
+    figure = new_figure(width, height)
     grid = figure.subplots(len(inits), len(targets), sharex=True, sharey=True, squeeze=False)
     for (i, init), (j, l0) in ((a, b) for a in enumerate(inits) for b in enumerate(targets)):
         axes = grid[i, j]
         if (init, l0) in first:
             record = first[init, l0]
             _scatter(axes, record, points_of(record), size=4)
+            axes.set_aspect("equal", adjustable="box")
             seeds = "-".join(str(seed) for seed in record["seeds"]) + (" *" if shares_start(record) else "")
             axes.set_title(f"{seeds} · same {record['same_match']:.0%}", fontsize=8.5, color=GREY, loc="left", pad=3)
         else:
@@ -70,20 +83,10 @@ def grid_figure(records: list[Record], points_of: Callable[[Record], Points]) ->
             axes.set_ylabel(f"{init}\nencoder cosine", color=INK, fontsize=10)
         if i == len(inits) - 1:
             axes.set_xlabel("decoder cosine", color=INK, fontsize=10)
-    handles = [
-        _dot(BLUE, "same partner, π(i) = σ(i)"),
-        _dot(ORANGE, "other partner"),
-        Line2D([], [], label="drift from the start", **DRIFT),
-        Line2D([], [], label="random floor", **FLOOR),
-    ]
-    top, bottom = 1 - 0.62 / height, 0.86 / height
+    top, bottom = 1 - 0.62 / height, below / height
     left = 0.78 / figure.get_figwidth()
     figure.subplots_adjust(left=left, right=0.985, top=top, bottom=bottom, wspace=0.1, hspace=0.2)
-    columns = 4 if figure.get_figwidth() > 10 else 2
     figure.legend(handles=handles, loc="lower left", ncols=columns, frameon=False, fontsize=9.5, labelcolor=INK)
-    if any(shares_start(record) for record in records):
-        remark = "* seeds share their starting weights"
-        figure.text(0.985, 0.012, remark, ha="right", va="bottom", fontsize=9, color=WARNING)
     return figure
 
 
@@ -116,9 +119,9 @@ def _scatter(axes: Axes, record: Record, points: Points, size: float = 9) -> Non
 
 def _edges(top: Axes, right: Axes, points: Points) -> None:
     cos_dec, cos_enc, same = points
-    colours = [BLUE, ORANGE]
-    top.hist([cos_dec[same], cos_dec[~same]], bins=list(BINS), stacked=True, color=colours)
-    right.hist([cos_enc[same], cos_enc[~same]], bins=list(BINS), stacked=True, color=colours, orientation="horizontal")
+    style: dict[str, Any] = {"stacked": True, "color": [BLUE, ORANGE], "histtype": "stepfilled"}
+    top.hist([cos_dec[same], cos_dec[~same]], bins=list(BINS), **style)
+    right.hist([cos_enc[same], cos_enc[~same]], bins=list(BINS), orientation="horizontal", **style)
     for axes in (top, right):
         axes.axis("off")
 

@@ -1,6 +1,7 @@
 """Figures as PNG: figure 2 of the paper for each pair, all of them in one grid, and the summary over L0.
 
-A figure carries the digest of what it shows, and is drawn again only when that has changed.
+A figure carries the digest of what it shows, and is drawn again only when that has changed; only then is
+matplotlib imported.
 """
 
 from __future__ import annotations
@@ -36,28 +37,40 @@ def draw_pairs(folder: Path, records: list[Record]) -> None:
 
 
 def draw_all(folder: Path, records: list[Record]) -> None:
-    """Figure 2 of each record, the grid of them (`figure2_grid.png`) and the summary (`summary.png`,
-    and `summary_narrow.png` for a phone)."""
-    from saemd.stability.figure2 import grid_figure
-    from saemd.stability.summary import summary_figure
-
+    """Figure 2 of each record, the grid of them, and the summary (`summary_narrow.png`: the same for phones)."""
     tasks = [_pair_task(folder, record) for record in records]
     if records:
         figures = folder / "figures"
-        tasks.append((figures / "figure2_grid.png", records, lambda: grid_figure(records, partial(_points, folder))))
-        tasks.append((figures / "summary.png", records, lambda: summary_figure(records)))
-        tasks.append((figures / "summary_narrow.png", records, lambda: summary_figure(records, columns=1)))
+        tasks.append((figures / "figure2_grid.png", records, partial(_grid, folder, records)))
+        tasks.append((figures / "summary.png", records, partial(_summary, records, 2)))
+        tasks.append((figures / "summary_narrow.png", records, partial(_summary, records, 1)))
     _draw(folder, tasks)
 
 
 Points = tuple[np.ndarray, np.ndarray, np.ndarray]  # cos_dec, cos_enc float32 [F]; same bool [F]
-Task = tuple[Path, list[Record], "Callable[[], Figure]"]
+Task = tuple[Path, list[Record], "Callable[[], Figure]"]  # where, what it shows, how
 
 
 def _pair_task(folder: Path, record: Record) -> Task:
+    return figure2_path(folder, record), [record], partial(_pair, folder, record)
+
+
+def _pair(folder: Path, record: Record) -> Figure:
     from saemd.stability.figure2 import pair_figure
 
-    return figure2_path(folder, record), [record], lambda: pair_figure(record, _points(folder, record))
+    return pair_figure(record, _points(folder, record))
+
+
+def _grid(folder: Path, records: list[Record]) -> Figure:
+    from saemd.stability.figure2 import grid_figure
+
+    return grid_figure(records, partial(_points, folder))
+
+
+def _summary(records: list[Record], columns: int) -> Figure:
+    from saemd.stability.summary import summary_figure
+
+    return summary_figure(records, columns)
 
 
 def _points(folder: Path, record: Record) -> Points:

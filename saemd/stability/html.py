@@ -61,6 +61,7 @@ details > summary { cursor: pointer; color: var(--accent); margin: 8px 0; }
   main { padding: 22px 14px 48px; }
   h1 { font-size: 1.5rem; }
   dl { grid-template-columns: 1fr; gap: 2px; }
+  table:not(.plain) tr > :first-child { white-space: normal; overflow-wrap: anywhere; min-width: 84px; }
   dd { margin-bottom: 12px; }
   table.plain td:first-child { white-space: normal; width: 42%; padding-right: 8px; }
 }

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
@@ -18,15 +20,20 @@ PANELS = (
     ("shared, share of latents", "shared", None, None),
 )
 
+# At a single L0 there is no line to see, so drift and "if apart" get markers.
+DASH: dict[str, Any] = {"marker": "_", "markersize": 16, "markeredgewidth": 1.6, "linestyle": ""}
+CROSS: dict[str, Any] = {"marker": "x", "markersize": 8, "markeredgewidth": 1.6, "linestyle": ""}
+
 
 def summary_figure(records: list[Record], columns: int = 2) -> Figure:
     """Four panels over the L0 target, one line per initialisation: the mean over its pairs, each pair a dot."""
     inits = list(dict.fromkeys(record["init"] for record in records))
     targets = sorted({record["l0"] for record in records})
     handles = [_handle(records, init, place) for place, init in enumerate(inits)]
-    handles.append(Line2D([], [], label="drift: cosine with the start", **DRIFT))
+    drift_style, apart_style = (DRIFT, APART) if len(targets) > 1 else (DRIFT | DASH, APART | CROSS)
+    handles.append(Line2D([], [], label="drift: cosine with the start", **drift_style))
     if any(record["apart_dec"] is not None or record["apart_enc"] is not None for record in records):
-        handles.append(Line2D([], [], label="if apart: moved as far, unrelated", **APART))
+        handles.append(Line2D([], [], label="if apart: moved as far, unrelated", **apart_style))
     handles.append(Line2D([], [], label="random floor", **FLOOR))
     rows = 4 // columns
     legend_rows = -(-len(handles) // columns)
@@ -39,11 +46,13 @@ def summary_figure(records: list[Record], columns: int = 2) -> Figure:
         axes.set_title(title, fontsize=11, fontweight="bold", color=INK, loc="left")
         for place, init in enumerate(inits):
             mine = [record for record in records if record["init"] == init]
+            if len(targets) == 1:  # no lines to follow: side by side, or they would hide each other
+                mine = [{**record, "l0": record["l0"] * 2 ** (place - (len(inits) - 1) / 2)} for record in mine]
             colour = SERIES[place % len(SERIES)]
             _line(axes, mine, key, MARKERS[place % len(MARKERS)], {"color": colour, "linewidth": 2, "markersize": 6})
             if drift and apart:
-                _line(axes, mine, drift, None, {**DRIFT, "color": colour})
-                _line(axes, mine, apart, None, {**APART, "color": colour})
+                _line(axes, mine, drift, None, {**drift_style, "color": colour})
+                _line(axes, mine, apart, None, {**apart_style, "color": colour})
         if drift:
             for floor in {record["random_floor"] for record in records}:
                 axes.axhline(floor, **FLOOR)
@@ -55,7 +64,8 @@ def summary_figure(records: list[Record], columns: int = 2) -> Figure:
     for axes in grid[-1]:
         axes.set_xlabel("target L0", fontsize=10.5, color=INK)
     if len(targets) == 1:
-        grid[0, 0].set_xlim(targets[0] / 2, targets[0] * 2)
+        spread = 2 ** (len(inits) / 2 + 0.5)
+        grid[0, 0].set_xlim(targets[0] / spread, targets[0] * spread)
     margins = {"left": 0.5 / (4.5 * columns), "right": 1 - 0.15 / (4.5 * columns)}
     figure.subplots_adjust(top=1 - 0.35 / height, bottom=bottom / height, hspace=0.19, wspace=0.08, **margins)
     place = {"loc": "lower left", "bbox_to_anchor": (margins["left"] - 0.01, 0.005), "frameon": False}
@@ -71,8 +81,7 @@ def _line(axes: Axes, records: list[Record], key: str, marker: str | None, style
             values.setdefault(record["l0"], []).append(record[key])
     targets = sorted(values)
     means = [float(np.mean(values[l0])) for l0 in targets]
-    lone = "_" if len(targets) == 1 else None  # a line of one point would not be seen
-    axes.plot(targets, means, **{"marker": marker or lone, "markersize": 14, **style})  # type: ignore[arg-type]
+    axes.plot(targets, means, **({"marker": marker} | style))  # type: ignore[arg-type]
     for l0 in targets:
         if marker and len(values[l0]) > 1:
             axes.scatter([l0] * len(values[l0]), values[l0], s=12, color=str(style["color"]), alpha=0.5, linewidths=0)

@@ -16,6 +16,7 @@ from typing import Any
 import yaml
 from torch import Tensor
 
+from saemd import __version__
 from saemd.activations.cache import ActivationCache
 from saemd.config import Config
 from saemd.errors import UserError
@@ -33,14 +34,14 @@ def describe(config: Config, cache: ActivationCache) -> dict[str, Any]:
     matters = {key: value for key, value in values.items() if key not in _ELSEWHERE}
     matters["cache"] = cache.fingerprint
     siblings = {key: value for key, value in matters.items() if key not in _SEEDS}
-    packages = ("saemd", "torch", "lightning", "transformers", "numpy", "scipy")
+    packages = ("torch", "lightning", "transformers", "numpy", "scipy")
     return {
         "config": values,
         "fingerprint": _fingerprint(matters),
         "sibling_fingerprint": _fingerprint(siblings),
         "cache_fingerprint": cache.fingerprint,
-        "cache": cache.summary,
-        "versions": {"python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}},
+        "cache": cache.summary(),
+        "versions": {"saemd": __version__, "python": platform.python_version(), **{p: importlib.metadata.version(p) for p in packages}},
         "git_commit": _git_commit(),
     }
 
