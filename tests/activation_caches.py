@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 import torch
@@ -11,7 +12,7 @@ from torch import Tensor
 
 from saemd.activations.cache import ActivationCache
 from saemd.activations.config import ActivationsConfig
-from saemd.activations.manifest import Origin
+from saemd.activations.manifest import SPLITS, Origin, SplitName
 from saemd.activations.write import write_cache
 
 D = 8
@@ -53,7 +54,7 @@ def write(
     forward: Callable[[Tensor], Tensor] = forward,
     n_contexts: int = 500,
 ) -> Path:
-    sources = {split: lambda split=split: contexts(split, n_contexts) for split in ("train", "heldout")}
+    sources: dict[SplitName, partial] = {split: partial(contexts, split, n_contexts) for split in SPLITS}
     write_cache(folder, origin(config), config, sources, forward, "float32")
     return folder
 

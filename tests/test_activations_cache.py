@@ -16,6 +16,7 @@ import torch
 
 from saemd.activations.cache import ActivationCache
 from saemd.activations.config import ActivationsConfig, check_activations
+from saemd.activations.manifest import SPLITS, SplitName
 from saemd.activations.shards import disk_bytes, to_bits, to_float
 from saemd.activations.write import lock
 from saemd.errors import UserError
@@ -27,7 +28,7 @@ def cache(tmp_path: Path) -> ActivationCache:
     return make(tmp_path / "cache")
 
 
-def everything(cache: ActivationCache, split: str) -> torch.Tensor:
+def everything(cache: ActivationCache, split: SplitName) -> torch.Tensor:
     n = {"train": cache.n_train, "heldout": cache.n_heldout}[split]
     return cache.sample(n, split)
 
@@ -37,7 +38,7 @@ def contents(folder: Path) -> dict[str, bytes]:
 
 
 def test_holds_the_first_tokens_without_specials_and_outliers(cache: ActivationCache) -> None:
-    for split, wanted, first in (("train", 3000, 0), ("heldout", 300, HELDOUT)):
+    for split, wanted, first in zip(SPLITS, (3000, 300), (0, HELDOUT), strict=True):
         usable = [i for i in range(first, first + 10_000) if i % 16 and i % 97]
         assert sorted(numbers(everything(cache, split))) == usable[:wanted]
         there = cache.manifest.splits[split]

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from saemd.activations import shards
-from saemd.activations.manifest import Manifest, Shard, read_manifest
+from saemd.activations.manifest import Manifest, Shard, SplitName, read_manifest
 from saemd.errors import UserError, bad_value
 
 _SAMPLE_SHARDS = 8  # a sample comes from this many shards where they suffice; each holds tokens of many documents
@@ -81,7 +81,7 @@ class ActivationCache:
         x_BD *= np.float32(1 / self.scale)
         return torch.from_numpy(x_BD).to(dtype)
 
-    def sample(self, n: int, split: str = "train", seed: int = 0) -> Tensor:
+    def sample(self, n: int, split: SplitName = "train", seed: int = 0) -> Tensor:
         """`n` different random tokens [n, D] float32 in raw units, or all there are where `n` is more.
 
         They come from a few random shards, so that a sample of a large cache does not read all of it.

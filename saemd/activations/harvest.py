@@ -12,7 +12,7 @@ from torch import Tensor
 
 from saemd.activations.cache import ActivationCache
 from saemd.activations.config import ActivationsConfig, check_activations
-from saemd.activations.manifest import MANIFEST, SPLITS, Origin, read_progress
+from saemd.activations.manifest import MANIFEST, SPLITS, Origin, SplitName, read_progress
 from saemd.activations.write import Context, lock, write_cache
 from saemd.corpus.config import CorpusConfig
 from saemd.errors import UserError, bad_value
@@ -107,7 +107,7 @@ def _write(
     def forward(ids_BT: Tensor) -> Tensor:
         return residual_stream(lm().model, origin.layer, ids_BT)
 
-    def texts(split: str) -> Iterator[Context]:
+    def texts(split: SplitName) -> Iterator[Context]:
         for packed in contexts(documents(corpus_config, cache_root, split), lm().tokenizer, config.context_length):
             yield packed.input_ids, packed.keep
 

@@ -11,14 +11,15 @@ import json
 import os
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from saemd.activations.statistics import Statistics, Sums
 from saemd.errors import UserError
 
 FORMAT = 1
 MANIFEST, PROGRESS = "manifest.json", "progress.json"
-SPLITS = ("train", "heldout")
+SplitName = Literal["train", "heldout"]
+SPLITS: tuple[SplitName, ...] = ("train", "heldout")
 
 
 @dataclass(frozen=True)
@@ -44,7 +45,7 @@ class Origin:
         values = {key: value for key, value in dataclasses.asdict(self).items() if key not in ("lm", "corpus")}
         return hashlib.sha256(json.dumps({"format": FORMAT, **values}, sort_keys=True).encode()).hexdigest()
 
-    def wanted(self, split: str) -> int:
+    def wanted(self, split: SplitName) -> int:
         """Tokens asked for of a split."""
         return self.tokens if split == "train" else self.heldout_tokens
 
@@ -88,7 +89,7 @@ class Manifest:
     origin: Origin
     lm_dtype: str  # the dtype the language model really ran in
     outliers: Outliers
-    splits: dict[str, Split]  # "train", "heldout"
+    splits: dict[SplitName, Split]  # "train", "heldout"
     statistics: Statistics  # of the training tokens
     versions: dict[str, str]
     dtype: str = "bfloat16"
@@ -102,14 +103,14 @@ class Progress:
     fingerprint: str
     lm_dtype: str
     outliers: Outliers | None  # None until the first shard
-    splits: dict[str, Split]
-    ended: dict[str, bool]  # the corpus's split had no more contexts
+    splits: dict[SplitName, Split]
+    ended: dict[SplitName, bool]  # the corpus's split had no more contexts
     sums: dict[str, Any]  # `Sums.to_json`
     format: int = FORMAT
 
     @classmethod
     def new(cls, origin: Origin, lm_dtype: str) -> Progress:
-        splits = {split: Split() for split in SPLITS}
+        splits: dict[SplitName, Split] = {split: Split() for split in SPLITS}
         return cls(
             origin.fingerprint, lm_dtype, None, splits, dict.fromkeys(SPLITS, False), Sums.zero(origin.d_in).to_json()
         )
@@ -151,7 +152,7 @@ def read_progress(folder: Path) -> Progress | None:
         raise UserError(f"{folder / PROGRESS}: unreadable ({error}); delete {folder} and start again") from error
 
 
-def _splits(there: dict[str, Any]) -> dict[str, Split]:
+def _splits(there: dict[SplitName, Any]) -> dict[SplitName, Split]:
     return {name: Split(**{**split, "shards": [Shard(**s) for s in split["shards"]]}) for name, split in there.items()}
 
 

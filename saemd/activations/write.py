@@ -33,6 +33,7 @@ from saemd.activations.manifest import (
     Progress,
     Shard,
     Split,
+    SplitName,
     read_progress,
     write_json,
 )
@@ -51,7 +52,7 @@ def write_cache(
     folder: Path,
     origin: Origin,
     config: ActivationsConfig,
-    contexts: Mapping[str, Callable[[], Iterator[Context]]],
+    contexts: Mapping[SplitName, Callable[[], Iterator[Context]]],
     forward: Forward,
     lm_dtype: str,
 ) -> None:
@@ -140,7 +141,7 @@ class _Writer:
         self.batch_contexts = max(1, config.lm_batch_tokens // config.context_length)
         self.new_tokens = 0
 
-    def write_split(self, name: str, contexts: Callable[[], Iterator[Context]]) -> None:
+    def write_split(self, name: SplitName, contexts: Callable[[], Iterator[Context]]) -> None:
         split, wanted = self.progress.splits[name], self.origin.wanted(name)
         if split.tokens >= wanted or self.progress.ended[name]:
             return
@@ -157,7 +158,7 @@ class _Writer:
             self.progress.sums = self.sums.to_json()
             write_json(self.folder / PROGRESS, self.progress)
 
-    def _collect(self, name: str, stream: Iterator[Context], missing: int) -> _Group:
+    def _collect(self, name: SplitName, stream: Iterator[Context], missing: int) -> _Group:
         """Up to a shard's contexts, fewer where fewer give the tokens that are missing."""
         group = _Group([], [])
         while group.contexts < self.shard_contexts:
@@ -185,7 +186,7 @@ class _Writer:
                 break
         return group
 
-    def _finish(self, name: str, split: Split, group: _Group, missing: int) -> None:
+    def _finish(self, name: SplitName, split: Split, group: _Group, missing: int) -> None:
         """Drop the outliers, cut to what is missing, permute, write; then it counts."""
         norms_N = np.concatenate(group.norms)
         if self.progress.outliers is None:
@@ -214,7 +215,7 @@ class _Writer:
         factor = self.origin.outlier_factor
         return Outliers(factor, median, None if factor is None else factor * median)
 
-    def _refuse_non_finite(self, bits_ND: np.ndarray, name: str) -> None:
+    def _refuse_non_finite(self, bits_ND: np.ndarray, name: SplitName) -> None:
         if bad := count_non_finite(bits_ND):
             file = f"{name}-{len(self.progress.splits[name].shards):05d}.bin"
             raise bad_value(
@@ -248,7 +249,7 @@ def _check_disk(folder: Path, origin: Origin, done: int) -> None:
         )
 
 
-def _empty(origin: Origin, split: str) -> UserError:
+def _empty(origin: Origin, split: SplitName) -> UserError:
     return bad_value(
         "corpus",
         origin.corpus,
@@ -257,7 +258,7 @@ def _empty(origin: Origin, split: str) -> UserError:
     )
 
 
-def _say_if_short(origin: Origin, split: str, there: Split) -> None:
+def _say_if_short(origin: Origin, split: SplitName, there: Split) -> None:
     if there.tokens < origin.wanted(split):
         _say(
             f"corpus={origin.corpus} ended after {there.tokens:,} of the {origin.wanted(split):,} {split} tokens asked "
