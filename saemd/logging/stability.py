@@ -8,7 +8,6 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
-from saemd.errors import UserError
 from saemd.logging import names
 from saemd.logging.account import resolve_mode
 from saemd.logging.config import LoggerConfig, check
@@ -18,18 +17,19 @@ from saemd.logging.loggers import run_id, start_run
 def log_stability(config: LoggerConfig, run_root: Path, group: str) -> None:
     """Log `<run_root>/stability/` to wandb as a run of job type `stability` in the sweep's group.
 
-    Called again for the same group it takes the earlier one's place. Nothing happens for `none` and `csv`: the report
-    is in the folder already. Raises `UserError` where there is no `stability.json` or wandb cannot be reached.
+    Called again for the same group it takes the earlier one's place. Nothing happens for `none` and `csv` (the report
+    is in the folder already) and where no seeds have been compared yet. Raises `UserError` where wandb cannot be
+    reached.
     """
     check(config)
     if config.name != "wandb" or resolve_mode(config) == "disabled":
         return
+    folder = run_root / "stability"
+    records = json.loads((folder / "stability.json").read_text()) if (folder / "stability.json").is_file() else []
+    if not records:
+        return
     import wandb
 
-    folder = run_root / "stability"
-    if not (folder / "stability.json").is_file():
-        raise UserError(f"{folder}: no stability.json; run `python -m saemd.stability run_root={run_root}` first")
-    records = json.loads((folder / "stability.json").read_text())
     identity = run_id(config.group or group, "stability", config.project)
     for stale in folder.glob(f"wandb/offline-run-*-{identity}"):
         shutil.rmtree(stale)
