@@ -5,6 +5,7 @@ import torch
 from transformers import (
     AutoModelForCausalLM,
     Gemma2Config,
+    Gemma3Config,
     Gemma3TextConfig,
     GemmaConfig,
     GPT2Config,
@@ -40,6 +41,11 @@ CONFIGS = [
     GemmaConfig(**SIZE, head_dim=8),
     Gemma2Config(**SIZE, head_dim=8),
     Gemma3TextConfig(**SIZE, head_dim=8),
+    Gemma3Config(
+        text_config=dict(**SIZE, head_dim=8), mm_tokens_per_image=1,
+        vision_config=dict(hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2,
+                           image_size=28, patch_size=14),
+    ),
     Olmo2Config(**SIZE),
     GPT2Config(vocab_size=64, n_embd=16, n_layer=3, n_head=2, n_inner=40, n_positions=64),
     GPTNeoXConfig(**{**SIZE, "num_key_value_heads": None}),
@@ -82,13 +88,30 @@ def test_sum_of_columns_is_the_mlps_contribution(config):
         written = written + anatomy.bias
     if anatomy.post_norm is not None:
         written = anatomy.post_norm(written)
+    assert sigma.abs().max() > 1e-3
     silent = anatomy.post_norm if anatomy.post_norm is not None else anatomy.decoder_module
     silent.register_forward_hook(lambda module, args, output: torch.zeros_like(output))
     torch.testing.assert_close(with_mlp - residual_stream(model, LAYER, tokens()), written, rtol=1e-3, atol=1e-4)
 
 
+@pytest.mark.parametrize("config", CONFIGS, ids=IDS)
+def test_activation_is_what_makes_sigma(config):
+    """Without it σ is 0, and in the MLPs without a gate σ is its very output."""
+    model = tiny(config)
+    anatomy = mlp_anatomy(model, LAYER)
+    seen, activated = [], []
+    anatomy.decoder_module.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
+    handle = anatomy.activation.register_forward_hook(lambda module, args, output: activated.append(output))
+    residual_stream(model, LAYER, tokens())
+    assert torch.equal(seen[0], activated[0]) == (config.model_type in {"gpt2", "gpt_neox", "opt", "phi"})
+    handle.remove()
+    anatomy.activation.register_forward_hook(lambda module, args, output: torch.zeros_like(output))
+    residual_stream(model, LAYER, tokens())
+    assert seen[1].abs().max() == 0
+
+
 def test_every_family_claimed_is_proven():
-    assert {config.model_type for config in CONFIGS} >= set(FAMILIES) - {"gemma3"}
+    assert {config.model_type for config in CONFIGS} == set(FAMILIES)
 
 
 @pytest.mark.parametrize("config", [c for c in CONFIGS if FAMILIES[c.model_type].post_norm], ids=lambda c: c.model_type)
@@ -106,18 +129,22 @@ def test_post_norm_scale_is_the_direction_a_neuron_writes(config):
 def test_files_truncation_and_single_weights(config, tmp_path):
     """From a saved folder: the first layers alone give the same residual stream; one weight is read by itself."""
     folder = save_model(tmp_path / "model", config)
+    tiny(config).save_pretrained(folder)
     lm = LMConfig(name=str(folder))
     info = lm_info(lm, tmp_path)
     assert (info.d_model, info.n_layers, info.mlp_width) == (16, 3, 40)
     whole, cut = load_lm(lm, tmp_path), load_lm(lm, tmp_path, n_layers=LAYER + 1)
-    assert len(decoder_layers(cut.model)) == 2
+    assert (len(decoder_layers(cut.model)), cut.n_layers_total, cut.d_model) == (2, 3, 16)
     expected = residual_stream(whole.model, LAYER, tokens())
-    assert torch.equal(residual_stream(cut.model, LAYER, tokens()), expected)
+    assert torch.equal(residual_stream(cut, LAYER, tokens()), expected)
     hidden = whole.model(tokens(), output_hidden_states=True).hidden_states[LAYER + 1]
     torch.testing.assert_close(expected, hidden)
     anatomy, read = mlp_anatomy(whole.model, LAYER), read_mlp_decoder(lm, tmp_path, LAYER)
     assert torch.equal(read.weight, anatomy.decoder)
     assert (read.bias is None) == (anatomy.bias is None)
+    if anatomy.bias is not None:
+        assert read.bias is not None
+        assert torch.equal(read.bias, anatomy.bias)
     if anatomy.post_norm_scale is not None:
         assert torch.equal(read.post_norm_scale, anatomy.post_norm_scale)
 
@@ -147,9 +174,36 @@ def test_unknown_architecture_is_refused_by_name():
         family(model)
 
 
-def test_layer_outside_the_model():
-    with pytest.raises(UserError, match="layer=3: this model has layers 0 to 2"):
-        mlp_anatomy(tiny(CONFIGS[0]), 3)
+def test_post_norm_opt_is_refused():
+    """There LayerNorm follows the residual sum, and equations 4-6 do not hold."""
+    config = OPTConfig(vocab_size=64, hidden_size=16, ffn_dim=40, num_hidden_layers=3, num_attention_heads=2,
+                       max_position_embeddings=64, word_embed_proj_dim=16, do_layer_norm_before=False)  # fmt: skip
+    with pytest.raises(UserError, match="opt model has its LayerNorm behind"):
+        mlp_anatomy(AutoModelForCausalLM.from_config(config), 0)
+
+
+@pytest.mark.parametrize("layer", [-1, 3])
+def test_layer_outside_the_model(layer, tmp_path):
+    model = tiny(CONFIGS[0])
+    model.save_pretrained(tmp_path)
+    for call in (
+        lambda: mlp_anatomy(model, layer),
+        lambda: residual_stream(model, layer, tokens()),
+        lambda: read_mlp_decoder(LMConfig(name=str(tmp_path)), tmp_path, layer),
+    ):
+        with pytest.raises(UserError, match=f"^layer={layer}: this model has layers 0 to 2"):
+            call()
+    with pytest.raises(UserError, match=f"^n_layers={layer + 1}: .* has 3 layers"):
+        load_lm(LMConfig(name=str(tmp_path)), tmp_path, n_layers=layer + 1)
+
+
+def test_padding_is_masked():
+    """Left-padded, a rotary model gives the residual stream of the text alone."""
+    model, pad = tiny(CONFIGS[0]), torch.full((2, 3), 2)
+    mask = torch.cat([torch.zeros_like(pad), torch.ones(2, 9, dtype=torch.long)], 1)
+    alone, padded = residual_stream(model, LAYER, tokens()), torch.cat([pad, tokens()], 1)
+    torch.testing.assert_close(residual_stream(model, LAYER, padded, mask)[:, 3:], alone, rtol=1e-3, atol=1e-4)
+    assert not torch.allclose(residual_stream(model, LAYER, padded)[:, 3:], alone, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("name", ["google/gemma-2-2b", "no such name", "./nowhere"])

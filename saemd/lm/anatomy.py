@@ -9,8 +9,9 @@ to the residual stream, u_i being column i of `MLPAnatomy.decoder`. Held to this
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from operator import attrgetter
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -19,33 +20,34 @@ from saemd.errors import UserError, bad_value
 
 @dataclass(frozen=True)
 class Family:
-    """Attribute paths: of the decoder layers from the causal LM, of the other two from a layer."""
+    """Attribute paths: of the decoder layers from the causal LM, of all else from a layer."""
 
     layers: str
     decoder: str
+    activation: str
     post_norm: str | None = None
     norm_adds_one: bool = False  # the RMSNorm multiplies by 1 + weight (Gemma)
     decoder_is_m_by_d: bool = False  # GPT-2's Conv1D stores [m, d]
 
 
-_LLAMA = Family("model.layers", "mlp.down_proj")
-_GEMMA = Family("model.layers", "mlp.down_proj", "post_feedforward_layernorm", norm_adds_one=True)
+_LLAMA = Family("model.layers", "mlp.down_proj", "mlp.act_fn")
+_GEMMA = Family("model.layers", "mlp.down_proj", "mlp.act_fn", "post_feedforward_layernorm", norm_adds_one=True)
 
 FAMILIES: dict[str, Family] = {
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
-    "phi3": _LLAMA,
+    "phi3": Family("model.layers", "mlp.down_proj", "mlp.activation_fn"),
     "gemma": _LLAMA,
     "gemma2": _GEMMA,
     "gemma3_text": _GEMMA,
-    "gemma3": Family("model.language_model.layers", "mlp.down_proj", "post_feedforward_layernorm", norm_adds_one=True),
-    "olmo2": Family("model.layers", "mlp.down_proj", "post_feedforward_layernorm"),
-    "gpt2": Family("transformer.h", "mlp.c_proj", decoder_is_m_by_d=True),
-    "gpt_neox": Family("gpt_neox.layers", "mlp.dense_4h_to_h"),
-    "opt": Family("model.decoder.layers", "fc2"),
-    "phi": Family("model.layers", "mlp.fc2"),
+    "gemma3": replace(_GEMMA, layers="model.language_model.layers"),  # with the vision tower
+    "olmo2": Family("model.layers", "mlp.down_proj", "mlp.act_fn", "post_feedforward_layernorm"),
+    "gpt2": Family("transformer.h", "mlp.c_proj", "mlp.act", decoder_is_m_by_d=True),
+    "gpt_neox": Family("gpt_neox.layers", "mlp.dense_4h_to_h", "mlp.act"),
+    "opt": Family("model.decoder.layers", "fc2", "activation_fn"),
+    "phi": Family("model.layers", "mlp.fc2", "mlp.activation_fn"),
 }
 
 
@@ -56,16 +58,23 @@ class MLPAnatomy:
     decoder: Tensor  # U [d, m], whatever the module stores
     bias: Tensor | None  # c [d]
     decoder_module: nn.Module  # its input is σ [.., m]
+    activation: nn.Module  # the non-linearity: σ is its output, in gated MLPs times a linear map of the input
     post_norm: nn.Module | None
     post_norm_scale: Tensor | None  # [d]: neuron i writes along diag(scale) u_i, up to the norm's division
 
 
 def family(model: nn.Module) -> Family:
     """The entry of `FAMILIES` for this model. Raises `UserError` with the known ones for any other."""
-    kind = model.config.model_type  # type: ignore[union-attr]
+    config: Any = model.config
+    kind = config.model_type
     if kind not in FAMILIES:
         raise UserError(f"lm: the architecture {kind} is not known here; known are {', '.join(sorted(FAMILIES))}")
-    return FAMILIES[kind]  # type: ignore[index]
+    if kind == "opt" and not config.do_layer_norm_before:
+        raise UserError(
+            "lm: this opt model has its LayerNorm behind the residual sum (do_layer_norm_before=false, as opt-350m), "
+            "so its MLP adds no sum of columns; choose one that has it before"
+        )
+    return FAMILIES[kind]
 
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:
@@ -82,4 +91,5 @@ def mlp_anatomy(model: nn.Module, layer: int) -> MLPAnatomy:
     post_norm = attrgetter(kind.post_norm)(layers[layer]) if kind.post_norm else None
     scale = None if post_norm is None else post_norm.weight + (1 if kind.norm_adds_one else 0)
     decoder = module.weight.T if kind.decoder_is_m_by_d else module.weight
-    return MLPAnatomy(decoder, module.bias, module, post_norm, scale)
+    activation = attrgetter(kind.activation)(layers[layer])
+    return MLPAnatomy(decoder, module.bias, module, activation, post_norm, scale)

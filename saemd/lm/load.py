@@ -1,11 +1,8 @@
-"""Find, describe and load causal language models, whole or only up to the layer that is wanted."""
+"""Describe and load causal language models, whole or only up to the layer that is wanted."""
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import time
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,11 @@ from torch import Tensor, nn
 from saemd.errors import bad_value
 from saemd.lm.anatomy import decoder_layers, mlp_anatomy
 from saemd.lm.config import LMConfig
-from saemd.lm.packaged import converted
+from saemd.lm.files import CONFIG, fingerprint, opened, resolve, weight_files
+from saemd.lm.pickled import refuse_missing, with_safetensors
+from saemd.lm.quiet import quiet_transformers
+
+__all__ = ["LM", "LMInfo", "fastest_dtype", "lm_info", "load_lm", "residual_stream", "resolve", "skeleton"]
 
 
 @dataclass(frozen=True)
@@ -32,61 +33,32 @@ class LMInfo:
 
 @dataclass(frozen=True)
 class LM:
+    """A loaded model; `n_layers_total` is what its files hold, also where fewer layers were built."""
+
     model: nn.Module
     tokenizer: Any
     name: str
     d_model: int
-
-
-def resolve(config: LMConfig, cache_root: Path) -> Path:
-    """The local folder of the model's files, fetched (hub) or converted (packages) when needed.
-
-    Raises `UserError` where the model cannot be had, with what to do about it.
-    """
-    if config.packages:
-        return converted(config, cache_root)
-    local = Path(config.name).expanduser()
-    if (local / "config.json").is_file():
-        return local
-    if local.is_dir() or config.name.startswith((".", "/", "~")):
-        raise bad_value("lm.name", config.name, "this folder has no config.json; name a saved transformers model")
-    return _from_hub(config)
-
-
-def _from_hub(config: LMConfig) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import GatedRepoError, HfHubHTTPError, HFValidationError, LocalEntryNotFoundError
-
-    patterns = ["*.json", "*.safetensors", "tokenizer*", "*.model", "merges.txt", "vocab*"]
-    try:
-        return Path(snapshot_download(config.name, revision=config.revision, allow_patterns=patterns))
-    except GatedRepoError as error:
-        remedy = f"accept its licence on the hub's page of {config.name}, then set HF_TOKEN to your token"
-        raise bad_value("lm.name", config.name, remedy) from error
-    except HFValidationError as error:
-        raise bad_value("lm.name", config.name, "neither a local folder nor a hub id (owner/name)") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
-        remedy = (
-            f"the hub did not give it ({type(error).__name__}): check the name, the network and, for a gated model, "
-            "that its licence is accepted and HF_TOKEN is set; or use a local folder with lm=hf lm.name=<folder>"
-        )
-        raise bad_value("lm.name", config.name, remedy) from error
+    n_layers_total: int
 
 
 def skeleton(folder: Path) -> nn.Module:
     """The model without its weights (meta device), for names and shapes."""
     from transformers import AutoConfig, AutoModelForCausalLM
 
-    with torch.device("meta"), _quiet():
+    with torch.device("meta"), quiet_transformers():
         return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
 
 
 def lm_info(config: LMConfig, cache_root: Path) -> LMInfo:
-    """Sizes from the model's configuration alone. Raises `UserError` for an architecture that is not known."""
-    folder = resolve(config, cache_root)
+    """Sizes from the model's configuration alone: of a hub model nothing else is fetched.
+
+    Raises `UserError` for an architecture that is not known.
+    """
+    folder = resolve(config, cache_root, CONFIG)
     model = skeleton(folder)
     d_model, m = mlp_anatomy(model, 0).decoder.shape
-    return LMInfo(config.name, d_model, len(decoder_layers(model)), m, _fingerprint(folder))
+    return LMInfo(config.name, d_model, len(decoder_layers(model)), m, fingerprint(config, folder))
 
 
 def load_lm(
@@ -97,75 +69,86 @@ def load_lm(
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
 ) -> LM:
-    """The model in eval mode with its tokenizer; with `n_layers`, only the first so many decoder layers are built."""
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    """The model in eval mode with its tokenizer; with `n_layers`, only the first so many decoder layers are built.
 
-    folder = resolve(config, cache_root)
+    Raises `UserError` where the model has fewer layers, or where its files lack a weight or the tokenizer.
+    """
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    folder = with_safetensors(config, cache_root, resolve(config, cache_root))
     settings = AutoConfig.from_pretrained(folder)
     text = settings.get_text_config()
+    total = text.num_hidden_layers
     if n_layers is not None:
+        if not 1 <= n_layers <= total:
+            raise bad_value("n_layers", n_layers, f"{config.name} has {total} layers")
         text.num_hidden_layers = n_layers
         if getattr(text, "layer_types", None):
             text.layer_types = text.layer_types[:n_layers]
-    with _quiet():
-        model = AutoModelForCausalLM.from_pretrained(folder, config=settings, dtype=dtype).to(device).eval()
-    return LM(model, AutoTokenizer.from_pretrained(folder), config.name, text.hidden_size)
+    for file in sorted(set(weight_files(config, folder).values())):
+        with opened(config, folder / file):
+            pass  # a truncated file ends here, in one line
+    with quiet_transformers():
+        model, found = AutoModelForCausalLM.from_pretrained(
+            folder, config=settings, dtype=dtype, output_loading_info=True
+        )
+    refuse_missing(config, found)
+    return LM(model.to(device).eval(), _tokenizer(config, folder), config.name, text.hidden_size, total)
+
+
+def _tokenizer(config: LMConfig, folder: Path) -> Any:
+    from transformers import AutoTokenizer
+
+    # Without files transformers hands out an empty tokenizer.
+    if not any(any(folder.glob(pattern)) for pattern in ("tokenizer.*", "vocab.*", "*.model")):
+        remedy = f"{folder} has no tokenizer; save it there with tokenizer.save_pretrained"
+        raise bad_value("lm.name", config.name, remedy)
+    return AutoTokenizer.from_pretrained(folder)
 
 
 @torch.inference_mode()
-def residual_stream(model: nn.Module, layer: int, input_ids: Tensor) -> Tensor:
-    """Output [B, T, d] of decoder layer `layer` for token ids [B, T], before any final norm; no logits are computed."""
+def residual_stream(lm: LM | nn.Module, layer: int, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
+    """Output [B, T, d] of decoder layer `layer` for token ids [B, T], before any final norm; no logits are computed.
+
+    `lm` is what `load_lm` gave, or its model; `attention_mask` [B, T] is 0 at padding. A hook reads the layer itself:
+    `hidden_states[-1]` of a truncated model would have passed the final norm.
+    """
+    model = lm.model if isinstance(lm, LM) else lm
+    layers = decoder_layers(model)
+    if not 0 <= layer < len(layers):
+        raise bad_value("layer", layer, f"this model has layers 0 to {len(layers) - 1}")
     caught: list[Tensor] = []
 
     def keep(module: nn.Module, inputs: Any, output: Any) -> None:
         caught.append(output[0] if isinstance(output, tuple) else output)
 
-    handle = decoder_layers(model)[layer].register_forward_hook(keep)
+    device: Any = model.device
+    mask = None if attention_mask is None else attention_mask.to(device)
+    handle = layers[layer].register_forward_hook(keep)
     try:
-        model.base_model(input_ids=input_ids.to(model.device), use_cache=False)  # type: ignore[operator,arg-type]
+        model.base_model(input_ids=input_ids.to(device), attention_mask=mask, use_cache=False)  # type: ignore[operator]
     finally:
         handle.remove()
     return caught[0]
 
 
 def fastest_dtype(device: str = "cpu") -> torch.dtype:
-    """bfloat16 where its matrix product is faster than float32's, measured here and now; else float32.
+    """bfloat16 where it is the faster one, else float32: a GPU says so itself, a CPU is measured here and now.
 
-    CPUs without bfloat16 units emulate it, a hundred times slower.
+    CPUs without bfloat16 units emulate it, a hundred times slower. The best of five small products counts, so that a
+    busy machine does not change the answer.
     """
-    seconds = {}
-    for dtype in (torch.float32, torch.bfloat16):
-        a, b = (torch.ones(128, 512, device=device, dtype=dtype), torch.ones(512, 512, device=device, dtype=dtype))
-        for _ in range(3):  # the last one counts, warm
-            started = time.perf_counter()
-            (a @ b).sum().item()
-            seconds[dtype] = time.perf_counter() - started
-    return min(seconds, key=seconds.__getitem__)
+    if torch.device(device).type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    seconds = {dtype: _seconds_of_product(dtype, device) for dtype in (torch.float32, torch.bfloat16)}
+    return torch.bfloat16 if 1.2 * seconds[torch.bfloat16] < seconds[torch.float32] else torch.float32
 
 
-def _fingerprint(folder: Path) -> str:
-    """sha256 over config.json, and name, size and sixteen samples of every weight file."""
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
-    for path in sorted(folder.glob("*.safetensors")):
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}".encode())
-        with open(path, "rb") as file:
-            for k in range(16):
-                file.seek(k * size // 16)
-                digest.update(file.read(65_536))
-    return digest.hexdigest()[:16]
-
-
-@contextlib.contextmanager
-def _quiet() -> Iterator[None]:
-    """Without transformers' warnings on weights of the layers that are left out."""
-    from transformers.utils import logging
-
-    before = logging.get_verbosity()
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
-    try:
-        yield
-    finally:
-        logging.set_verbosity(before)
-        logging.enable_progress_bar()
+def _seconds_of_product(dtype: torch.dtype, device: str) -> float:
+    a, b = torch.ones(128, 512, device=device, dtype=dtype), torch.ones(512, 512, device=device, dtype=dtype)
+    best = float("inf")
+    for _ in range(5):
+        started = time.perf_counter()
+        (a @ b).sum().item()
+        best = min(best, time.perf_counter() - started)
+    return best

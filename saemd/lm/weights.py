@@ -1,18 +1,18 @@
-"""Read one layer's MLP decoder from a model's files, leaving all other weights on the disk."""
+"""Read one layer's MLP decoder from a model's files, leaving all other weights on the disk (or the hub)."""
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
-from safetensors import safe_open
-from torch import Tensor, nn
+from torch import Tensor
 
-from saemd.errors import UserError
+from saemd.errors import bad_value
 from saemd.lm.anatomy import family, mlp_anatomy
 from saemd.lm.config import LMConfig
-from saemd.lm.load import resolve, skeleton
+from saemd.lm.files import CONFIG, INDEX, opened, resolve, weight_files
+from saemd.lm.load import skeleton
+from saemd.lm.pickled import with_safetensors
 
 
 @dataclass(frozen=True)
@@ -25,37 +25,31 @@ class MLPDecoder:
 
 
 def read_mlp_decoder(config: LMConfig, cache_root: Path, layer: int) -> MLPDecoder:
-    """The decoder of layer `layer`'s MLP. Raises `UserError` for a layer or an architecture that is not there."""
-    folder = resolve(config, cache_root)
+    """The decoder of layer `layer`'s MLP; of a sharded hub model, only the shards that hold it are fetched.
+
+    Raises `UserError` for a layer, an architecture or a weight that is not there.
+    """
+    folder = resolve(config, cache_root, INDEX)
     model = skeleton(folder)
     anatomy, kind = mlp_anatomy(model, layer), family(model)
-    names = {id(module): name for name, module in model.named_modules()}
-    files = _files(folder)
+    if not (folder / "model.safetensors.index.json").is_file():
+        folder = with_safetensors(config, cache_root, resolve(config, cache_root, [*CONFIG, "model.safetensors"]))
+    files = weight_files(config, folder)
+    stack = kind.layers.rpartition(".")[2]  # what precedes it differs between checkpoints of the bare and the whole LM
 
-    def read(module: nn.Module, parameter: str) -> Tensor:
-        name = f"{names[id(module)]}.{parameter}"
-        # Checkpoints of the bare model lack the prefix of the causal LM around it.
-        stored = next((key for key in files if name == key or name.endswith("." + key)), None)
-        if stored is None:
-            raise UserError(f"lm.name={config.name}: its weight files lack {name}; save the model as safetensors")
-        with safe_open(files[stored], "pt") as file:
-            return file.get_tensor(stored).float()
+    def read(part: str, parameter: str) -> Tensor:
+        name = f"{stack}.{layer}.{part}.{parameter}"
+        stored = [key for key in files if key == name or key.endswith("." + name)]
+        if len(stored) != 1:
+            raise bad_value("lm.name", config.name, f"its weight files hold {len(stored)} weights {name}; it takes one")
+        file = files[stored[0]]
+        path = folder / file if (folder / file).is_file() else resolve(config, cache_root, [*CONFIG, file]) / file
+        with opened(config, path) as weights:
+            return weights.get_tensor(stored[0]).float()
 
-    weight = read(anatomy.decoder_module, "weight")
-    bias = None if anatomy.bias is None else read(anatomy.decoder_module, "bias")
+    weight = read(kind.decoder, "weight")
+    bias = None if anatomy.bias is None else read(kind.decoder, "bias")
     scale = None
-    if anatomy.post_norm is not None:
-        scale = read(anatomy.post_norm, "weight") + (1 if kind.norm_adds_one else 0)
+    if kind.post_norm is not None:
+        scale = read(kind.post_norm, "weight") + (1 if kind.norm_adds_one else 0)
     return MLPDecoder(weight.T.contiguous() if kind.decoder_is_m_by_d else weight, bias, scale)
-
-
-def _files(folder: Path) -> dict[str, Path]:
-    """Weight name → file, for one file or a sharded checkpoint."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        return {name: folder / file for name, file in json.loads(index.read_text())["weight_map"].items()}
-    single = folder / "model.safetensors"
-    if not single.is_file():
-        raise UserError(f"lm.name={folder}: no model.safetensors here; save the model as safetensors")
-    with safe_open(single, "pt") as file:
-        return dict.fromkeys(file.keys(), single)
