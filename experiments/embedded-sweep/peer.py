@@ -22,11 +22,11 @@ from typing import Any
 
 import torch
 from omegaconf import MISSING, OmegaConf
+from torch.nn.functional import cosine_similarity
+
 from saemd.activations.cache import ActivationCache
 from saemd.activations.config import ActivationsConfig
 from saemd.activations.stream import ActivationStream
-from torch.nn.functional import cosine_similarity
-
 from saemd.cli import entry
 from saemd.errors import UserError
 from saemd.packages import Package, fetch_package
