@@ -106,8 +106,8 @@ class _Watch:
     def __enter__(self) -> _Watch:
         return self
 
-    def __exit__(self, *_: object) -> None:
-        pass
+    def __exit__(self, exc_type: object, exc_val: object, exc_tb: object) -> None:
+        return None
 
     def update(self, increment: int) -> None:
         self._progress.advance(increment)

@@ -1,5 +1,7 @@
 """Every architecture claimed, as a tiny random model: equations 5-6 in numbers, files, truncation."""
 
+from typing import Any
+
 import pytest
 import torch
 from transformers import (
@@ -28,7 +30,7 @@ from saemd.lm.load import fastest_dtype, lm_info, load_lm, residual_stream
 from saemd.lm.weights import read_mlp_decoder
 from tests.pipeline import save_model
 
-SIZE = dict(
+SIZE: dict[str, Any] = dict(
     vocab_size=64, hidden_size=16, intermediate_size=40, num_hidden_layers=3, num_attention_heads=2,
     num_key_value_heads=1, max_position_embeddings=64, bos_token_id=0, eos_token_id=1, pad_token_id=2,
 )  # fmt: skip
@@ -58,7 +60,7 @@ IDS = [f"{config.model_type}{i}" for i, config in enumerate(CONFIGS)]
 LAYER = 1
 
 
-def tiny(config) -> torch.nn.Module:
+def tiny(config) -> Any:
     """Random weights, the norms' and biases' included, so that none is trivially 1 or 0."""
     torch.manual_seed(0)
     model = AutoModelForCausalLM.from_config(config).eval().requires_grad_(False)

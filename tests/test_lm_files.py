@@ -4,6 +4,7 @@ import hashlib
 import re
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import httpx
 import pytest
@@ -183,7 +184,7 @@ def test_a_folder_is_whole_or_not_there(tmp_path):
 
 @pytest.mark.parametrize("path", sorted(Path("conf/lm").glob("*.yaml")), ids=lambda path: path.stem)
 def test_every_configuration_builds(path):
-    content = OmegaConf.load(path)
+    content: Any = OmegaConf.load(path)
     assert content.pop("defaults") == ["base_lm", "_self_"]
     config = OmegaConf.merge(OmegaConf.structured(LMConfig), content)
     assert OmegaConf.is_missing(config, "name") == (path.stem == "hf")

@@ -2,6 +2,7 @@
 
 import sys
 import types
+from typing import Any
 
 import lightning as pl
 import pytest
@@ -58,14 +59,15 @@ def test_200_steps_agree(peer_trainer, active_pairs, monkeypatch):
     losses: list[float] = []
 
     class Keep(pl.Callback):
-        def on_train_batch_end(self, trainer, pl_module, outputs, batch, batch_idx):
+        def on_train_batch_end(self, trainer, pl_module, outputs: Any, batch, batch_idx):
             losses.append(outputs["loss"].item())
 
     trainer = pl.Trainer(
         accelerator="cpu", max_epochs=1, logger=False, enable_checkpointing=False, enable_progress_bar=False,
         enable_model_summary=False, callbacks=[Keep()],
     )  # fmt: skip
-    trainer.fit(module, train_dataloaders=torch.utils.data.DataLoader(batches(), batch_size=None))
+    loader: Any = batches()
+    trainer.fit(module, train_dataloaders=torch.utils.data.DataLoader(loader, batch_size=None))
     theirs = [peer.update(step, x) for step, x in enumerate(batches())]
     torch.testing.assert_close(torch.tensor(losses), torch.tensor(theirs), rtol=1e-4, atol=0)
     for name, value in peer.ae.state_dict().items():

@@ -64,6 +64,8 @@ def test_straight_through_gradients_in_closed_form():
     pre = torch.tensor([[0.50, 0.54, 0.46, 0.44, 0.56]], requires_grad=True)
     theta = torch.full((5,), 0.5, requires_grad=True)
     JumpReLU.apply(pre, theta, WIDTH).sum().backward()
+    assert pre.grad is not None
+    assert theta.grad is not None
     assert torch.equal(pre.grad, torch.tensor([[0.0, 1, 0, 0, 1]]))
     torch.testing.assert_close(theta.grad, torch.tensor([-5.0, -5, -5, 0, 0]))  # −θ/ε inside the window
     pre.grad = theta.grad = None
@@ -79,7 +81,8 @@ def test_step_on_pre_activations_is_the_slope_of_the_smoothed_l0():
     theta = torch.tensor([0.5], requires_grad=True)
     slope = ((pre > 0.55).float().mean() - (pre > 0.45).float().mean()) / 0.1
     Step.apply(pre, theta, WIDTH).mean().backward()
+    assert theta.grad is not None
     assert theta.grad.item() == pytest.approx(slope.item(), rel=0.02)
-    theta.grad = None
+    theta.grad.zero_()
     Step.apply(JumpReLU.apply(pre, theta.detach(), WIDTH), theta, WIDTH).mean().backward()
     assert theta.grad.item() == pytest.approx(slope.item() / 2, rel=0.05)

@@ -100,7 +100,7 @@ def test_encoders(name):
     for factor in (0.99, 1.01):  # the gain is the optimum
         other = start(name, "gain", threshold=0.0)
         with torch.no_grad():
-            other.W_enc *= factor
+            other.W_enc.mul_(factor)
         assert error(saes["gain"]) < error(other)
     if name == "mirror":
         torch.testing.assert_close(saes["dual"](x), x, rtol=1e-3, atol=1e-4)

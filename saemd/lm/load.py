@@ -89,9 +89,10 @@ def load_lm(
         with opened(config, folder / file):
             pass  # a truncated file ends here, in one line
     with quiet_transformers():
-        model, found = AutoModelForCausalLM.from_pretrained(
+        loaded: Any = AutoModelForCausalLM.from_pretrained(
             folder, config=settings, dtype=dtype, output_loading_info=True
         )
+    model, found = loaded
     refuse_missing(config, found)
     return LM(model.to(device).eval(), _tokenizer(config, folder), config.name, text.hidden_size, total)
 

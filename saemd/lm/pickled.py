@@ -35,7 +35,8 @@ def _rewrite(config: LMConfig, source: Path, target: Path) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with bar(f"rewriting {config.name} as safetensors, once", total=1) as steps, quiet_transformers():
-        model, found = AutoModelForCausalLM.from_pretrained(source, dtype="auto", output_loading_info=True)
+        loaded: Any = AutoModelForCausalLM.from_pretrained(source, dtype="auto", output_loading_info=True)
+        model, found = loaded
         refuse_missing(config, found)
         model.save_pretrained(target)
         AutoTokenizer.from_pretrained(source).save_pretrained(target)

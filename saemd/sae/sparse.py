@@ -16,8 +16,8 @@ from torch.nn.functional import embedding_bag
 from saemd.sae.loss import Loss, Penalty, dense_loss
 from saemd.sae.model import JumpReLUSAE
 
-# Above this share of pairs the dense products win (measured at d_in 576, d_sae 3072 and at d_in 2304, d_sae 18432).
-DENSE_ABOVE = 0.1
+# Above this share of pairs the dense products win (measured at d_in 576, d_sae 3072).
+DENSE_ABOVE = 0.25
 
 warnings.filterwarnings("ignore", message="Sparse CSR tensor support is in beta state")
 warnings.filterwarnings("ignore", message="Sparse invariant checks are implicitly disabled")

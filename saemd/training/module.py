@@ -30,6 +30,7 @@ class SAETraining(pl.LightningModule):
     start_dec: Tensor
     start_enc: Tensor
     last_fired: Tensor
+    mean: Tensor
 
     def __init__(self, sae: JumpReLUSAE, recipe: RecipeConfig, *, target_l0: float, steps: int, mean_D: Tensor) -> None:
         super().__init__()
@@ -38,7 +39,7 @@ class SAETraining(pl.LightningModule):
         self.held_out: HeldOut | None = None
         self.register_buffer("start_dec", sae.W_dec.detach().clone(), persistent=False)
         self.register_buffer("start_enc", sae.W_enc.detach().clone(), persistent=False)
-        self.register_buffer("mean_D", mean_D / sae.scale, persistent=False)  # of the training activations, normalised
+        self.register_buffer("mean", mean_D / sae.scale, persistent=False)  # of the training activations, normalised
         self.register_buffer("last_fired", torch.zeros(sae.d_sae, dtype=torch.long))  # step, per latent
         self._loss = auto_loss if recipe.active_pairs else dense_loss
         self.last_figures: dict[str, float] = {}
@@ -98,7 +99,7 @@ class SAETraining(pl.LightningModule):
     def _figures(self, loss: Loss, x_BD: Tensor) -> dict[str, float]:
         """What is logged of a batch, before its update. FVU is against the training activations' mean."""
         B, step, sae = len(x_BD), self.global_step, self.sae
-        fvu = loss.reconstruction / (x_BD - self.mean_D).pow(2).sum(1).mean()
+        fvu = loss.reconstruction / (x_BD - self.mean).pow(2).sum(1).mean()
         then, since = self._clock
         now = self._clock = (time.perf_counter(), step)
         silent = min(DEAD_AFTER_TOKENS // B, self.schedules.steps // 10)

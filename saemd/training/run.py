@@ -45,7 +45,7 @@ def train(config: Config) -> dict[str, Any]:
     if (folder / record.METRICS).is_file():
         return json.loads((folder / record.METRICS).read_text())
 
-    module = _module(config, cache)
+    module, data = _module(config, cache), _data(config, cache)
     about["start"] = {name: record.digest(getattr(module.sae, name)) for name in ("W_dec", "W_enc")}
     folder.mkdir(parents=True, exist_ok=True)
     record.write_config(folder, about)
@@ -56,7 +56,7 @@ def train(config: Config) -> dict[str, Any]:
     )
     exit_code = 1
     try:
-        _fit(config, cache, module, folder, logger, name)
+        _fit(config, module, data, folder, logger, name)
         metrics = json.loads((folder / record.METRICS).read_text())
         log_summary(logger, metrics)
         exit_code = 0
@@ -80,8 +80,8 @@ def _module(config: Config, cache: ActivationCache) -> SAETraining:
     return SAETraining(sae, config.recipe, target_l0=config.l0, steps=steps, mean_D=cache.mean)
 
 
-def _fit(config: Config, cache: ActivationCache, module: SAETraining, folder: Path, logger: Any, name: str) -> None:
-    data = ActivationDataModule(
+def _data(config: Config, cache: ActivationCache) -> ActivationDataModule:
+    return ActivationDataModule(
         cache,
         batch_size=config.batch_size,
         tokens=config.tokens,
@@ -89,6 +89,9 @@ def _fit(config: Config, cache: ActivationCache, module: SAETraining, folder: Pa
         window_tokens=config.activations.window_tokens,
         prefetch_batches=config.activations.prefetch_batches,
     )
+
+
+def _fit(config: Config, module: SAETraining, data: ActivationDataModule, folder: Path, logger: Any, name: str) -> None:
     steps = module.schedules.steps
     trainer = pl.Trainer(
         accelerator=config.accelerator,
