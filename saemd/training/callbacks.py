@@ -15,7 +15,7 @@ import torch
 from torch.nn.functional import cosine_similarity
 
 from saemd.config import Config
-from saemd.progress import bar
+from saemd.progress import Bar, bar
 from saemd.sae import save_sae
 from saemd.training import record
 
@@ -23,19 +23,29 @@ CHECKPOINT = "last.ckpt"
 
 
 class ProgressBar(pl.Callback):
-    """Tokens trained, with L0 and FVU of the last logged batch."""
+    """Tokens trained, with L0 and FVU of the last logged batch, at the end of the held-out activations."""
 
     def __init__(self, description: str, tokens: int) -> None:
         self.description, self.tokens, self._open = description, tokens, ExitStack()
+        self._bar: Bar | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         done = trainer.global_step * (self.tokens // pl_module.schedules.steps)
         self._bar = self._open.enter_context(bar(self.description, total=self.tokens, done=done))
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        assert self._bar
         self._bar.advance(len(batch))
         if figures := pl_module.last_figures:
             self._bar.note(f"L0 {figures['train/l0']:.0f}  FVU {figures['train/fvu']:.3f}")
+
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if self._bar:  # none where a trained run has only to be measured
+            self._bar.note("measuring on held-out activations")
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if self._bar:
+            self._bar.note(f"L0 {pl_module.held_out.l0:.0f}  FVU {pl_module.held_out.fvu:.3f} held-out")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self._open.close()

@@ -10,6 +10,7 @@ import os
 import platform
 import subprocess
 from collections.abc import Callable
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +95,9 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
+@lru_cache
 def _git_commit() -> str | None:
-    """The commit of the source tree this package runs from; None where that is no git checkout."""
+    """The commit of the source tree this package runs from, when this was first asked; None in no git checkout."""
     here = Path(__file__).parent
     done = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
     return done.stdout.strip() if done.returncode == 0 else None

@@ -1,0 +1,195 @@
+"""One training step on the CPU: this project through Lightning, as a user runs it, beside its peer.
+
+    python experiments/throughput/step.py [size=small] [steps=20] [repetitions=5] [out=step-small.json]
+
+Sizes: small (d_in 576, d_sae 3,072, L0 40) and paper (2,304, 18,432, L0 80); batches of 2,048, float32. The peer is
+dictionary_learning 0.1.0's JumpReluTrainer, out of its published wheel (needs `pip install einops`). Both start each
+repetition from the same weights, at the target L0, read the same activation cache, and take turns; the first steps of
+each are not timed. `plain` is this project's step in a bare loop: what is missing to `saemd` is Lightning's share.
+The activations are random, in a cache that is written for the purpose.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import platform
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from datetime import date
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as pl
+import torch
+from torch import Tensor
+
+from saemd.activations.cache import ActivationCache
+from saemd.activations.config import ActivationsConfig
+from saemd.activations.manifest import SPLITS, Origin, SplitName
+from saemd.activations.stream import ActivationStream
+from saemd.activations.write import write_cache
+from saemd.sae import JumpReLUSAE
+from saemd.training.config import RecipeConfig
+from saemd.training.module import SAETraining
+
+sys.path.insert(0, str(Path(__file__).parent.parent / "embedded-sweep"))
+from peer import jump_relu_trainer
+
+B, WARM = 2048, 3
+RECIPE = RecipeConfig(lr_warmup_fraction=0.0, sparsity_warmup_fraction=0.0)
+
+
+@dataclass(frozen=True)
+class Size:
+    d_in: int
+    d_sae: int
+    l0: int
+
+
+SIZES = {"small": Size(576, 3072, 40), "paper": Size(2304, 18432, 80)}
+
+
+def random_cache(folder: Path, d_in: int, tokens: int) -> ActivationCache:
+    """Independent normal activations."""
+    config = ActivationsConfig(
+        tokens=tokens, heldout_tokens=B, context_length=256, shard_tokens=16_384, outlier_factor=None
+    )
+    origin = Origin(
+        "random", "random", 0, d_in, "random", "random", config.context_length, tokens, B, config.shard_tokens, None,
+        "float32",
+    )  # fmt: skip
+    generator = torch.Generator().manual_seed(0)
+
+    def contexts() -> Iterator[tuple[Tensor, Tensor]]:
+        while True:
+            yield torch.zeros(256, dtype=torch.long), torch.ones(256, dtype=torch.bool)
+
+    def forward(ids_BT: Tensor) -> Tensor:
+        return torch.randn(*ids_BT.shape, d_in, generator=generator)
+
+    sources: dict[SplitName, partial] = {split: partial(contexts) for split in SPLITS}
+    write_cache(folder, origin, config, sources, forward, "float32")
+    return ActivationCache.open(folder)
+
+
+def start(cache: ActivationCache, size: Size) -> JumpReLUSAE:
+    """Random unit rows, tied, with the θ at which L0 is the target."""
+    sae = JumpReLUSAE(size.d_in, size.d_sae, scale=cache.scale)
+    rows = torch.randn(size.d_sae, size.d_in, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        sae.W_dec.copy_(rows / rows.norm(dim=1, keepdim=True))
+        sae.W_enc.copy_(sae.W_dec.T)
+        pre = sae.pre_activations(cache.sample(256) / cache.scale).flatten()
+        sae.threshold.fill_(pre.kthvalue(int(len(pre) * (1 - size.l0 / size.d_sae))).values.item())
+    return sae
+
+
+def stream(cache: ActivationCache, steps: int) -> ActivationStream:
+    return ActivationStream(cache, B, steps * B, seed=0, window_tokens=262_144, prefetch_batches=4)
+
+
+class Clock(pl.Callback):
+    """Seconds from the end of the last warm step to the end of the last step."""
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == WARM - 1:
+            self.began = time.perf_counter()
+        self.seconds = time.perf_counter() - getattr(self, "began", time.perf_counter())
+
+
+def saemd(cache: ActivationCache, size: Size, steps: int) -> float:
+    module = SAETraining(start(cache, size), RECIPE, target_l0=size.l0, steps=steps, mean_D=cache.mean)
+    clock = Clock()
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=1, max_steps=steps, logger=False, enable_checkpointing=False, callbacks=[clock],
+        enable_progress_bar=False, enable_model_summary=False,
+    )  # fmt: skip
+    trainer.fit(module, train_dataloaders=stream(cache, steps))
+    return clock.seconds
+
+
+def plain(cache: ActivationCache, size: Size, steps: int) -> float:
+    module = SAETraining(start(cache, size), RECIPE, target_l0=size.l0, steps=steps, mean_D=cache.mean)
+    optimizer = module.configure_optimizers()["optimizer"]
+    began = 0.0
+    for step, x_BD in enumerate(stream(cache, steps)):
+        if step == WARM:
+            began = time.perf_counter()
+        optimizer.zero_grad()
+        module._loss(module.sae, x_BD, module.penalty(step)).total.backward()
+        module.configure_gradient_clipping(optimizer)
+        optimizer.step()
+        module.sae.normalise_decoder()
+        with torch.no_grad():
+            module.sae.threshold.clamp_(min=1e-6)
+    return time.perf_counter() - began
+
+
+def dictionary_learning(cache: ActivationCache, size: Size, steps: int) -> float:
+    make = jump_relu_trainer(Path.home() / ".cache" / "saemd")
+    trainer = make(
+        steps=steps, activation_dim=size.d_in, dict_size=size.d_sae, layer=0, lm_name="random", lr=RECIPE.lr,
+        warmup_steps=1, sparsity_warmup_steps=None, decay_start=None, target_l0=size.l0, device="cpu",
+    )  # fmt: skip
+    ours = start(cache, size).state_dict()
+    trainer.ae.load_state_dict({name: ours[name] for name in trainer.ae.state_dict()})
+    began = 0.0
+    for step, x_BD in enumerate(stream(cache, steps)):
+        if step == WARM:
+            began = time.perf_counter()
+        trainer.update(step, x_BD)
+    return time.perf_counter() - began
+
+
+SIDES: dict[str, Callable[[ActivationCache, Size, int], float]] = {
+    "saemd": saemd, "plain": plain, "dictionary_learning": dictionary_learning,
+}  # fmt: skip
+
+
+def processor() -> str:
+    lines = Path("/proc/cpuinfo").read_text().splitlines()
+    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
+
+
+def main(words: list[str]) -> None:
+    given = dict(word.split("=", 1) for word in words)
+    name, steps, repetitions = (
+        given.get("size", "small"), int(given.get("steps", 20)), int(given.get("repetitions", 5)),
+    )  # fmt: skip
+    size = SIZES[name]
+    torch.set_flush_denormal(True)
+    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+    with tempfile.TemporaryDirectory() as folder:
+        cache = random_cache(Path(folder) / "cache", size.d_in, (steps + WARM) * B)
+        for _ in range(repetitions):
+            for side, run in SIDES.items():
+                seconds[side].append(run(cache, size, steps + WARM) / steps)
+                print(f"{side}: {seconds[side][-1] * 1e3:.0f} ms a step", flush=True)
+    ratios = [peer / ours for ours, peer in zip(seconds["saemd"], seconds["dictionary_learning"], strict=True)]
+    result = {
+        "date": date.today().isoformat(),
+        "processor": processor(),
+        "threads": torch.get_num_threads(),
+        "versions": {
+            **{p: importlib.metadata.version(p) for p in ("torch", "lightning")},
+            "dictionary_learning": "0.1.0",
+        },
+        "size": name, "d_in": size.d_in, "d_sae": size.d_sae, "l0": size.l0, "batch_size": B, "steps": steps,
+        "milliseconds": {side: [round(1e3 * s, 1) for s in values] for side, values in seconds.items()},
+        "tokens_per_second": {side: round(B / statistics.median(values)) for side, values in seconds.items()},
+        "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
+        "lightning_share": 1 - statistics.median(seconds["plain"]) / statistics.median(seconds["saemd"]),
+    }  # fmt: skip
+    print(json.dumps(result, indent=1))
+    out = Path(given.get("out", Path(__file__).parent / f"step-{name}.json"))
+    out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
