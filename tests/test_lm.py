@@ -92,7 +92,7 @@ def test_sum_of_columns_is_the_mlps_contribution(config):
         written = anatomy.post_norm(written)
     assert sigma.abs().max() > 1e-3
     silent = anatomy.post_norm if anatomy.post_norm is not None else anatomy.decoder_module
-    silent.register_forward_hook(lambda module, args, output: torch.zeros_like(output))
+    silent.register_forward_hook(lambda module, args, output: 0 * output)
     torch.testing.assert_close(with_mlp - residual_stream(model, LAYER, tokens()), written, rtol=1e-3, atol=1e-4)
 
 
@@ -107,7 +107,7 @@ def test_activation_is_what_makes_sigma(config):
     residual_stream(model, LAYER, tokens())
     assert torch.equal(seen[0], activated[0]) == (config.model_type in {"gpt2", "gpt_neox", "opt", "phi"})
     handle.remove()
-    anatomy.activation.register_forward_hook(lambda module, args, output: torch.zeros_like(output))
+    anatomy.activation.register_forward_hook(lambda module, args, output: 0 * output)
     residual_stream(model, LAYER, tokens())
     assert seen[1].abs().max() == 0
 
@@ -148,6 +148,7 @@ def test_files_truncation_and_single_weights(config, tmp_path):
         assert read.bias is not None
         assert torch.equal(read.bias, anatomy.bias)
     if anatomy.post_norm_scale is not None:
+        assert read.post_norm_scale is not None
         assert torch.equal(read.post_norm_scale, anatomy.post_norm_scale)
 
 
