@@ -70,6 +70,11 @@ def tiny(config) -> Any:
     return model
 
 
+def silence(module: torch.nn.Module, args: Any, output: Any) -> torch.Tensor:
+    """A hook that makes a module write nothing."""
+    return torch.zeros_like(output)
+
+
 def tokens() -> torch.Tensor:
     return torch.randint(3, 64, (2, 9), generator=torch.Generator().manual_seed(1))
 
@@ -92,7 +97,7 @@ def test_sum_of_columns_is_the_mlps_contribution(config):
         written = anatomy.post_norm(written)
     assert sigma.abs().max() > 1e-3
     silent = anatomy.post_norm if anatomy.post_norm is not None else anatomy.decoder_module
-    silent.register_forward_hook(lambda module, args, output: 0 * output)
+    silent.register_forward_hook(silence)
     torch.testing.assert_close(with_mlp - residual_stream(model, LAYER, tokens()), written, rtol=1e-3, atol=1e-4)
 
 
@@ -107,7 +112,7 @@ def test_activation_is_what_makes_sigma(config):
     residual_stream(model, LAYER, tokens())
     assert torch.equal(seen[0], activated[0]) == (config.model_type in {"gpt2", "gpt_neox", "opt", "phi"})
     handle.remove()
-    anatomy.activation.register_forward_hook(lambda module, args, output: 0 * output)
+    anatomy.activation.register_forward_hook(silence)
     residual_stream(model, LAYER, tokens())
     assert seen[1].abs().max() == 0
 
