@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 import torch
-from stability_fakes import fake_run
 
 from saemd.stability import Comparison, Match, compare
 from saemd.stability.records import make_record
 from saemd.stability.runs import Pair, Weights, read_run, read_weights
+from tests.stability_fakes import fake_run
 
 
 def three(enc: list[int], dec: list[int], cos_enc: list[float], cos_dec: list[float]) -> Comparison:

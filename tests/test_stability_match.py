@@ -7,11 +7,11 @@ from itertools import permutations
 import numpy as np
 import pytest
 import torch
-from stability_fakes import rows
 
 from saemd.errors import UserError
 from saemd.stability import match
 from saemd.stability.matching import random_floor
+from tests.stability_fakes import rows
 
 
 def test_a_known_permutation_comes_back_through_noise_and_scale():

@@ -9,9 +9,9 @@ from html.parser import HTMLParser
 
 import pytest
 from PIL import Image
-from stability_fakes import fake_run, rows
 
 from saemd.stability import compare_root
+from tests.stability_fakes import fake_run, rows
 
 
 class Page(HTMLParser):

@@ -10,13 +10,13 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from stability_fakes import F, fake_run, rows
 
 from saemd.errors import UserError
 from saemd.stability import compare_root, compare_run
 from saemd.stability import pairs as pairs_module
 from saemd.stability import root as root_module
 from saemd.stability.__main__ import main
+from tests.stability_fakes import F, fake_run, rows
 
 
 @pytest.fixture(autouse=True)
