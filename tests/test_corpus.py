@@ -196,7 +196,7 @@ def test_packing():
 
 @pytest.mark.slow
 def test_the_packages_hold_what_the_readers_expect(cache_root):
-    """All ten real archives (210 MB), as pinned."""
+    """All ten real archives (240 MB), as pinned."""
     register()
     megabytes = {}
     for name, s in compose_all(["corpus=packaged"])[0].corpus.sources.items():

@@ -2,7 +2,7 @@
 
     python experiments/embedded-sweep/peer.py cache=<folder of an activation cache> [l0=40] [seed=24] [out=peer.json]
 
-Every key is a field of `Arguments`. The trainer comes out of its published wheel (fetched with pip, checked by sha256,
+Every key is a field of `Arguments`. The trainer comes out of its published wheel (checked by sha256,
 not installed). Importing it needs torch, tqdm and einops; the package's root also imports nnsight, for a class that
 only collects activations, so an empty module stands in for it. The seed sets the global generator, since the trainer
 stores its `seed` and never uses it, and the order of the activations is that of a saemd run with this `data_seed`.
