@@ -40,21 +40,15 @@ def batches() -> list[torch.Tensor]:
     return list((x / x.pow(2).sum(1).mean().sqrt()).split(B))
 
 
-@pytest.mark.slow
-@pytest.mark.parametrize("active_pairs", [False, True])
-def test_200_steps_agree(peer_trainer, active_pairs, monkeypatch):
-    monkeypatch.setattr("saemd.sae.sparse.DENSE_ABOVE", 2.0)
-    torch.manual_seed(0)
-    peer = peer_trainer(
-        steps=STEPS, activation_dim=D, dict_size=F, layer=0, lm_name="none", lr=3e-4, warmup_steps=20,
-        sparsity_warmup_steps=40, decay_start=160, target_l0=8.0, bandwidth=0.02,
-    )  # fmt: skip
-    sae = JumpReLUSAE(D, F)
-    sae.load_state_dict({**peer.ae.state_dict(), "scale": torch.tensor(1.0)})
-    recipe = RecipeConfig(
+def recipe(**changes: Any) -> RecipeConfig:
+    return RecipeConfig(
         lr_warmup_steps=20, lr_warmup_fraction=1.0, sparsity_warmup_steps=40, sparsity_warmup_fraction=1.0,
-        step_on="post", positive_threshold=False, active_pairs=active_pairs, bandwidth=0.02,
+        bandwidth=0.02, **changes,
     )  # fmt: skip
+
+
+def train(sae: JumpReLUSAE, recipe: RecipeConfig) -> list[float]:
+    """The losses of `STEPS` steps."""
     module = SAETraining(sae, recipe, target_l0=8, steps=STEPS, mean_D=torch.zeros(D))
     losses: list[float] = []
 
@@ -68,8 +62,42 @@ def test_200_steps_agree(peer_trainer, active_pairs, monkeypatch):
     )  # fmt: skip
     loader: Any = batches()
     trainer.fit(module, train_dataloaders=torch.utils.data.DataLoader(loader, batch_size=None))
+    return losses
+
+
+@pytest.mark.slow
+def test_200_steps_agree(peer_trainer):
+    torch.manual_seed(0)
+    peer = peer_trainer(
+        steps=STEPS, activation_dim=D, dict_size=F, layer=0, lm_name="none", lr=3e-4, warmup_steps=20,
+        sparsity_warmup_steps=40, decay_start=160, target_l0=8.0, bandwidth=0.02,
+    )  # fmt: skip
+    sae = JumpReLUSAE(D, F)
+    sae.load_state_dict({**peer.ae.state_dict(), "scale": torch.tensor(1.0)})
+    losses = train(sae, recipe(step_on="post", positive_threshold=False, fast=False))
     theirs = [peer.update(step, x) for step, x in enumerate(batches())]
     torch.testing.assert_close(torch.tensor(losses), torch.tensor(theirs), rtol=1e-4, atol=0)
     for name, value in peer.ae.state_dict().items():
         ours = sae.state_dict()[name]
         assert (ours - value).norm() <= 1e-4 * value.norm(), name
+
+
+@pytest.mark.parametrize("dense_above", [-1.0, 2.0])
+def test_the_fast_path_follows_the_plain_one_for_200_steps(monkeypatch, dense_above):
+    """To rounding: weights that start 1e-6 apart give losses up to 1e-3 apart where a pair crosses its threshold."""
+    monkeypatch.setattr("saemd.sae.fast.DENSE_ABOVE", dense_above)
+    saes, losses = [], []
+    for fast in (False, True):
+        sae = JumpReLUSAE(D, F)
+        with torch.no_grad():
+            rows = torch.randn(F, D, generator=torch.Generator().manual_seed(0))
+            sae.W_dec.copy_(rows / rows.norm(dim=1, keepdim=True))
+            sae.W_enc.copy_(sae.W_dec.T)
+        losses.append(train(sae, recipe(fast=fast)))
+        saes.append(sae)
+    plain, found = torch.tensor(losses[0]), torch.tensor(losses[1])
+    apart = (found - plain).abs() / plain
+    assert apart.median() < 1e-5
+    assert apart.max() < 5e-3
+    for name, value in saes[0].named_parameters():
+        assert (saes[1].state_dict()[name] - value).norm() <= 1e-3 * value.norm(), name

@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from saemd.sae import JumpReLUSAE, Penalty, auto_loss, dense_loss, sparse
+from saemd.sae import JumpReLUSAE, Penalty, dense_loss, fast, make_loss, products
 from saemd.sae.jumprelu import JumpReLU, Step
 
 WIDTH = 0.1
@@ -27,37 +27,49 @@ def batch(n: int = 64, d_in: int = 12) -> torch.Tensor:
 def gradients(sae: JumpReLUSAE, loss_function, penalty: Penalty) -> dict[str, torch.Tensor]:
     sae.zero_grad()
     loss = loss_function(sae, batch(), penalty)
-    loss.total.backward()
+    loss.backward(sae)
     grads = {name: p.grad.clone() for name, p in sae.named_parameters() if p.grad is not None}
     return {"total": loss.total.detach(), "l0": loss.l0, "reconstruction": loss.reconstruction, **grads}
+
+
+def bfloat16_encode(x_BD, W_enc_FD, out_BF) -> bool:
+    """What `products.encode` does on a CPU with AMX."""
+    torch.mm(x_BD.bfloat16().float(), W_enc_FD.T.bfloat16().float(), out=out_BF)
+    return False
 
 
 @pytest.mark.parametrize("bias", ["separate", "shared"])
 @pytest.mark.parametrize("step_on", ["pre", "post"])
 @pytest.mark.parametrize("threshold", [0.8, 0.02, -0.05])
-def test_pairs_equal_reference(monkeypatch, bias, step_on, threshold):
-    monkeypatch.setattr(sparse, "DENSE_ABOVE", 2.0)  # always from pairs
+@pytest.mark.parametrize("product", ["float32", "bfloat16"])
+@pytest.mark.parametrize("way", ["pairs", "whole"])
+def test_fast_equals_reference(monkeypatch, bias, step_on, threshold, product, way):
+    monkeypatch.setattr(fast, "DENSE_ABOVE", {"pairs": 2.0, "whole": -1.0}[way])
+    if product == "bfloat16":
+        monkeypatch.setattr(products, "encode", bfloat16_encode)
     sae = random_sae(bias=bias, threshold=threshold)
     penalty = Penalty(target_l0=5, coefficient=0.7, bandwidth=WIDTH, step_on=step_on)
-    reference, fast = gradients(sae, dense_loss, penalty), gradients(sae, auto_loss, penalty)
-    assert reference.keys() == fast.keys()
+    reference, found = gradients(sae, dense_loss, penalty), gradients(sae, make_loss(True), penalty)
+    assert reference.keys() == found.keys()
     for name in reference:
-        torch.testing.assert_close(fast[name], reference[name], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}")
+        torch.testing.assert_close(
+            found[name], reference[name], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
+        )
 
 
-def test_pair_path_is_taken_below_the_density_and_reports_the_same_fired(monkeypatch):
-    sae = random_sae(threshold=2.0)
-    penalty = Penalty(5, 1.0, WIDTH)
-    calls = []
-    monkeypatch.setattr(sparse, "dense_loss", lambda *a: calls.append(1) or dense_loss(*a))
-    fast = auto_loss(sae, batch(), penalty)
-    assert not calls
-    assert torch.equal(fast.fired, dense_loss(sae, batch(), penalty).fired)
-    assert fast.fired.any()
+def test_pairs_are_taken_below_the_density_and_matrices_above(monkeypatch):
+    sae, penalty, taken = random_sae(threshold=2.0), Penalty(5, 1.0, WIDTH), []
+    for way in ("_pairs", "_whole"):
+        real = getattr(fast.FastLoss, way)
+        monkeypatch.setattr(fast.FastLoss, way, lambda *a, real=real, way=way: taken.append(way) or real(*a))
+    loss_of = make_loss(True)
+    found = loss_of(sae, batch(), penalty)
+    assert torch.equal(found.fired, dense_loss(sae, batch(), penalty).fired)
+    assert found.fired.any()
     with torch.no_grad():
         sae.threshold.fill_(-5.0)
-    auto_loss(sae, batch(), penalty)
-    assert calls
+    loss_of(sae, batch(), penalty)
+    assert taken == ["_pairs", "_whole"]
 
 
 def test_straight_through_gradients_in_closed_form():

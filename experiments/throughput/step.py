@@ -122,12 +122,8 @@ def plain(cache: ActivationCache, size: Size, steps: int) -> float:
         if step == WARM:
             began = time.perf_counter()
         optimizer.zero_grad()
-        module._loss(module.sae, x_BD, module.penalty(step)).total.backward()
-        module.configure_gradient_clipping(optimizer)
+        module._loss_of(module.sae, x_BD, module.penalty(step)).backward(module.sae)
         optimizer.step()
-        module.sae.normalise_decoder()
-        with torch.no_grad():
-            module.sae.threshold.clamp_(min=1e-6)
     return time.perf_counter() - began
 
 

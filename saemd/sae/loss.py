@@ -23,12 +23,24 @@ class Penalty:
 
 @dataclass(frozen=True)
 class Loss:
-    """One batch: `total` carries the gradient, the rest is for logging. `fired` [F]: latents active on any token."""
+    """One batch: `total` carries the gradient, unless `grads` holds it; the rest is for logging.
+
+    `fired` [F]: latents active on any token. `grads`: of every parameter, by name, where they were computed with it.
+    """
 
     total: Tensor
     reconstruction: Tensor  # mean over tokens of ‖x − x̂‖²
     l0: Tensor  # mean over tokens of the number of active latents
     fired: Tensor
+    grads: dict[str, Tensor] | None = None
+
+    def backward(self, sae: JumpReLUSAE) -> None:
+        """Put the gradients into the parameters' `grad`: those of `grads` themselves, without a copy."""
+        if self.grads is None:
+            self.total.backward()
+            return
+        for name, parameter in sae.named_parameters():
+            parameter.grad = self.grads[name]
 
 
 def dense_loss(sae: JumpReLUSAE, x_BD: Tensor, penalty: Penalty) -> Loss:

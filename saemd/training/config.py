@@ -31,7 +31,7 @@ class RecipeConfig:
     adam_beta2: float = 0.999  # β₁ is 0
     adam_eps: float = 1e-8
     grad_clip_norm: float = 1.0
-    active_pairs: bool = True  # the fast path on a CPU (saemd.sae.sparse); false: the plain reference
+    fast: bool = True  # closed form on a CPU (saemd.sae.fast, saemd.training.optimizer); false: the plain reference
 
 
 def check_recipe(recipe: RecipeConfig) -> None:

@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from saemd.sae import JumpReLUSAE, Loss, Penalty, auto_loss, dense_loss
+from saemd.sae import JumpReLUSAE, Loss, Penalty, make_loss
 from saemd.training.config import RecipeConfig
 from saemd.training.metrics import HeldOut, Pooled
+from saemd.training.optimizer import SAEAdam
 from saemd.training.schedules import schedules
 
 LOG_EVERY = 10  # steps between two logged points
@@ -22,9 +23,7 @@ DEAD_AFTER_TOKENS = 10_000_000  # a latent counts as dead in training logs when 
 class SAETraining(pl.LightningModule):
     """Trains `sae` on batches [B, D] of activations in normalised units, for exactly `steps` steps.
 
-    The order of a step is `dictionary_learning`'s: loss, gradient of W_dec made orthogonal to its rows, clipping of
-    the whole gradient's norm, Adam, schedule, rows of W_dec back to unit norm (and θ kept above 0 in the default
-    recipe). `held_out` holds the last validation's figures.
+    Clipping, projection and unit rows belong to the optimizer's step. `held_out` holds the last validation's figures.
     """
 
     start_dec: Tensor
@@ -41,17 +40,14 @@ class SAETraining(pl.LightningModule):
         self.register_buffer("start_enc", sae.W_enc.detach().clone(), persistent=False)
         self.register_buffer("mean", mean_D / sae.scale, persistent=False)  # of the training activations, normalised
         self.register_buffer("last_fired", torch.zeros(sae.d_sae, dtype=torch.long))  # step, per latent
-        self._loss = auto_loss if recipe.active_pairs else dense_loss
+        self._loss_of = make_loss(recipe.fast)
         self.last_figures: dict[str, float] = {}
         self._log_now = False
         self._clock = (time.perf_counter(), 0)
         self.seconds = self.tokens_per_second = 0.0  # of this process's part of the training
 
     def configure_optimizers(self) -> Any:
-        r = self.recipe
-        others = [p for name, p in self.sae.named_parameters() if name != "threshold"]
-        groups = [{"params": others}, {"params": [self.sae.threshold], "lr": r.lr * r.threshold_lr}]
-        optimizer = torch.optim.Adam(groups, lr=r.lr, betas=(0.0, r.adam_beta2), eps=r.adam_eps, fused=True)
+        optimizer = SAEAdam(self.sae, self.recipe, fused=None if self.recipe.fast else False)
         schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedules.lr)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
@@ -64,29 +60,20 @@ class SAETraining(pl.LightningModule):
         self._clock = self._began = (time.perf_counter(), self.global_step)
 
     def training_step(self, x_BD: Tensor, batch_idx: int) -> Tensor:
-        loss = self._loss(self.sae, x_BD, self.penalty(self.global_step))
+        loss = self._loss = self._loss_of(self.sae, x_BD, self.penalty(self.global_step))
         self.last_fired[loss.fired] = self.global_step
         self._log_now = self.global_step % LOG_EVERY == 0 or self.global_step == self.schedules.steps - 1
         if self._log_now:
             self.last_figures = self._figures(loss, x_BD)
         return loss.total
 
-    @torch.no_grad()
-    def configure_gradient_clipping(self, optimizer: Any, *_: Any, **__: Any) -> None:
-        grad, W_dec = self.sae.W_dec.grad, self.sae.W_dec
-        assert grad is not None
-        rows = W_dec / (W_dec.norm(dim=1, keepdim=True) + 1e-6)
-        grad -= (grad * rows).sum(1, keepdim=True) * rows
-        norm = torch.nn.utils.clip_grad_norm_(self.sae.parameters(), self.recipe.grad_clip_norm)
-        if self._log_now:
-            self.last_figures["train/grad_norm"] = norm.item()
+    def backward(self, loss: Tensor, *_: Any, **__: Any) -> None:
+        self._loss.backward(self.sae)
 
-    def optimizer_step(self, *args: Any, **kwargs: Any) -> None:
-        super().optimizer_step(*args, **kwargs)
-        self.sae.normalise_decoder()
-        if self.recipe.positive_threshold:
-            with torch.no_grad():
-                self.sae.threshold.clamp_(min=1e-6)
+    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, *args: Any, **kwargs: Any) -> None:
+        super().optimizer_step(epoch, batch_idx, optimizer, *args, **kwargs)
+        if self._log_now:
+            self.last_figures["train/grad_norm"] = optimizer.gradient_norm
 
     def on_train_batch_end(self, outputs: Any, batch: Tensor, batch_idx: int) -> None:
         self.seconds = time.perf_counter() - self._began[0]

@@ -1,0 +1,246 @@
+"""Loops over active pairs of token and latent, compiled by numba at their first call: the CPU's inner loops.
+
+All arrays are C-contiguous float32 but for the indices. Shape suffixes: B tokens, D d_in, F latents, P pairs. The pairs
+of token b are those from `start_B1[b]` to `start_B1[b] + count_B[b]`, in the order of their latents.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit, prange
+
+BLOCK = 16  # latents looked at together: most blocks hold no pair
+
+
+@njit(parallel=True, fastmath=True, cache=True)
+def count_pairs(product_BF, low_F, slack_B, norm_F, count_B):
+    """How many latents of each token have x W_enc > low − slack · norm."""
+    B, F = product_BF.shape
+    for b in prange(B):
+        product_F, slack = product_BF[b], slack_B[b]
+        n = np.int32(0)
+        for f in range(F):
+            n += np.int32(product_F[f] > low_F[f] - slack * norm_F[f])
+        count_B[b] = n
+
+
+@njit(fastmath=True, inline="always")
+def dot(a_D, b_D):
+    total = np.float32(0)
+    for d in range(a_D.shape[0]):
+        total += a_D[d] * b_D[d]
+    return total
+
+
+@njit(fastmath=True, inline="always")
+def add_rows(out_D, rows_ND, index, weight, n):
+    """out += Σ weight[i] · rows[index[i]] over the first n entries, four rows at a time."""
+    i = 0
+    while i + 4 <= n:
+        w0, w1, w2, w3 = weight[i], weight[i + 1], weight[i + 2], weight[i + 3]
+        r0, r1, r2, r3 = rows_ND[index[i]], rows_ND[index[i + 1]], rows_ND[index[i + 2]], rows_ND[index[i + 3]]
+        for d in range(out_D.shape[0]):
+            out_D[d] += w0 * r0[d] + w1 * r1[d] + w2 * r2[d] + w3 * r3[d]
+        i += 4
+    while i < n:
+        w, r = weight[i], rows_ND[index[i]]
+        for d in range(out_D.shape[0]):
+            out_D[d] += w * r[d]
+        i += 1
+
+
+@njit(parallel=True, fastmath=True, cache=True)
+def token_pass(
+    x_BD, product_BF, W_enc_FD, b_enc_F, W_dec_FD, b_dec_D, threshold_F, low_F, slack_B, norm_F, target_BD, exact,
+    start_B1, count_B, latent_P, pre_P, z_P, grad_z_P, error_BD, square_B,
+):  # fmt: skip
+    """Find each token's pairs, decode them, and multiply the error back: z, e = x̂ − x and ∂z = ⟨e, W_dec⟩ per pair.
+
+    `exact` says that `product_BF`, x W_enc, is; otherwise each candidate's product is computed again in float32 and
+    those below `low` are dropped, which leaves gaps behind the tokens' pairs. `x_BD` is what the encoder sees,
+    `target_BD` what is to be reconstructed.
+    """
+    B, F = product_BF.shape
+    D = x_BD.shape[1]
+    for b in prange(B):
+        product_F, x_D, slack = product_BF[b], x_BD[b], slack_B[b]
+        start, n = start_B1[b], 0
+        for f0 in range(0, F, BLOCK):
+            end = min(f0 + BLOCK, F)
+            hits = np.int32(0)
+            for f in range(f0, end):
+                hits += np.int32(product_F[f] > low_F[f] - slack * norm_F[f])
+            if hits == 0:
+                continue
+            for f in range(f0, end):
+                if not product_F[f] > low_F[f] - slack * norm_F[f]:
+                    continue
+                product = product_F[f]
+                if not exact:
+                    product = dot(x_D, W_enc_FD[f])
+                    if not product > low_F[f]:
+                        continue
+                pre = product + b_enc_F[f]
+                latent_P[start + n] = f
+                pre_P[start + n] = pre
+                z_P[start + n] = pre if pre > threshold_F[f] else np.float32(0)
+                n += 1
+        count_B[b] = n
+        error_D = error_BD[b]
+        for d in range(D):
+            error_D[d] = b_dec_D[d] - target_BD[b, d]
+        add_rows(error_D, W_dec_FD, latent_P[start : start + n], z_P[start : start + n], n)
+        square_B[b] = dot(error_D, error_D)
+        for p in range(start, start + n):
+            grad_z_P[p] = dot(error_D, W_dec_FD[latent_P[p]])
+
+
+@njit(cache=True)
+def by_latent(start_B1, count_B, latent_P, pre_P, threshold_F, start_F1, token_Q, pair_Q, active_F):
+    """Order the pairs by latent: latent f's are `pair_Q[start_F1[f] : start_F1[f + 1]]`; count its active ones."""
+    start_F1[:] = 0
+    active_F[:] = 0
+    for b in range(count_B.shape[0]):
+        for p in range(start_B1[b], start_B1[b] + count_B[b]):
+            f = latent_P[p]
+            start_F1[f + 1] += 1
+            active_F[f] += np.int64(pre_P[p] > threshold_F[f])
+    for f in range(1, start_F1.shape[0]):
+        start_F1[f] += start_F1[f - 1]
+    next_F = start_F1[:-1].copy()
+    for b in range(count_B.shape[0]):
+        for p in range(start_B1[b], start_B1[b] + count_B[b]):
+            q = next_F[latent_P[p]]
+            token_Q[q] = b
+            pair_Q[q] = p
+            next_F[latent_P[p]] = q + 1
+
+
+@njit(parallel=True, fastmath=True, cache=True)
+def latent_pass(
+    x_BD, error_BD, threshold_F, width, grad_step, step_on_pre, scale, start_F1, token_Q, pair_Q, pre_P, z_P, grad_z_P,
+    grad_W_enc_FD, grad_b_enc_F, grad_W_dec_FD, grad_threshold_F,
+):  # fmt: skip
+    """Gradients of W_enc, b_enc, W_dec and θ, row by row. `scale` is 2/B; `grad_step` the derivative by one step."""
+    for f in prange(start_F1.shape[0] - 1):
+        first, n = start_F1[f], start_F1[f + 1] - start_F1[f]
+        theta = threshold_F[f]
+        weight_enc, weight_dec = np.empty(n, np.float32), np.empty(n, np.float32)
+        grad_b, grad_theta = np.float32(0), np.float32(0)
+        for i in range(n):
+            p = pair_Q[first + i]
+            grad_z = scale * grad_z_P[p]
+            on = pre_P[p] > theta
+            near = abs(pre_P[p] - theta) < np.float32(0.5) * width
+            weight_dec[i] = scale * z_P[p]
+            weight_enc[i] = grad_z if on else np.float32(0)
+            grad_b += weight_enc[i]
+            if near:
+                grad_theta -= theta / width * grad_z
+                if step_on_pre or on:
+                    grad_theta -= grad_step / width
+        grad_enc_D, grad_dec_D = grad_W_enc_FD[f], grad_W_dec_FD[f]
+        for d in range(grad_enc_D.shape[0]):
+            grad_enc_D[d] = 0
+            grad_dec_D[d] = 0
+        tokens = token_Q[first : first + n]
+        add_rows(grad_dec_D, error_BD, tokens, weight_dec, n)
+        add_rows(grad_enc_D, x_BD, tokens, weight_enc, n)
+        grad_b_enc_F[f] = grad_b
+        grad_threshold_F[f] = grad_theta
+
+
+@njit(parallel=True, fastmath=True, cache=True)
+def adam_rows(W_ND, grad_ND, square_ND, lr, clip, beta2, eps, correction, project, square_N):
+    """Adam without first moment on every row, the gradient times `clip`; `project`: rows stay of unit norm.
+
+    `correction` = 1/√(1 − β₂ᵗ). With `project` the gradient's part along the row is left out (`gradient_norms`), and
+    the row is divided by its norm afterwards.
+    """
+    for r in prange(W_ND.shape[0]):
+        W_D, grad_D, v_D = W_ND[r], grad_ND[r], square_ND[r]
+        along = np.float32(0)
+        if project:
+            along = square_N[r]
+        norm = np.float32(0)
+        for d in range(W_D.shape[0]):
+            g = clip * (grad_D[d] - along * W_D[d])
+            v = beta2 * v_D[d] + (np.float32(1) - beta2) * g * g
+            v_D[d] = v
+            w = W_D[d] - lr * g / (np.sqrt(v) * correction + eps)
+            W_D[d] = w
+            norm += w * w
+        if project:
+            inverse = np.float32(1) / (np.sqrt(norm) + np.float32(1.1920929e-07))
+            for d in range(W_D.shape[0]):
+                W_D[d] *= inverse
+
+
+@njit(parallel=True, fastmath=True, cache=True)
+def gradient_norms(W_ND, grad_ND, project, along_N, square_N):
+    """Each row's squared gradient norm; `project`: without the part along the row, whose factor goes to `along_N`.
+
+    With w = W/(‖W‖ + 1e-6), as `dictionary_learning` has it, what stays is g − ⟨g, w⟩w = g − along · W.
+    """
+    for r in prange(W_ND.shape[0]):
+        W_D, grad_D = W_ND[r], grad_ND[r]
+        square, along, norm = np.float32(0), np.float32(0), np.float32(0)
+        for d in range(W_D.shape[0]):
+            g, w = grad_D[d], W_D[d]
+            square += g * g
+            along += g * w
+            norm += w * w
+        along_N[r] = np.float32(0)
+        if project:
+            length = np.sqrt(norm) + np.float32(1e-6)
+            factor = along / (length * length)
+            along_N[r] = factor
+            square += factor * factor * norm - np.float32(2) * factor * along
+        square_N[r] = max(square, np.float32(0))
+
+
+CHUNK = 256  # latents of a thread's turn, where sums run down the columns of [B, F]
+
+
+@njit(parallel=True, fastmath=True, cache=True)
+def activate(product_BF, b_enc_F, threshold_F, z_BF, active_F):
+    """product ← pre-activations; z = JumpReLU of them, and on how many tokens each latent is active."""
+    B, F = product_BF.shape
+    for chunk in prange((F + CHUNK - 1) // CHUNK):
+        first, last = chunk * CHUNK, min((chunk + 1) * CHUNK, F)
+        count_F = np.zeros(last - first, np.int32)
+        for b in range(B):
+            pre_F, z_F = product_BF[b, first:last], z_BF[b, first:last]
+            for i in range(last - first):
+                pre = pre_F[i] + b_enc_F[first + i]
+                on = pre > threshold_F[first + i]
+                pre_F[i] = pre
+                z_F[i] = pre if on else np.float32(0)
+                count_F[i] += np.int32(on)
+        for i in range(last - first):
+            active_F[first + i] = count_F[i]
+
+
+@njit(parallel=True, fastmath=True, cache=True)
+def activate_backward(
+    pre_BF, threshold_F, width, grad_step, step_on_pre, scale, grad_z_BF, grad_b_enc_F, grad_threshold_F
+):
+    """grad_z (before: ⟨e, W_dec⟩) ← the gradient of the pre-activations; and those of b_enc and θ."""
+    B, F = pre_BF.shape
+    for chunk in prange((F + CHUNK - 1) // CHUNK):
+        first, last = chunk * CHUNK, min((chunk + 1) * CHUNK, F)
+        bias_F, theta_F = np.zeros(last - first, np.float32), np.zeros(last - first, np.float32)
+        for b in range(B):
+            pre_F, grad_F = pre_BF[b, first:last], grad_z_BF[b, first:last]
+            for i in range(last - first):
+                theta = threshold_F[first + i]
+                grad_z = scale * grad_F[i]
+                on = pre_F[i] > theta
+                near = abs(pre_F[i] - theta) < np.float32(0.5) * width
+                grad_F[i] = grad_z if on else np.float32(0)
+                bias_F[i] += grad_F[i]
+                step = grad_step if (step_on_pre or on) else np.float32(0)
+                theta_F[i] -= (theta * grad_z + step) / width if near else np.float32(0)
+        for i in range(last - first):
+            grad_b_enc_F[first + i] = bias_F[i]
+            grad_threshold_F[first + i] = theta_F[i]
