@@ -23,17 +23,19 @@ import yaml
 from safetensors import SafetensorError
 
 from saemd.errors import UserError, bad_value
-from saemd.sae.export import CONFIG, WEIGHTS, load_sae
+from saemd.sae.export import CONFIG, WEIGHTS, config_text, load_sae
 from saemd.sae.model import JumpReLUSAE
 
 KEYS = ("run", "run_root", "out", "format")
 FINISHED = "metrics.json"  # written last, so only finished runs have it
+UNREADABLE = (FileNotFoundError, SafetensorError, json.JSONDecodeError, yaml.YAMLError, KeyError, TypeError)
 
 
 def write_saelens(run: Path, sae: JumpReLUSAE, folder: Path) -> None:
-    """`sae_lens.SAE.load_from_disk(folder)`: a run is saved in this form, so its two files are copied."""
-    for name in (WEIGHTS, CONFIG):
-        shutil.copyfile(run / name, folder / name)
+    """`sae_lens.SAE.load_from_disk(folder)`: a run is saved in this form; in older ones cfg.json lacks the version."""
+    shutil.copyfile(run / WEIGHTS, folder / WEIGHTS)
+    metadata = json.loads((run / CONFIG).read_text()).get("metadata")
+    (folder / CONFIG).write_text(config_text(sae, metadata))
 
 
 def write_dictionary_learning(run: Path, sae: JumpReLUSAE, folder: Path) -> None:
@@ -110,7 +112,7 @@ def export(runs: Mapping[Path, Path], out: Path, write: Writer) -> None:
                 try:
                     sae = load_sae(run)
                     write(run, sae, whole / place)
-                except (KeyError, TypeError, yaml.YAMLError, SafetensorError, FileNotFoundError) as error:
+                except UNREADABLE as error:
                     raise bad_value("run", run, f"cannot be read ({error}); remove it and train it again") from error
                 if below := int((sae.threshold < 0).sum()):
                     print(f"{run}: {below:,} latents have θ < 0; what they give below 0, others clip", file=sys.stderr)

@@ -34,14 +34,16 @@ def raw() -> torch.Tensor:
     return 50 * torch.randn(200, D, generator=torch.Generator().manual_seed(1))
 
 
-def test_saelens_form_is_the_runs_own(run, tmp_path, capsys):
+def test_saelens_form_is_the_runs_own_and_heals_an_older_ones(run, tmp_path, capsys):
+    config = json.loads((run / "cfg.json").read_text()) | {"metadata": {"model_name": "tiny"}}  # no sae_lens_version
+    (run / "cfg.json").write_text(json.dumps(config))
     assert export.main([f"run={run}", f"out={tmp_path / 'deep' / 'out'}"]) == 0
     assert str(tmp_path / "deep" / "out") in capsys.readouterr().out
     out = tmp_path / "deep" / "out"
     assert sorted(path.name for path in out.iterdir()) == ["cfg.json", "sae_weights.safetensors"]
     assert torch.equal(load_sae(out)(raw()), load_sae(run)(raw()))
-    config = json.loads((out / "cfg.json").read_text())
-    assert (config["architecture"], config["metadata"]) == ("jumprelu", {"model_name": "tiny"})
+    metadata = json.loads((out / "cfg.json").read_text())["metadata"]
+    assert (metadata["sae_lens_version"], metadata["model_name"]) == ("6.0.0", "tiny")
 
 
 def test_a_run_root_keeps_its_layout_and_leaves_out_what_is_unfinished(run, tmp_path):
