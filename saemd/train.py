@@ -23,6 +23,7 @@ from rich.console import Console
 from saemd.cli import CONF, FLAGS, compose_all, entry, one_line, typed
 from saemd.config import Config
 from saemd.errors import UserError, bad_value
+from saemd.training.record import finished, run_dir
 
 say = partial(Console(stderr=True, highlight=False).print, soft_wrap=True)
 
@@ -30,7 +31,7 @@ say = partial(Console(stderr=True, highlight=False).print, soft_wrap=True)
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def job(composed: DictConfig) -> dict[str, float]:
     """One job of a sweep, or the only one. Its failure is reported at once; Hydra goes on with the next job."""
-    from saemd.training.run import run_dir, train
+    from saemd.training.run import train
 
     config = typed(composed)
     folder = run_dir(config)
@@ -42,17 +43,33 @@ def job(composed: DictConfig) -> dict[str, float]:
             traceback.print_exc()
         say(f"[red]failed[/] {folder}: {one_line(error)}")
         raise
-    say(
-        f"{folder}  L0 {metrics['l0']:.1f} (target {metrics['target_l0']})  FVU {metrics['fvu']:.3f}  "
-        f"dead {metrics['dead_fraction']:.1%}  {time.monotonic() - started:.0f} s"
-    )
+    tell(config, metrics, f"{time.monotonic() - started:.0f} s")
     return metrics
+
+
+def tell(config: Config, metrics: dict[str, float], when: str) -> None:
+    """One line on a finished run."""
+    figures = f"L0 {metrics['l0']:.1f} (target {metrics['target_l0']})  FVU {metrics['fvu']:.3f}"
+    say(f"{run_dir(config)}  {figures}  dead {metrics['dead_fraction']:.1%}  {when}")
+
+
+def finished_before(configs: list[Config]) -> bool:
+    """Are all jobs finished already? Then they are told of here: Hydra would compose each of them twice more."""
+    try:
+        found = [finished(config) for config in configs]
+    except UserError:  # the job itself reports what is there in its place
+        return False
+    if any(metrics is None for metrics in found):
+        return False
+    for config, metrics in zip(configs, found, strict=True):
+        assert metrics
+        tell(config, metrics, "finished before")
+    return True
 
 
 def check_sweep(configs: list[Config]) -> None:
     """Refuse before the first job what would only show in a later one: shared folders, layers, widths."""
     from saemd.lm.load import lm_info
-    from saemd.training.run import run_dir
 
     folders = set()
     for config in configs:
@@ -76,7 +93,8 @@ def main(arguments: list[str]) -> int:
     check_sweep(configs)
     failed = False
     try:
-        job()
+        if not finished_before(configs):
+            job()
     except Exception:
         if not FLAGS & set(arguments):
             raise

@@ -316,6 +316,9 @@ def test_the_stability_run_holds_table_figures_and_curves_and_replaces_its_prede
         log_stability(LoggerConfig(name="csv"), tmp_path, "sweep")
 
     (run_folder,) = (folder / "wandb").glob("offline-run-*")
+    written = {path: path.stat().st_mtime_ns for path in (folder / "wandb").rglob("*")}
+    log_stability(LoggerConfig(name="wandb"), tmp_path, "sweep")  # unchanged: what was logged stays
+    assert written == {path: path.stat().st_mtime_ns for path in (folder / "wandb").rglob("*")}
     found = records(run_folder)
     (run,) = of_kind(found, "run")
     assert (run.job_type, run.run_group) == ("stability", "sweep")

@@ -52,7 +52,8 @@ def test_save_and_load(tmp_path):
     sae.scale.fill_(3.0)
     save_sae(sae, tmp_path / "run", {"model_name": "m"})
     torch.testing.assert_close(load_sae(tmp_path / "run")(batch()), sae(batch()), rtol=1e-4, atol=1e-4)
-    assert json.loads((tmp_path / "run" / "cfg.json").read_text())["metadata"] == {"model_name": "m"}
+    metadata = json.loads((tmp_path / "run" / "cfg.json").read_text())["metadata"]
+    assert metadata == {"sae_lens_version": "6.0.0", "sae_lens_training_version": None, "model_name": "m"}
     with pytest.raises(UserError, match="no sae_weights"):
         load_sae(tmp_path)
 

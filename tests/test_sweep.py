@@ -117,6 +117,27 @@ def test_sweep_from_text_to_report(world, command, tmp_path, capsys):
     assert before == {run: (run / "metrics.json").stat().st_mtime_ns for run in runs}
 
 
+def test_a_finished_sweep_is_only_told_of(world, command, tmp_path, monkeypatch, capsys):
+    """No job is started, and activations that were deleted since are not cached again."""
+    sweep = ["-m", *world, f"run_root={tmp_path / 'runs'}", "init=uniform", "seed=0,1"]
+    assert command(*sweep) == 0
+    told = [line.split("  dead")[0] for line in capsys.readouterr().err.splitlines() if "dead" in line]
+    cache_root = Path(next(word.split("=")[1] for word in world if word.startswith("cache_root")))
+    with monkeypatch.context() as patch:
+        patch.setattr(train, "job", lambda: pytest.fail("a job was started"))
+        os.rename(cache_root / "activations", tmp_path / "away")
+        try:
+            assert command(*sweep) == 0
+            assert not (cache_root / "activations").exists()
+        finally:
+            os.rename(tmp_path / "away", cache_root / "activations")
+    out, err = capsys.readouterr()
+    assert "report" in out
+    assert [line.split("  dead")[0] for line in err.splitlines() if "finished before" in line] == told != []
+    assert command(*sweep, "recipe.lr=0.001") == 1
+    assert capsys.readouterr().err.count("recipe.lr: 0.0003 there, 0.001 asked for") == 2
+
+
 def test_metrics_are_those_of_the_exported_sae(world, command, tmp_path):
     """metrics.json against the saved weights on the cache's raw held-out activations."""
     assert command(*world, f"run_root={tmp_path}", "init=uniform", "seed=3") == 0

@@ -7,6 +7,7 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Literal
 
@@ -41,8 +42,14 @@ def fingerprint(config: CorpusConfig) -> str:
     path = Path(config.path).expanduser() if config.path else None
     if path is not None:
         files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-        values["path"] = [(p.name, sha256_of(p)) for p in files]
+        values["path"] = [(p.name, _digest(p, p.stat().st_size, p.stat().st_mtime_ns)) for p in files]
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+@cache
+def _digest(path: Path, size_bytes: int, mtime_ns: int) -> str:
+    """sha256 of a user's file; every job of a sweep asks for it, and text may be many gigabytes."""
+    return sha256_of(path)
 
 
 def _all(config: CorpusConfig, cache_root: Path) -> Iterator[str]:

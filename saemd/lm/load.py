@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -56,9 +57,16 @@ def lm_info(config: LMConfig, cache_root: Path) -> LMInfo:
     Raises `UserError` for an architecture that is not known.
     """
     folder = resolve(config, cache_root, CONFIG)
+    d_model, n_layers, m = _sizes(folder, (folder / "config.json").read_text())
+    return LMInfo(config.name, d_model, n_layers, m, fingerprint(config, folder))
+
+
+@lru_cache
+def _sizes(folder: Path, config_json: str) -> tuple[int, int, int]:
+    """(d_model, layers, MLP width), which follow from config.json's text; every job of a sweep asks for them."""
     model = skeleton(folder)
     d_model, m = mlp_anatomy(model, 0).decoder.shape
-    return LMInfo(config.name, d_model, len(decoder_layers(model)), m, fingerprint(config, folder))
+    return d_model, len(decoder_layers(model)), m
 
 
 def load_lm(

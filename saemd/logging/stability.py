@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
 from pathlib import Path
@@ -9,7 +10,7 @@ from statistics import fmean
 from typing import Any
 
 from saemd.logging import names
-from saemd.logging.account import resolve_mode
+from saemd.logging.account import resolve_mode, server
 from saemd.logging.config import LoggerConfig, check
 from saemd.logging.loggers import run_id, start_run
 
@@ -17,21 +18,29 @@ from saemd.logging.loggers import run_id, start_run
 def log_stability(config: LoggerConfig, run_root: Path, group: str) -> None:
     """Log `<run_root>/stability/` to wandb as a run of job type `stability` in the sweep's group.
 
-    Called again for the same group it takes the earlier one's place. Nothing happens for `none` and `csv` (the report
-    is in the folder already) and where no seeds have been compared yet. Raises `UserError` where wandb cannot be
-    reached.
+    Called again for the same group it takes the earlier one's place, or does nothing where table and figures are still
+    those that were logged (`stability/wandb/logged` says so; delete it to log them again). Nothing happens either for
+    `none` and `csv` (the report is in the folder already) and where no seeds have been compared yet. Raises `UserError`
+    where wandb cannot be reached.
     """
     check(config)
-    if config.name != "wandb" or resolve_mode(config) == "disabled":
+    if config.name != "wandb" or (mode := resolve_mode(config)) == "disabled":
         return
     folder = run_root / "stability"
     records = json.loads((folder / "stability.json").read_text()) if (folder / "stability.json").is_file() else []
     if not records:
         return
+    pictures = [path for path in sorted(folder.rglob("*.png")) if "wandb" not in path.relative_to(folder).parts]
+    identity = run_id(config.group or group, "stability", config.project)
+    earlier = list(folder.glob(f"wandb/offline-run-*-{identity}"))
+    marker = folder / "wandb" / "logged"
+    shown = _digest([folder / "stability.json", *pictures], identity, mode, config.entity, server())
+    if marker.is_file() and marker.read_text() == shown and (earlier or mode == "online"):
+        return
     import wandb
 
-    identity = run_id(config.group or group, "stability", config.project)
-    for stale in folder.glob(f"wandb/offline-run-*-{identity}"):
+    marker.unlink(missing_ok=True)
+    for stale in earlier:
         shutil.rmtree(stale)
     run = start_run(config, folder, group=group, name="stability", id=identity, job_type="stability")
     exit_code = 1
@@ -41,16 +50,14 @@ def log_stability(config: LoggerConfig, run_root: Path, group: str) -> None:
         for row in curves(records):
             run.log(row)
         columns, data = table(records)
-        figures = [
-            wandb.Image(str(path), caption=str(path.relative_to(folder).with_suffix("")))
-            for path in sorted(folder.rglob("*.png"))
-            if "wandb" not in path.relative_to(folder).parts
-        ]
+        figures = [wandb.Image(str(path), caption=str(path.relative_to(folder).with_suffix(""))) for path in pictures]
         media: dict[str, Any] = {names.STABILITY_TABLE: wandb.Table(columns=columns, data=data)}
         run.log(media | ({names.STABILITY_FIGURES: figures} if figures else {}))
         exit_code = 0
     finally:
         run.finish(exit_code=exit_code)
+    marker.parent.mkdir(exist_ok=True)  # wandb may have put its files elsewhere
+    marker.write_text(shown)
 
 
 def table(records: list[dict[str, Any]]) -> tuple[list[Any], list[Any]]:
@@ -73,6 +80,12 @@ def curves(records: list[dict[str, Any]]) -> list[dict[str, float]]:
                     row[f"{name}/{init}"] = fmean(values)
         rows.append(row)
     return rows
+
+
+def _digest(files: list[Path], *destination: str | None) -> str:
+    """Stands for the content of these files and where they are logged to."""
+    digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
+    return hashlib.sha256(json.dumps([digests, destination]).encode()).hexdigest()
 
 
 def _cell(value: Any) -> Any:

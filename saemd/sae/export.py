@@ -25,6 +25,15 @@ def save_sae(sae: JumpReLUSAE, folder: Path | str, metadata: dict[str, Any] | No
     folder.mkdir(parents=True, exist_ok=True)
     folded = sae.folded().cpu()
     weights = {name: tensor.detach().contiguous() for name, tensor in folded.state_dict().items() if name != "scale"}
+    _replace(folder / WEIGHTS, lambda path: save_file(weights, path))
+    _replace(folder / CONFIG, lambda path: path.write_text(config_text(sae, metadata)))
+
+
+def config_text(sae: JumpReLUSAE, metadata: dict[str, Any] | None = None) -> str:
+    """`cfg.json` for an SAE's folded weights.
+
+    Without a `sae_lens_version` of 6 or above SAELens takes the file for an older form, whose metadata it drops.
+    """
     config = {
         "architecture": "jumprelu",
         "d_in": sae.d_in,
@@ -34,10 +43,9 @@ def save_sae(sae: JumpReLUSAE, folder: Path | str, metadata: dict[str, Any] | No
         "apply_b_dec_to_input": False,
         "normalize_activations": "none",
         "reshape_activations": "none",
-        "metadata": metadata or {},
+        "metadata": {"sae_lens_version": "6.0.0", "sae_lens_training_version": None, **(metadata or {})},
     }
-    _replace(folder / WEIGHTS, lambda path: save_file(weights, path))
-    _replace(folder / CONFIG, lambda path: path.write_text(json.dumps(config, indent=2) + "\n"))
+    return json.dumps(config, indent=2) + "\n"
 
 
 def load_sae(path: Path | str) -> JumpReLUSAE:

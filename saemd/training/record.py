@@ -18,6 +18,7 @@ import yaml
 from torch import Tensor
 
 from saemd import __version__
+from saemd.activations import harvest
 from saemd.activations.cache import ActivationCache
 from saemd.config import Config
 from saemd.errors import UserError
@@ -29,18 +30,43 @@ _ELSEWHERE = ("lm", "corpus", "logger", "run_root", "cache_root", "accelerator",
 _SEEDS = ("seed", "init_seed", "data_seed")
 
 
-def describe(config: Config, cache: ActivationCache) -> dict[str, Any]:
-    """The content of `config.yaml`, but for the start's digests."""
+def run_dir(config: Config) -> Path:
+    return Path(config.run_root) / f"init={config.init.label}" / f"l0={config.l0}" / f"seed={config.seed}"
+
+
+def finished(config: Config) -> dict[str, Any] | None:
+    """`metrics.json`'s content of this configuration's run; None where it is still to be trained.
+
+    Needs neither Lightning nor the cached activations, which may have been deleted since. Raises `UserError` where the
+    directory holds a run of another configuration.
+    """
+    folder = run_dir(config)
+    if not (folder / METRICS).is_file():
+        return None
+    origin = harvest.describe(config.lm, config.layer, config.corpus, config.activations, Path(config.cache_root))
+    refuse_another(folder, identify(config, origin.fingerprint))
+    return json.loads((folder / METRICS).read_text())
+
+
+def identify(config: Config, cache_fingerprint: str) -> dict[str, Any]:
+    """What decides whether two runs are the same, or siblings."""
     values = dataclasses.asdict(config)
     matters = {key: value for key, value in values.items() if key not in _ELSEWHERE}
-    matters["cache"] = cache.fingerprint
+    matters["cache"] = cache_fingerprint
     siblings = {key: value for key, value in matters.items() if key not in _SEEDS}
-    packages = ("torch", "lightning", "transformers", "numpy", "scipy")
     return {
         "config": values,
         "fingerprint": _fingerprint(matters),
         "sibling_fingerprint": _fingerprint(siblings),
-        "cache_fingerprint": cache.fingerprint,
+        "cache_fingerprint": cache_fingerprint,
+    }
+
+
+def describe(config: Config, cache: ActivationCache) -> dict[str, Any]:
+    """The content of `config.yaml`, but for the start's digests."""
+    packages = ("torch", "lightning", "transformers", "numpy", "scipy")
+    return {
+        **identify(config, cache.fingerprint),
         "cache": cache.summary(),
         "versions": {
             "saemd": __version__,

@@ -26,24 +26,20 @@ from saemd.training.module import SAETraining
 SAMPLE_TOKENS = 16_384  # cached activations an initialisation may look at
 
 
-def run_dir(config: Config) -> Path:
-    return Path(config.run_root) / f"init={config.init.label}" / f"l0={config.l0}" / f"seed={config.seed}"
-
-
 def train(config: Config) -> dict[str, Any]:
     """Train, measure and save one SAE; returns `metrics.json`'s content. A finished run is read, not repeated.
 
     Raises `UserError` where the directory holds a run of another configuration, before anything is written.
     """
+    if (metrics := record.finished(config)) is not None:
+        return metrics
     if config.threads:
         torch.set_num_threads(config.threads)
     torch.set_flush_denormal(True)  # Adam's second moment of sparse gradients decays into denormals: slow on a CPU
-    folder = run_dir(config)
+    folder = record.run_dir(config)
     cache = ensure_cache(config.lm, config.layer, config.corpus, config.activations, Path(config.cache_root))
     about = record.describe(config, cache)
     record.refuse_another(folder, about)
-    if (folder / record.METRICS).is_file():
-        return json.loads((folder / record.METRICS).read_text())
 
     module, data = _module(config, cache), _data(config, cache)
     about["start"] = {name: record.digest(getattr(module.sae, name)) for name in ("W_dec", "W_enc")}

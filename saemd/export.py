@@ -1,0 +1,141 @@
+"""Hand trained SAEs to other tools, in the form these tools load.
+
+    python -m saemd.export run=runs/init=mirror/l0=40/seed=24 out=mirror-40                # for SAELens, SAEBench
+    python -m saemd.export run_root=runs out=exported                                      # every finished run
+    python -m saemd.export run_root=runs out=exported format=dictionary_learning           # ae.pt and config.json
+
+`out` is a new folder; with run_root it keeps the layout init=…/l0=…/seed=…. All formats take raw activations and have
+decoder rows of unit norm.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import sys
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+import torch
+import yaml
+from safetensors import SafetensorError
+
+from saemd.errors import UserError, bad_value
+from saemd.sae.export import CONFIG, WEIGHTS, config_text, load_sae
+from saemd.sae.model import JumpReLUSAE
+
+KEYS = ("run", "run_root", "out", "format")
+FINISHED = "metrics.json"  # written last, so only finished runs have it
+UNREADABLE = (FileNotFoundError, SafetensorError, json.JSONDecodeError, yaml.YAMLError, KeyError, TypeError)
+
+
+def write_saelens(run: Path, sae: JumpReLUSAE, folder: Path) -> None:
+    """`sae_lens.SAE.load_from_disk(folder)`: a run is saved in this form; in older ones cfg.json lacks the version."""
+    shutil.copyfile(run / WEIGHTS, folder / WEIGHTS)
+    metadata = json.loads((run / CONFIG).read_text()).get("metadata")
+    (folder / CONFIG).write_text(config_text(sae, metadata))
+
+
+def write_dictionary_learning(run: Path, sae: JumpReLUSAE, folder: Path) -> None:
+    """`dictionary_learning.utils.load_dictionary(folder, device)`, or `JumpReluAutoEncoder.from_pretrained(ae.pt)`.
+
+    config.json names things as dictionary_learning's trainer and buffer do; what has no counterpart here is left out.
+    """
+    config = yaml.safe_load((run / "config.yaml").read_text())["config"]
+    trainer = {
+        "dict_class": "JumpReluAutoEncoder",
+        "activation_dim": sae.d_in,
+        "dict_size": sae.d_sae,
+        "lm_name": config["lm"]["name"],
+        "layer": config["layer"],
+        "submodule_name": f"resid_post_layer_{config['layer']}",
+        "target_l0": config["l0"],
+        "seed": config["seed"],
+    }
+    buffer = {"d_submodule": sae.d_in, "io": "out", "ctx_len": config["activations"]["context_length"]}
+    weights = {name: value.detach().contiguous() for name, value in sae.state_dict().items() if name != "scale"}
+    torch.save(weights, folder / "ae.pt")
+    (folder / "config.json").write_text(json.dumps({"trainer": trainer, "buffer": buffer}, indent=2) + "\n")
+
+
+Writer = Callable[[Path, JumpReLUSAE, Path], None]  # the run's folder, its SAE, the folder to fill
+FORMATS: Mapping[str, Writer] = {
+    "saelens": write_saelens,
+    "dictionary_learning": write_dictionary_learning,
+}
+
+
+def parse(arguments: list[str]) -> dict[str, str]:
+    """`key=value` arguments, complete and without contradiction. Raises `UserError`."""
+    values: dict[str, str] = {}
+    for argument in arguments:
+        key, _, value = argument.partition("=")
+        if key not in KEYS or not value:
+            raise bad_value(key, value, f"known are {', '.join(f'{name}=…' for name in KEYS)}")
+        values[key] = value
+    values.setdefault("format", "saelens")
+    if values["format"] not in FORMATS:
+        raise bad_value("format", values["format"], f"known are {', '.join(FORMATS)}")
+    if ("run" in values) == ("run_root" in values):
+        raise UserError("run=…: give either one run's folder, or run_root=… for all finished runs below it")
+    if "out" not in values:
+        raise UserError("out=…: name the folder to write")
+    return values
+
+
+def find(values: Mapping[str, str]) -> dict[Path, Path]:
+    """Each finished run's folder, and where it goes below `out`. Raises `UserError` where there is none."""
+    if "run" in values:
+        run = Path(values["run"])
+        if not (run / FINISHED).is_file():
+            raise bad_value("run", run, f"no finished run here ({FINISHED} is missing); name init=…/l0=…/seed=…")
+        return {run: Path()}
+    root = Path(values["run_root"])
+    runs = sorted(path.parent for path in root.glob(f"init=*/l0=*/seed=*/{FINISHED}"))
+    if not runs:
+        raise bad_value("run_root", root, "no finished run below it; give the run_root that was trained with")
+    return {run: run.relative_to(root) for run in runs}
+
+
+def export(runs: Mapping[Path, Path], out: Path, write: Writer) -> None:
+    """Write all runs aside and rename the whole to `out`, so that it is there complete or not at all."""
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise bad_value("out", out, "there is something here already; name a new folder")
+    try:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as aside:
+            whole = Path(aside) / "whole"
+            for run, place in runs.items():
+                (whole / place).mkdir(parents=True)
+                try:
+                    sae = load_sae(run)
+                    write(run, sae, whole / place)
+                except UNREADABLE as error:
+                    raise bad_value("run", run, f"cannot be read ({error}); remove it and train it again") from error
+                if below := int((sae.threshold < 0).sum()):
+                    print(f"{run}: {below:,} latents have θ < 0; what they give below 0, others clip", file=sys.stderr)
+            os.replace(whole, out)
+    except OSError as error:
+        raise bad_value("out", out, f"cannot be written ({error.strerror}); name another folder") from error
+
+
+def main(arguments: list[str]) -> int:
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return 0
+    try:
+        values = parse(arguments)
+        runs, out = find(values), Path(values["out"])
+        export(runs, out, FORMATS[values["format"]])
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    for place in runs.values():
+        print(f"{out / place}  ({values['format']})")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
