@@ -1,6 +1,6 @@
-"""Collect a finished sweep's evidence into this folder.
+"""Collect a finished sweep's evidence into a folder, by default this one.
 
-    python experiments/embedded-sweep/collect.py [run_root=runs] [peer=peer.json …]
+    python experiments/embedded-sweep/collect.py [run_root=runs] [out=experiments/embedded-sweep] [peer=peer.json …]
 
 Writes `metrics.json` (every run's, with the configuration that differs), `table.md`, `stability.json` and the figures
 that the README shows. Peer files are what `peer.py` wrote.
@@ -51,6 +51,7 @@ def table(rows: list[dict[str, Any]]) -> str:
 def main(words: list[str]) -> None:
     given = [word.split("=", 1) for word in words]
     run_root = Path(next((value for key, value in given if key == "run_root"), "runs"))
+    out = Path(next((value for key, value in given if key == "out"), HERE))
     rows = runs(run_root)
     if not rows:
         sys.exit(f"run_root={run_root}: no finished run here; run the sweep first")
@@ -58,17 +59,17 @@ def main(words: list[str]) -> None:
         there = json.loads(path.read_text())
         about = {"init": there["about"]["trainer"], "encoder": "tied", "seed": there["about"]["arguments"]["seed"]}
         rows.append({**about, **{key: value for key, value in there.items() if key != "about"}})
-    (HERE / "metrics.json").write_text(json.dumps(rows, indent=1) + "\n")
-    (HERE / "table.md").write_text(table(rows))
+    (out / "metrics.json").write_text(json.dumps(rows, indent=1) + "\n")
+    (out / "table.md").write_text(table(rows))
     stability = run_root / "stability"
-    shutil.copy(stability / "stability.json", HERE)
+    shutil.copy(stability / "stability.json", out)
     for name in FIGURES:
-        shutil.copy(stability / "figures" / f"{name}.png", HERE / f"{name}.png")
+        shutil.copy(stability / "figures" / f"{name}.png", out / f"{name}.png")
     for figure in stability.glob("figures/figure2_init=*_l0=*_seeds=*.png"):
         init, l0, _ = (part.split("=")[1] for part in figure.stem.removeprefix("figure2_").split("_"))
         if l0 in SHOWN:
-            shutil.copy(figure, HERE / f"figure2-{init}-l0-{l0}.png")
-    print((HERE / "table.md").read_text())
+            shutil.copy(figure, out / f"figure2-{init}-l0-{l0}.png")
+    print((out / "table.md").read_text())
 
 
 if __name__ == "__main__":
