@@ -12,12 +12,12 @@ from typing import Any
 import lightning as pl
 import numpy as np
 import torch
-from torch.nn.functional import cosine_similarity
 
 from saemd.config import Config
 from saemd.progress import Bar, bar
 from saemd.sae import save_sae
 from saemd.training import record
+from saemd.training.metrics import row_cosines
 
 CHECKPOINT = "last.ckpt"
 
@@ -32,6 +32,7 @@ class ProgressBar(pl.Callback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         done = trainer.global_step * (self.tokens // pl_module.schedules.steps)
         self._bar = self._open.enter_context(bar(self.description, total=self.tokens, done=done))
+        self._bar.note("first step (compiles its loops where this was never done)")
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         assert self._bar
@@ -83,8 +84,8 @@ class SaveRun(pl.Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         config, folder, sae, held_out = self.config, self.folder, pl_module.sae, pl_module.held_out
         with torch.no_grad():
-            cos_dec = cosine_similarity(sae.W_dec, pl_module.start_dec, dim=1).cpu()
-            cos_enc = cosine_similarity(sae.W_enc, pl_module.start_enc, dim=0).cpu()
+            cos_dec = row_cosines(sae.W_dec, pl_module.start_dec).cpu()
+            cos_enc = row_cosines(sae.W_enc.T, pl_module.start_enc.T).cpu()
         metadata = {
             "model_name": config.lm.name,
             "hook_name": f"blocks.{config.layer}.hook_resid_post",

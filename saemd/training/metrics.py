@@ -9,6 +9,7 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor
+from torch.nn.functional import cosine_similarity
 
 from saemd.sae import JumpReLUSAE
 
@@ -69,3 +70,9 @@ class Pooled:
             alive=self.fired_F > 0,
             fire_rate=(self.fired_F / self.tokens).float(),
         )
+
+
+def row_cosines(a_ND: Tensor, b_ND: Tensor, rows: int = 1024) -> Tensor:
+    """Cosine of each row of a with that of b [N], block by block: temporaries stay small; a zero row has cosine 0."""
+    blocks = zip(a_ND.split(rows), b_ND.split(rows), strict=True)
+    return torch.cat([cosine_similarity(a, b, dim=1) for a, b in blocks])

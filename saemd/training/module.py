@@ -8,11 +8,10 @@ from typing import Any
 import lightning as pl
 import torch
 from torch import Tensor
-from torch.nn.functional import cosine_similarity
 
 from saemd.sae import JumpReLUSAE, Loss, Penalty, make_loss
 from saemd.training.config import RecipeConfig
-from saemd.training.metrics import HeldOut, Pooled
+from saemd.training.metrics import HeldOut, Pooled, row_cosines
 from saemd.training.optimizer import SAEAdam
 from saemd.training.schedules import schedules
 
@@ -102,8 +101,8 @@ class SAETraining(pl.LightningModule):
             "train/threshold_q05": quantiles[0].item(),
             "train/threshold_q50": quantiles[1].item(),
             "train/threshold_q95": quantiles[2].item(),
-            "train/drift_dec": cosine_similarity(sae.W_dec, self.start_dec, dim=1).mean().item(),
-            "train/drift_enc": cosine_similarity(sae.W_enc, self.start_enc, dim=0).mean().item(),
+            "train/drift_dec": row_cosines(sae.W_dec, self.start_dec).mean().item(),
+            "train/drift_enc": row_cosines(sae.W_enc.T, self.start_enc.T).mean().item(),
             "train/tokens_per_second": (step - since) * B / (now[0] - then),
             "train/learning_rate": self.recipe.lr * self.schedules.lr(step),
             "tokens": step * B,
