@@ -66,25 +66,29 @@ def token_pass(
         product_F, x_D, slack = product_BF[b], x_BD[b], slack_B[b]
         start, n = start_B1[b], 0
         for f0 in range(0, F, BLOCK):
-            end = min(f0 + BLOCK, F)
-            hits = np.int32(0)
-            for f in range(f0, end):
-                hits += np.int32(product_F[f] > low_F[f] - slack * norm_F[f])
-            if hits == 0:
-                continue
-            for f in range(f0, end):
-                if not product_F[f] > low_F[f] - slack * norm_F[f]:
+            if f0 + BLOCK <= F:
+                hits = np.int32(0)
+                for i in range(BLOCK):  # of fixed length: a few vector instructions
+                    hits += np.int32(product_F[f0 + i] > low_F[f0 + i] - slack * norm_F[f0 + i])
+                if hits == 0:
                     continue
-                product = product_F[f]
-                if not exact:
-                    product = dot(x_D, W_enc_FD[f])
-                    if not product > low_F[f]:
-                        continue
-                pre = product + b_enc_F[f]
-                latent_P[start + n] = f
-                pre_P[start + n] = pre
-                z_P[start + n] = pre if pre > threshold_F[f] else np.float32(0)
-                n += 1
+            for f in range(f0, min(f0 + BLOCK, F)):
+                if product_F[f] > low_F[f] - slack * norm_F[f]:
+                    latent_P[start + n] = f
+                    n += 1
+        candidates, n = n, 0
+        for p in range(start, start + candidates):
+            f = latent_P[p]
+            product = product_F[f]
+            if not exact:
+                product = dot(x_D, W_enc_FD[f])
+                if not product > low_F[f]:
+                    continue
+            pre = product + b_enc_F[f]
+            latent_P[start + n] = f
+            pre_P[start + n] = pre
+            z_P[start + n] = pre if pre > threshold_F[f] else np.float32(0)
+            n += 1
         count_B[b] = n
         error_D = error_BD[b]
         for d in range(D):
@@ -151,18 +155,14 @@ def latent_pass(
 
 
 @njit(parallel=True, fastmath=True, cache=True)
-def adam_rows(W_ND, grad_ND, square_ND, lr, clip, beta2, eps, correction, project, square_N):
+def adam_rows(W_ND, grad_ND, square_ND, lr, clip, beta2, eps, correction, project, along_N):
     """Adam without first moment on every row, the gradient times `clip`; `project`: rows stay of unit norm.
 
-    `correction` = 1/√(1 − β₂ᵗ). With `project` the gradient's part along the row is left out (`gradient_norms`), and
-    the row is divided by its norm afterwards.
+    `correction` = 1/√(1 − β₂ᵗ); `along_N` is `gradient_norms`'. With `project` the row is divided by its norm at the end.
     """
     for r in prange(W_ND.shape[0]):
         W_D, grad_D, v_D = W_ND[r], grad_ND[r], square_ND[r]
-        along = np.float32(0)
-        if project:
-            along = square_N[r]
-        norm = np.float32(0)
+        along, norm = along_N[r], np.float32(0)
         for d in range(W_D.shape[0]):
             g = clip * (grad_D[d] - along * W_D[d])
             v = beta2 * v_D[d] + (np.float32(1) - beta2) * g * g

@@ -71,36 +71,33 @@ class SAEAdam(torch.optim.Optimizer):
         parameter.addcdiv_(grad, root, value=-lr)
 
     def _fused(self) -> None:
+        """Matrices by kernels over their rows; vectors, too short to be worth a second thread, as in `_plain`."""
         from saemd.sae import kernels
 
-        r, norms = self.recipe, {}
-        rows = {name: _rows(p) for name, p in self.sae.named_parameters()}
-        grads = {name: _rows(p.grad) for name, p in self.sae.named_parameters()}
-        for name, W in rows.items():
-            along, square = np.empty(len(W), np.float32), np.empty(len(W), np.float32)
-            kernels.gradient_norms(W, grads[name], name == "W_dec", along, square)
-            norms[name] = (along, square.sum(dtype=np.float64))
-        self.gradient_norm = math.sqrt(sum(square for _, square in norms.values()))
-        clip = min(1.0, r.grad_clip_norm / (self.gradient_norm + 1e-6))
+        r, sae = self.recipe, self.sae
         lrs = {id(p): group["lr"] for group in self.param_groups for p in group["params"]}
-        for name, parameter in self.sae.named_parameters():
-            state = self.state[parameter]
-            correction = 1 / math.sqrt(1 - r.adam_beta2 ** state["step"])
-            kernels.adam_rows(
-                rows[name], grads[name], _rows(state["square"]), *_scalars(lrs[id(parameter)], clip, r.adam_beta2),
-                *_scalars(r.adam_eps, correction), name == "W_dec", norms[name][0],
-            )  # fmt: skip
+        matrices = [(_rows(p), _rows(p.grad), _rows(self.state[p]["square"]), p) for p in (sae.W_enc, sae.W_dec)]
+        vectors = [p for p in sae.parameters() if p.dim() == 1]
+        alongs, total = [], sum(p.grad.double().pow(2).sum().item() for p in vectors if p.grad is not None)
+        for W, grad, _, p in matrices:
+            along, square = np.empty(len(W), np.float32), np.empty(len(W), np.float32)
+            kernels.gradient_norms(W, grad, p is sae.W_dec, along, square)
+            alongs.append(along)
+            total += square.sum(dtype=np.float64)
+        self.gradient_norm = math.sqrt(total)
+        clip = min(1.0, r.grad_clip_norm / (self.gradient_norm + 1e-6))
+        for p in vectors:
+            self._update(p, p.grad * clip, lrs[id(p)])
+        for (W, grad, square, p), along in zip(matrices, alongs, strict=True):
+            correction = 1 / math.sqrt(1 - r.adam_beta2 ** self.state[p]["step"])
+            numbers = _scalars(lrs[id(p)], clip, r.adam_beta2, r.adam_eps, correction)
+            kernels.adam_rows(W, grad, square, *numbers, p is sae.W_dec, along)
 
 
 def _rows(tensor: Tensor | None) -> np.ndarray:
-    """The memory of a parameter, of its gradient or state as rows: [F, D], of a vector one.
-
-    W_enc [D, F] is stored latent by latent, and so is what belongs to it.
-    """
+    """The memory of a matrix, of its gradient or state, as rows [F, D]: W_enc [D, F] is stored latent by latent."""
     assert tensor is not None
     tensor = tensor.detach()
-    if tensor.dim() == 1:
-        return tensor.numpy()[None]
     return tensor.numpy() if tensor.is_contiguous() else tensor.T.numpy()
 
 
