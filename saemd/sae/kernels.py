@@ -158,7 +158,7 @@ def latent_pass(
 def adam_rows(W_ND, grad_ND, square_ND, lr, clip, beta2, eps, correction, project, along_N):
     """Adam without first moment on every row, the gradient times `clip`; `project`: rows stay of unit norm.
 
-    `correction` = 1/√(1 − β₂ᵗ); `along_N` is `gradient_norms`'. With `project` the row is divided by its norm at the end.
+    `correction` = 1/√(1 − β₂ᵗ); `along_N` is of `gradient_norms`. `project`: the row is divided by its norm at the end.
     """
     for r in prange(W_ND.shape[0]):
         W_D, grad_D, v_D = W_ND[r], grad_ND[r], square_ND[r]
