@@ -15,7 +15,8 @@ from typing import NamedTuple
 import numpy as np
 from numba import njit
 
-CHUNK = 32  # entries compared at once with their floors; nearly all lie below
+CHUNK = 64  # entries compared at once with their floor; nearly all lie below
+TILE = 16  # columns copied at once
 
 
 class Edges(NamedTuple):
@@ -138,53 +139,56 @@ def _shrink_lines(value_FW, index_FW, count_F, keep):
 
 
 @njit(nogil=True, cache=True)
+def _offer(line_N, first, begin, value_W, index_W, count, floor, keep):
+    """A stretch of a line, whose indices start at `first`, into its list; from chunk `begin` on, then the others."""
+    n, width = len(line_N), len(value_W)
+    chunks = (n + CHUNK - 1) // CHUNK
+    for chunk in range(chunks):
+        low = (begin + chunk) % chunks * CHUNK
+        part_C = line_N[low : min(low + CHUNK, n)]
+        above = 0
+        for k in range(len(part_C)):  # in this form it is vectorised
+            if part_C[k] > floor:
+                above += 1
+        if above == 0:
+            continue
+        for k in range(len(part_C)):
+            if part_C[k] > floor:
+                if count == width:
+                    floor = shrink(value_W, index_W, count, keep)
+                    count = keep
+                    if part_C[k] <= floor:
+                        continue
+                value_W[count] = part_C[k]
+                index_W[count] = first + low + k
+                count += 1
+    return count, floor
+
+
+@njit(nogil=True, cache=True)
 def _offer_rows(block_BF, first, start, stop, value_FW, index_FW, count_F, floor_F, keep):
     """Rows [start, stop) of a block into the lists of rows; each row starts elsewhere, so that ties spread out."""
-    n, width = block_BF.shape[1], value_FW.shape[1]
-    chunks = (n + CHUNK - 1) // CHUNK
+    guess = np.float32(-np.inf)
     for b in range(start, stop):
         i = first + b
-        count, floor = 0, np.float32(-np.inf)
-        for chunk in range(chunks):
-            low = (i * 7919 + chunk) % chunks * CHUNK
-            high = min(low + CHUNK, n)
-            above = 0
-            for j in range(low, high):
-                above += block_BF[b, j] > floor
-            if above == 0:
-                continue
-            for j in range(low, high):
-                if block_BF[b, j] > floor:
-                    if count == width:
-                        floor = shrink(value_FW[i], index_FW[i], count, keep)
-                        count = keep
-                        if block_BF[b, j] <= floor:
-                            continue
-                    value_FW[i, count] = block_BF[b, j]
-                    index_FW[i, count] = j
-                    count += 1
+        count, floor = _offer(block_BF[b], 0, i * 7919, value_FW[i], index_FW[i], 0, guess, keep)
+        if count < keep:  # the row before lies higher: take all again
+            count, floor = _offer(block_BF[b], 0, i * 7919, value_FW[i], index_FW[i], 0, np.float32(-np.inf), keep)
         count_F[i], floor_F[i] = count, floor
+        guess = value_FW[i, :count].min() if count < 2 * keep else floor
 
 
 @njit(nogil=True, cache=True)
 def _offer_columns(block_BF, first, start, stop, value_FW, index_FW, count_F, floor_F, keep):
-    """Columns [start, stop) of a block into the lists of columns."""
-    width = value_FW.shape[1]
-    for b in range(block_BF.shape[0]):
-        for low in range(start, stop, CHUNK):
-            high = min(low + CHUNK, stop)
-            above = 0
+    """Columns [start, stop) of a block into the lists of columns, some at a time in a copy that lies in the cache."""
+    rows = len(block_BF)
+    tile_CB = np.empty((TILE, rows), dtype=np.float32)
+    for low in range(start, stop, TILE):
+        high = min(low + TILE, stop)
+        for b in range(rows):
             for j in range(low, high):
-                above += block_BF[b, j] > floor_F[j]
-            if above == 0:
-                continue
-            for j in range(low, high):
-                if block_BF[b, j] > floor_F[j]:
-                    if count_F[j] == width:
-                        floor_F[j] = shrink(value_FW[j], index_FW[j], width, keep)
-                        count_F[j] = keep
-                        if block_BF[b, j] <= floor_F[j]:
-                            continue
-                    value_FW[j, count_F[j]] = block_BF[b, j]
-                    index_FW[j, count_F[j]] = first + b
-                    count_F[j] += 1
+                tile_CB[j - low, b] = block_BF[b, j]
+        for j in range(low, high):
+            count_F[j], floor_F[j] = _offer(
+                tile_CB[j - low], first, 0, value_FW[j], index_FW[j], count_F[j], floor_F[j], keep
+            )

@@ -18,8 +18,9 @@ from saemd.stability.candidates import Candidates, Edges, shrink
 
 SLACK = 1e-12  # a pair may exceed its gain and price by this; it is counted in the bound
 ALLOWED = 1e-9  # of a matching's mean cosine below the bound
+ROUNDING = 1e-6  # of a cosine, at least
 ROWS_AT_ONCE = 512
-ADDED_A_ROW = 32  # violated pairs of a recomputed row that are returned, the worst first
+ADDED_A_ROW = 32  # pairs of a recomputed row that join, those that exceed their gain and price most or miss them least
 
 ExactRows = Callable[[np.ndarray], np.ndarray]  # row numbers [R] to their cosines [R, F], float32
 
@@ -39,10 +40,10 @@ class NotProvenError(RuntimeError):
 
 
 def certify(found: Assignment, candidates: Candidates, exact_rows: ExactRows) -> float:
-    """Checks all of it and returns how much the mean cosine may lie below the optimum (at most `ALLOWED`)."""
-    violated = violations(found.gain, found.price, candidates, exact_rows)
+    """Checks all of it anew, and returns how much the mean cosine may lie below the optimum (at most `ALLOWED`)."""
+    violated = Pricing(candidates, exact_rows).violations(found.gain, found.price)
     if len(violated.row):
-        raise NotProvenError(f"{len(violated.row)} pairs are worth more than their gain and price")
+        raise NotProvenError("some pairs are worth more than their gain and price")
     return gap(found)
 
 
@@ -57,21 +58,42 @@ def gap(found: Assignment) -> float:
     return missing
 
 
-def violations(gain_F: np.ndarray, price_F: np.ndarray, candidates: Candidates, exact_rows: ExactRows) -> Edges:
-    """Pairs with s_ij > u_i + v_j + SLACK: all that are listed; if there are none, of the others the worst per row."""
-    rows, columns = candidates.rows, candidates.columns
-    by_row = Edges(*_listed(rows.value, rows.index, rows.count, gain_F, price_F))
-    column_E, row_E, value_E = _listed(columns.value, columns.index, columns.count, price_F, gain_F)
-    own_E = np.flatnonzero(candidates.diagonal > gain_F + price_F + SLACK).astype(np.int32)
-    found = by_row.joined(Edges(row_E, column_E, value_E), Edges(own_E, own_E, candidates.diagonal[own_E]))
-    if len(found.row):
-        return found
-    open_F = np.flatnonzero(_beyond_bounds(gain_F, price_F, rows.floor, columns.floor)).astype(np.int32)
-    for start in range(0, len(open_F), ROWS_AT_ONCE):
-        row_R = open_F[start : start + ROWS_AT_ONCE]
-        more = _exceeding(exact_rows(row_R), row_R, gain_F, price_F, rows.floor, columns.floor)
-        found = found.joined(Edges(*more))
-    return found
+class Pricing:
+    """Compares all pairs of a matrix with gains and prices, and remembers what it learned of recomputed rows.
+
+    Of such a row all but `ADDED_A_ROW` unlisted pairs are covered by s_ij <= reference_i + v_j at the prices v of the
+    first time, so that later prices, which differ little, seldom make it compute a row again.
+    """
+
+    def __init__(self, candidates: Candidates, exact_rows: ExactRows):
+        self._candidates, self._exact_rows = candidates, exact_rows
+        self._reference_F = np.full(len(candidates.diagonal), np.inf)
+        self._reference_price_F: np.ndarray | None = None
+
+    def violations(self, gain_F: np.ndarray, price_F: np.ndarray) -> Edges:
+        """No pairs if s_ij <= u_i + v_j + SLACK for all i, j; else those that should join the graph.
+
+        They are all listed pairs that exceed it. If only others do, they are the worst of each row that had to be
+        recomputed, and those nearest to it: after the next change of prices these would be the ones.
+        """
+        rows, columns, diagonal_F = self._candidates.rows, self._candidates.columns, self._candidates.diagonal
+        by_row = Edges(*_listed(rows.value, rows.index, rows.count, gain_F, price_F))
+        column_E, row_E, value_E = _listed(columns.value, columns.index, columns.count, price_F, gain_F)
+        own_E = np.flatnonzero(diagonal_F > gain_F + price_F + SLACK).astype(np.int32)
+        found = by_row.joined(Edges(row_E, column_E, value_E), Edges(own_E, own_E, diagonal_F[own_E]))
+        if len(found.row):
+            return found
+        if self._reference_price_F is None:
+            self._reference_price_F = price_F.copy()
+        bounds = (rows.floor, columns.floor, self._reference_F, self._reference_price_F)
+        open_F = np.flatnonzero(_beyond_bounds(gain_F, price_F, *bounds)).astype(np.int32)
+        parts, worst = [found], -np.inf
+        for start in range(0, len(open_F), ROWS_AT_ONCE):
+            row_R = open_F[start : start + ROWS_AT_ONCE]
+            *part, exceeding = _nearest(self._exact_rows(row_R), row_R, gain_F, price_F, *bounds)
+            parts.append(Edges(*part))
+            worst = max(worst, exceeding)
+        return found if worst <= 0 else found.joined(*parts)
 
 
 def excess(found: Assignment, blocks: Iterable[np.ndarray]) -> float:
@@ -104,45 +126,54 @@ def _listed(value_FW, index_FW, count_F, own_F, other_F):
 
 
 @njit(nogil=True, cache=True)
-def _beyond_bounds(gain_F, price_F, row_floor_F, column_floor_F):
+def _beyond_bounds(gain_F, price_F, row_floor_F, column_floor_F, reference_F, reference_price_F):
     """bool [F]: rows with a pair whose gain and price do not reach what an unlisted pair may be worth."""
     n = len(price_F)
-    spare_F = price_F - column_floor_F
     lowest = price_F.min()
     open_F = np.zeros(n, dtype=np.bool_)
     for i in range(n):
         if gain_F[i] + lowest + SLACK < row_floor_F[i]:
             below = 0
             for j in range(n):
-                below += (gain_F[i] + price_F[j] + SLACK < row_floor_F[i]) & (gain_F[i] + spare_F[j] + SLACK < 0)
+                bound = gain_F[i] + price_F[j] + SLACK
+                learned = bound < reference_F[i] + reference_price_F[j]
+                below += (bound < row_floor_F[i]) & (bound < column_floor_F[j]) & learned
             open_F[i] = below > 0
     return open_F
 
 
 @njit(nogil=True, cache=True)
-def _exceeding(block_RF, row_R, gain_F, price_F, row_floor_F, column_floor_F):
-    """Of recomputed rows the unlisted pairs that are worth more than gain and price, at most `ADDED_A_ROW` a row.
+def _nearest(block_RF, row_R, gain_F, price_F, row_floor_F, column_floor_F, reference_F, reference_price_F):
+    """Of each recomputed row the `ADDED_A_ROW` pairs that gain and price cover worst; by how much the worst exceeds.
 
-    Listed pairs are left alone: computed in another block, their last bit may differ.
+    A listed pair cannot exceed them; it may be among the nearest if it lies at the floors. Its last bit may differ
+    then, having been computed in another block; the larger value counts. Writes the rows' `reference_F`.
     """
     n = len(price_F)
     line_E = np.empty(len(row_R) * ADDED_A_ROW, np.int32)
     index_E = np.empty(len(row_R) * ADDED_A_ROW, np.int32)
     value_E = np.empty(len(row_R) * ADDED_A_ROW, np.float32)
     excess_F, column_F = np.empty(n, np.float64), np.empty(n, np.int32)
-    size = 0
+    size, worst = 0, -np.inf
     for r in range(len(row_R)):
         i = row_R[r]
         count = 0
         for j in range(n):
-            bound = gain_F[i] + price_F[j] + SLACK
-            if block_RF[r, j] > bound and bound < min(row_floor_F[i], column_floor_F[j]):
+            floor = min(row_floor_F[i], column_floor_F[j])
+            if block_RF[r, j] <= floor + ROUNDING:
+                bound = gain_F[i] + price_F[j] + SLACK
                 excess_F[count], column_F[count] = block_RF[r, j] - bound, j
+                if bound < floor:
+                    worst = max(worst, excess_F[count])
                 count += 1
-        if count > ADDED_A_ROW:
-            shrink(excess_F, column_F, count, ADDED_A_ROW)
-            count = ADDED_A_ROW
-        for c in range(count):
+        joining = min(count, ADDED_A_ROW)
+        if count > joining:
+            shrink(excess_F, column_F, count, joining)
+        for c in range(joining):
             line_E[size], index_E[size], value_E[size] = i, column_F[c], block_RF[r, column_F[c]]
             size += 1
-    return line_E[:size].copy(), index_E[:size].copy(), value_E[:size].copy()
+        reference = -np.inf
+        for c in range(joining, count):
+            reference = max(reference, block_RF[r, column_F[c]] - reference_price_F[column_F[c]])
+        reference_F[i] = reference
+    return line_E[:size].copy(), index_E[:size].copy(), value_E[:size].copy(), worst

@@ -18,7 +18,7 @@ from torch import Tensor
 from saemd.errors import UserError
 from saemd.stability.assignment import FREE, augment, bid, compress, free_losing, gains
 from saemd.stability.candidates import Candidates, gather
-from saemd.stability.certificate import Assignment, ExactRows, NotProvenError, gap, violations
+from saemd.stability.certificate import Assignment, ExactRows, NotProvenError, Pricing, gap
 
 BLOCK_ROWS = 512  # rows of the cosine matrix computed at a time
 KEPT = 128  # largest cosines kept of every row and every column, for the proof
@@ -80,7 +80,7 @@ def optimum(candidates: Candidates, exact_rows: ExactRows) -> Assignment:
     n_latents = len(candidates.diagonal)
     price_F = np.zeros(n_latents)
     column_of_F, row_of_F = (np.full(n_latents, FREE, dtype=np.int64) for _ in range(2))
-    edges = candidates.largest(CORE)
+    edges, pricing = candidates.largest(CORE), Pricing(candidates, exact_rows)
     epsilons = EPSILONS
     for _ in range(ROUNDS):
         graph = compress(n_latents, *edges)
@@ -91,7 +91,7 @@ def optimum(candidates: Candidates, exact_rows: ExactRows) -> Assignment:
         if not augment(*graph, price_F, column_of_F, row_of_F):
             raise ValueError("the candidates allow no perfect matching")
         gain_F, value_F = gains(*graph, price_F, column_of_F)
-        violated = violations(gain_F, price_F, candidates, exact_rows)
+        violated = pricing.violations(gain_F, price_F)
         if len(violated.row) == 0:
             found = Assignment(column_of_F, value_F, gain_F, price_F)
             gap(found)
