@@ -42,7 +42,8 @@ def match(a_FD: Tensor | np.ndarray, b_FD: Tensor | np.ndarray) -> Match:
     `a_FD`, `b_FD`: [F, D], any float type, any device; rows need no normalising, and a zero row has cosine 0 with
     everything. The cosines are computed in blocks, of which the largest of each row and column are kept: the matching
     is found on these few and proven on all (see `certificate`); where the proof fails, the pairs that break it join
-    and it goes on from there. Should that not end in `ROUNDS`, `match_reference` answers, with a warning. Raises
+    and it goes on from there. Should that not end in `ROUNDS`, `match_reference` answers, with a warning. Beside the
+    dictionaries it takes 0.5 GB at F = 18,432, D = 2,304: both once more with unit rows, and the lists. Raises
     `UserError` on NaN or infinite rows, `ValueError` where the shapes differ.
     """
     a_FD, b_FD = _rows_of_one_shape(a_FD, b_FD)
