@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from itertools import permutations
 
 import numpy as np
@@ -9,8 +12,10 @@ import pytest
 import torch
 
 from saemd.errors import UserError
-from saemd.stability import match
-from saemd.stability.matching import random_floor
+from saemd.stability import match, matching
+from saemd.stability.candidates import Candidates, gather
+from saemd.stability.certificate import Assignment, NotProvenError, Pricing, certify, excess, gap
+from saemd.stability.matching import match_reference, optimum, random_floor
 from tests.stability_fakes import rows
 
 
@@ -76,3 +81,123 @@ def test_the_random_floor_lies_just_below_its_bound():
     assert 0.85 * nearest < floor < nearest < np.sqrt(2 * np.log(n_latents) / d_in)
     assert floor == random_floor(n_latents, d_in)
     assert floor != random_floor(n_latents, d_in, seed=1)
+
+
+def shared_rows(n: int, share: float, noise: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """`share` of the rows return under noise in another order, the others are independent."""
+    a_FD, b_FD = rows(0, n, 32), rows(1, n, 32)
+    shared = round(share * n)
+    b_FD[:shared] = a_FD[:shared] + noise * b_FD[:shared]
+    return a_FD, b_FD[torch.randperm(n, generator=torch.Generator().manual_seed(2))]
+
+
+def with_zeros(rows_FD: torch.Tensor, start: int, stop: int) -> torch.Tensor:
+    rows_FD[start:stop] = 0
+    return rows_FD
+
+
+def crowded(seed: int, n: int) -> torch.Tensor:
+    """Few directions: what is best for a row is best for many."""
+    return rows(seed, n, 4) @ rows(7, 4, 32) + 0.3 * rows(8, 1, 32)
+
+
+INPUTS: dict[str, Callable[[int], tuple[torch.Tensor, torch.Tensor]]] = {
+    "near-identical": lambda n: shared_rows(n, 1, 0.1),
+    "half": lambda n: shared_rows(n, 0.55, 0.8),
+    "independent": lambda n: shared_rows(n, 0, 0),
+    "crowded": lambda n: (crowded(0, n), crowded(1, n)),
+    "opposed": lambda n: (rows(0, n) + rows(9, 1), rows(1, n) - rows(9, 1)),
+    "duplicates": lambda n: (rows(0, max(n // 8, 1)).repeat(9, 1)[:n], rows(1, max(n // 8, 1)).repeat(9, 1)[:n]),
+    "one row": lambda n: (rows(0, 1).repeat(n, 1), rows(0, 1).repeat(n, 1)),
+    "ties": lambda n: (rows(0, n, 6).sign(), rows(1, n, 6).sign()),
+    "zero rows in one": lambda n: (with_zeros(rows(0, n), 0, n // 4), rows(1, n)),
+    "zero rows in both": lambda n: (with_zeros(rows(0, n), 0, n // 4), with_zeros(rows(1, n), n // 2, n)),
+    "only zeros": lambda n: (torch.zeros(n, 4), rows(1, n, 4)),
+    "mirrored": lambda n: (torch.cat([rows(0, n), -rows(0, n)])[:n], torch.cat([rows(0, n), -rows(0, n)]).flip(0)[:n]),
+}
+
+
+def solved(a_FD: torch.Tensor, b_FD: torch.Tensor) -> tuple[Assignment, Candidates, Callable, np.ndarray]:
+    """What `match` finds on the way, and the whole matrix."""
+    a_FD, b_FD = matching._rows_of_one_shape(a_FD, b_FD)
+    cosine_FF = (a_FD @ b_FD.T).numpy()
+    with ThreadPoolExecutor(2) as pool:
+        candidates = gather(np.split(cosine_FF, [len(a_FD) // 3]), len(a_FD), matching.KEPT, pool)
+    return optimum(candidates, cosine_FF.__getitem__), candidates, cosine_FF.__getitem__, cosine_FF
+
+
+@pytest.mark.parametrize("n", [1, 2, 3, 40, 500])
+@pytest.mark.parametrize("kind", INPUTS)
+def test_the_optimum_is_scipys(kind: str, n: int):
+    a_FD, b_FD = INPUTS[kind](n)
+    found, reference = match(a_FD, b_FD), match_reference(a_FD, b_FD)
+    assert np.array_equal(np.sort(found.index), np.arange(n))
+    assert found.cosine.sum(dtype=np.float64) == pytest.approx(reference.cosine.sum(dtype=np.float64), abs=1e-6 * n)
+    cosine_FF = (matching._unit_rows(a_FD) @ matching._unit_rows(b_FD).T).numpy()
+    np.testing.assert_allclose(found.cosine, cosine_FF[np.arange(n), found.index], atol=1e-6)
+
+
+@pytest.mark.parametrize("kept", [2, 6, 32])
+@pytest.mark.parametrize("kind", INPUTS)
+def test_few_candidates_are_enough_and_every_pair_is_proven(kind: str, kept: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(matching, "KEPT", kept)
+    monkeypatch.setattr(matching, "CORE", kept // 2)
+    monkeypatch.setattr(matching, "ROUNDS", 1000)
+    found, candidates, exact_rows, cosine_FF = solved(*INPUTS[kind](300))
+    best = match_reference(*INPUTS[kind](300)).cosine.sum(dtype=np.float64)
+    assert cosine_FF[np.arange(300), found.index].sum(dtype=np.float64) == pytest.approx(best, abs=3e-5)
+    assert excess(found, np.split(cosine_FF, [100])) <= 1e-12
+    assert certify(found, candidates, exact_rows) == gap(found) <= 1e-9
+
+
+def test_lists_hold_the_largest_and_bound_the_others():
+    cosine_FF = np.random.default_rng(0).standard_normal((300, 300), dtype=np.float32)
+    with ThreadPoolExecutor(2) as pool:
+        candidates = gather(np.split(cosine_FF, [7, 150]), 300, 20, pool)
+    for lists, lines_FF in ((candidates.rows, cosine_FF), (candidates.columns, cosine_FF.T)):
+        for i in range(300):
+            held = lists.index[i, : lists.count[i]]
+            assert np.array_equal(lines_FF[i, held], lists.value[i, : lists.count[i]])
+            assert np.delete(lines_FF[i], held).max() <= lists.floor[i] <= np.sort(lines_FF[i])[-20]
+    row_E, column_E, value_E = candidates.rows.largest(5)
+    assert np.array_equal(np.bincount(row_E), np.full(300, 5))
+    np.testing.assert_array_equal(cosine_FF[row_E, column_E], value_E)
+    assert (value_E.reshape(300, 5).min(axis=1) == np.sort(cosine_FF)[:, -5]).all()
+
+
+def test_what_is_not_optimal_is_not_proven(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(matching, "KEPT", 16)
+    found, candidates, exact_rows, cosine_FF = solved(*INPUTS["half"](300))
+    certify(found, candidates, exact_rows)
+    index_F = found.index.copy()
+    index_F[[3, 4]] = index_F[[4, 3]]
+    swapped = replace(found, index=index_F, value=cosine_FF[np.arange(300), index_F].astype(np.float64))
+    with pytest.raises(NotProvenError, match="below its bound"):
+        certify(swapped, candidates, exact_rows)
+    with pytest.raises(NotProvenError, match="one to one"):
+        certify(replace(found, index=np.zeros(300, dtype=np.int64)), candidates, exact_rows)
+    with pytest.raises(NotProvenError, match="below its bound"):
+        certify(replace(found, price=found.price + 1e-6), candidates, exact_rows)
+    with pytest.raises(NotProvenError, match="worth more"):
+        certify(replace(found, price=found.price - 1e-6), candidates, exact_rows)
+
+
+@pytest.mark.parametrize(("i", "rank"), [(0, 0), (17, 40), (299, 150), (5, 299)])
+def test_one_pair_that_is_worth_more_is_found_wherever_it_is(i: int, rank: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(matching, "KEPT", 16)
+    _, candidates, exact_rows, cosine_FF = solved(*INPUTS["half"](300))
+    j = int(np.argsort(-cosine_FF[i])[rank])
+    gain_F, price_F = np.full(300, 9.0), np.full(300, 9.0)
+    gain_F[i], price_F[j] = 0, float(cosine_FF[i, j]) - 1e-9
+    found = Pricing(candidates, exact_rows).violations(gain_F, price_F)
+    assert (i, j) in zip(found.row.tolist(), found.column.tolist(), strict=True)
+    price_F[j] += 1e-9
+    assert len(Pricing(candidates, exact_rows).violations(gain_F, price_F).row) == 0
+
+
+def test_without_a_proof_scipy_answers_and_says_so(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(matching, "ROUNDS", 0)
+    a_FD, b_FD = INPUTS["half"](100)
+    with pytest.warns(UserWarning, match="scipy solves this one"):
+        found = match(a_FD, b_FD)
+    assert np.array_equal(found.index, match_reference(a_FD, b_FD).index)

@@ -1,0 +1,216 @@
+"""Exact maximum-weight perfect matching on a sparse bipartite graph: an auction for the prices, then shortest paths.
+
+Rows bid for columns. Column j has a price v_j; row i gains u_i = max_j (s_ij - v_j) at these prices. A matching whose
+every pair attains its row's maximum is optimal, because Σu + Σv bounds the total of any perfect matching.
+Suffixes: F latents, E edges. Graphs are in compressed rows: row i has the edges start[i] to start[i + 1].
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numba import njit
+
+FREE = -1
+
+
+@njit(nogil=True, cache=True)
+def compress(n_latents, row_E, column_E, value_E):
+    """Edges in any order: to start int64 [F + 1], column int32 [E], value float64 [E]; of repeated ones the largest."""
+    start_F = np.zeros(n_latents + 1, dtype=np.int64)
+    for e in range(len(row_E)):
+        start_F[row_E[e] + 1] += 1
+    start_F = np.cumsum(start_F)
+    place_F = start_F[:-1].copy()
+    order_E = np.empty(len(row_E), dtype=np.int64)
+    for e in range(len(row_E)):
+        order_E[place_F[row_E[e]]] = e
+        place_F[row_E[e]] += 1
+    seen_F = np.full(n_latents, -1, dtype=np.int64)
+    column_out_E = np.empty(len(row_E), dtype=np.int32)
+    value_out_E = np.empty(len(row_E), dtype=np.float64)
+    size = 0
+    for i in range(n_latents):
+        first, last = start_F[i], start_F[i + 1]
+        start_F[i] = size
+        for place in range(first, last):
+            e = order_E[place]
+            held = seen_F[column_E[e]]
+            if held >= start_F[i]:  # seen in this row
+                value_out_E[held] = max(value_out_E[held], value_E[e])
+            else:
+                seen_F[column_E[e]] = size
+                column_out_E[size] = column_E[e]
+                value_out_E[size] = value_E[e]
+                size += 1
+    start_F[n_latents] = size
+    return start_F, column_out_E[:size].copy(), value_out_E[:size].copy()
+
+
+@njit(nogil=True, cache=True)
+def _best(i, start_F, column_E, value_E, price_F):
+    """Row i's best column, its gain there, and its gain at the second best."""
+    best, gain, second = -1, -np.inf, -np.inf
+    for e in range(start_F[i], start_F[i + 1]):
+        offer = value_E[e] - price_F[column_E[e]]
+        if offer > gain:
+            best, gain, second = column_E[e], offer, gain
+        elif offer > second:
+            second = offer
+    return best, gain, second
+
+
+@njit(nogil=True, cache=True)
+def bid(start_F, column_E, value_E, price_F, column_of_F, row_of_F, epsilon, limit):
+    """Auction until every row has a column or `limit` bids are made; returns the number of bids.
+
+    A row takes its best column and raises the price to where the second best gains as much, and `epsilon` more. With
+    epsilon = 0 all pairs stay exactly at their row's maximum (the row reduction of Jonker and Volgenant).
+    """
+    n = len(price_F)
+    queue_F = np.empty(n, dtype=np.int64)
+    waiting = 0
+    for i in range(n):
+        if column_of_F[i] == FREE:
+            queue_F[waiting] = i
+            waiting += 1
+    head, bids = 0, 0
+    while waiting > 0 and bids < limit:
+        i = queue_F[head]
+        head = (head + 1) % n
+        waiting -= 1
+        bids += 1
+        best, gain, second = _best(i, start_F, column_E, value_E, price_F)
+        price_F[best] += epsilon + (gain - second if second > -np.inf else 0.0)
+        evicted = row_of_F[best]
+        row_of_F[best] = i
+        column_of_F[i] = best
+        if evicted != FREE:
+            column_of_F[evicted] = FREE
+            queue_F[(head + waiting) % n] = evicted
+            waiting += 1
+    return bids
+
+
+@njit(nogil=True, cache=True)
+def gains(start_F, column_E, value_E, price_F, column_of_F):
+    """Each row's best gain, and the value of the edge it is matched by (NaN: none)."""
+    gain_F = np.empty(len(price_F))
+    own_F = np.full(len(price_F), np.nan)
+    for i in range(len(price_F)):
+        gain_F[i] = _best(i, start_F, column_E, value_E, price_F)[1]
+        for e in range(start_F[i], start_F[i + 1]):
+            if column_E[e] == column_of_F[i]:
+                own_F[i] = value_E[e]
+    return gain_F, own_F
+
+
+@njit(nogil=True, cache=True)
+def free_losing(start_F, column_E, value_E, price_F, column_of_F, row_of_F, slack):
+    """Frees every row whose column gains it more than `slack` less than its best."""
+    for i in range(len(price_F)):
+        if column_of_F[i] != FREE:
+            gain, own = -np.inf, -np.inf
+            for e in range(start_F[i], start_F[i + 1]):
+                offer = value_E[e] - price_F[column_E[e]]
+                gain = max(gain, offer)
+                if column_E[e] == column_of_F[i]:
+                    own = offer
+            if own < gain - slack:
+                row_of_F[column_of_F[i]] = FREE
+                column_of_F[i] = FREE
+
+
+@njit(nogil=True, cache=True)
+def _push(key_E, node_E, size, key, node):
+    place = size
+    while place > 0:
+        parent = (place - 1) >> 1
+        if key_E[parent] <= key:
+            break
+        key_E[place], node_E[place] = key_E[parent], node_E[parent]
+        place = parent
+    key_E[place], node_E[place] = key, node
+
+
+@njit(nogil=True, cache=True)
+def _pop(key_E, node_E, size):
+    """Removes the smallest of a heap of `size` (its caller has read it)."""
+    key, node = key_E[size - 1], node_E[size - 1]
+    place = 0
+    while True:
+        child = 2 * place + 1
+        if child >= size - 1:
+            break
+        if child + 1 < size - 1 and key_E[child + 1] < key_E[child]:
+            child += 1
+        if key_E[child] >= key:
+            break
+        key_E[place], node_E[place] = key_E[child], node_E[child]
+        place = child
+    key_E[place], node_E[place] = key, node
+
+
+@njit(nogil=True, cache=True)
+def augment(start_F, column_E, value_E, price_F, column_of_F, row_of_F):
+    """Gives every free row a column along shortest augmenting paths; all pairs are, and stay, their row's best.
+
+    The length of an edge is what its row loses by it against its best. Returns False if some row cannot be matched.
+    """
+    n = len(price_F)
+    distance_F = np.full(n, np.inf)
+    from_F = np.empty(n, dtype=np.int64)
+    done_F = np.zeros(n, dtype=np.bool_)
+    touched_F = np.empty(n, dtype=np.int64)
+    key_E = np.empty(len(column_E) + 1, dtype=np.float64)
+    node_E = np.empty(len(column_E) + 1, dtype=np.int32)
+    for free in range(n):
+        if column_of_F[free] != FREE:
+            continue
+        size, n_touched, length, end = 0, 0, np.inf, -1
+        i, here = free, 0.0
+        gain = _best(free, start_F, column_E, value_E, price_F)[1]
+        while True:
+            base = here + gain
+            for e in range(start_F[i], start_F[i + 1]):
+                j = column_E[e]
+                reach = max(base - (value_E[e] - price_F[j]), here)
+                if reach < distance_F[j] and reach < length and not done_F[j]:
+                    if distance_F[j] == np.inf:
+                        touched_F[n_touched] = j
+                        n_touched += 1
+                    distance_F[j] = reach
+                    from_F[j] = i
+                    if row_of_F[j] == FREE:
+                        length, end = reach, j
+                    else:
+                        _push(key_E, node_E, size, reach, j)
+                        size += 1
+            while size > 0 and (done_F[node_E[0]] or key_E[0] > distance_F[node_E[0]]):
+                _pop(key_E, node_E, size)
+                size -= 1
+            if size == 0 or key_E[0] >= length:
+                break
+            j, here = node_E[0], key_E[0]
+            _pop(key_E, node_E, size)
+            size -= 1
+            done_F[j] = True
+            i = row_of_F[j]
+            for e in range(start_F[i], start_F[i + 1]):
+                if column_E[e] == j:
+                    gain = value_E[e] - price_F[j]
+                    break
+        if end == -1:
+            return False
+        for t in range(n_touched):
+            j = touched_F[t]
+            if done_F[j]:
+                price_F[j] += length - distance_F[j]
+            distance_F[j] = np.inf
+            done_F[j] = False
+        while True:
+            i = from_F[end]
+            row_of_F[end] = i
+            column_of_F[i], end = end, column_of_F[i]
+            if i == free:
+                break
+    return True

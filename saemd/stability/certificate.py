@@ -1,0 +1,179 @@
+"""The proof that a matching is the best of all: prices under which no pair of the whole matrix is worth more.
+
+For any gains u and prices v with u_i + v_j >= s_ij for all i, j, every perfect matching totals at most Σu + Σv, by
+linear-programming duality. So a matching with that total is optimal. Here all F² pairs are compared, though few are
+held: listed pairs one by one, the others by the bound min(row floor, column floor) of their lists, and where that
+bound does not suffice the row is computed once more. Suffixes: F latents, R some rows, E edges (pairs of the matrix).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+
+import numpy as np
+from numba import njit
+
+from saemd.stability.candidates import Candidates, Edges, shrink
+
+SLACK = 1e-12  # a pair may exceed its gain and price by this; it is counted in the bound
+ALLOWED = 1e-9  # of a matching's mean cosine below the bound
+ROUNDING = 1e-6  # of a cosine, at least
+ROWS_AT_ONCE = 512
+ADDED_A_ROW = 32  # pairs of a recomputed row that join, those that exceed their gain and price most or miss them least
+
+ExactRows = Callable[[np.ndarray], np.ndarray]  # row numbers [R] to their cosines [R, F], float32
+
+
+@dataclass(frozen=True)
+class Assignment:
+    """Row i takes column `index[i]` at cosine `value[i]`; `gain` and `price` are u and v of the certificate."""
+
+    index: np.ndarray  # int64 [F]
+    value: np.ndarray  # float64 [F]
+    gain: np.ndarray  # float64 [F]
+    price: np.ndarray  # float64 [F]
+
+
+class NotProvenError(RuntimeError):
+    """A matching that its certificate does not show to be optimal."""
+
+
+def certify(found: Assignment, candidates: Candidates, exact_rows: ExactRows) -> float:
+    """Checks all of it anew, and returns how much the mean cosine may lie below the optimum (at most `ALLOWED`)."""
+    violated = Pricing(candidates, exact_rows).violations(found.gain, found.price)
+    if len(violated.row):
+        raise NotProvenError("some pairs are worth more than their gain and price")
+    return gap(found)
+
+
+def gap(found: Assignment) -> float:
+    """(Σu + Σv - total) / F for dual feasible u, v up to `SLACK`; raises `NotProvenError` beyond `ALLOWED`."""
+    n_latents = len(found.index)
+    if not np.array_equal(np.sort(found.index), np.arange(n_latents)):
+        raise NotProvenError("not one to one")
+    missing = SLACK + float((found.gain.sum() + found.price.sum() - found.value.sum()) / max(n_latents, 1))
+    if not abs(missing) <= ALLOWED:
+        raise NotProvenError(f"the mean cosine lies {missing:.1e} below its bound, {ALLOWED:.0e} is allowed")
+    return missing
+
+
+class Pricing:
+    """Compares all pairs of a matrix with gains and prices, and remembers what it learned of recomputed rows.
+
+    Of such a row all but `ADDED_A_ROW` unlisted pairs are covered by s_ij <= reference_i + v_j at the prices v of the
+    first time, so that later prices, which differ little, seldom make it compute a row again.
+    """
+
+    def __init__(self, candidates: Candidates, exact_rows: ExactRows):
+        self._candidates, self._exact_rows = candidates, exact_rows
+        self._reference_F = np.full(len(candidates.diagonal), np.inf)
+        self._reference_price_F: np.ndarray | None = None
+
+    def violations(self, gain_F: np.ndarray, price_F: np.ndarray) -> Edges:
+        """No pairs if s_ij <= u_i + v_j + SLACK for all i, j; else those that should join the graph.
+
+        They are all listed pairs that exceed it. If only others do, they are the worst of each row that had to be
+        recomputed, and those nearest to it: after the next change of prices these would be the ones.
+        """
+        rows, columns, diagonal_F = self._candidates.rows, self._candidates.columns, self._candidates.diagonal
+        by_row = Edges(*_listed(rows.value, rows.index, rows.count, gain_F, price_F))
+        column_E, row_E, value_E = _listed(columns.value, columns.index, columns.count, price_F, gain_F)
+        own_E = np.flatnonzero(diagonal_F > gain_F + price_F + SLACK).astype(np.int32)
+        found = by_row.joined(Edges(row_E, column_E, value_E), Edges(own_E, own_E, diagonal_F[own_E]))
+        if len(found.row):
+            return found
+        if self._reference_price_F is None:
+            self._reference_price_F = price_F.copy()
+        bounds = (rows.floor, columns.floor, self._reference_F, self._reference_price_F)
+        open_F = np.flatnonzero(_beyond_bounds(gain_F, price_F, *bounds)).astype(np.int32)
+        parts, worst = [found], -np.inf
+        for start in range(0, len(open_F), ROWS_AT_ONCE):
+            row_R = open_F[start : start + ROWS_AT_ONCE]
+            *part, exceeding = _nearest(self._exact_rows(row_R), row_R, gain_F, price_F, *bounds)
+            parts.append(Edges(*part))
+            worst = max(worst, exceeding)
+        return found if worst <= 0 else found.joined(*parts)
+
+
+def excess(found: Assignment, blocks: Iterable[np.ndarray]) -> float:
+    """max_ij s_ij - u_i - v_j over the matrix given as consecutive blocks of rows: the plain check of `violations`."""
+    largest, first = -np.inf, 0
+    for block_BF in blocks:
+        bound_BF = found.gain[first : first + len(block_BF), None] + found.price
+        largest = max(largest, float((block_BF - bound_BF).max()))
+        first += len(block_BF)
+    return largest
+
+
+@njit(nogil=True, cache=True)
+def _listed(value_FW, index_FW, count_F, own_F, other_F):
+    """Line, index and value of listed pairs that are worth more than `own` of their line and `other` of their index."""
+    size = 0
+    for write in range(2):
+        if write == 0:
+            line_E, index_E, value_E = np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32)
+        else:
+            line_E, index_E, value_E = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(size, np.float32)
+            size = 0
+        for i in range(len(count_F)):
+            for w in range(count_F[i]):
+                if value_FW[i, w] > own_F[i] + other_F[index_FW[i, w]] + SLACK:
+                    if write == 1:
+                        line_E[size], index_E[size], value_E[size] = i, index_FW[i, w], value_FW[i, w]
+                    size += 1
+    return line_E, index_E, value_E
+
+
+@njit(nogil=True, cache=True)
+def _beyond_bounds(gain_F, price_F, row_floor_F, column_floor_F, reference_F, reference_price_F):
+    """bool [F]: rows with a pair whose gain and price do not reach what an unlisted pair may be worth."""
+    n = len(price_F)
+    lowest = price_F.min()
+    open_F = np.zeros(n, dtype=np.bool_)
+    for i in range(n):
+        if gain_F[i] + lowest + SLACK < row_floor_F[i]:
+            below = 0
+            for j in range(n):
+                bound = gain_F[i] + price_F[j] + SLACK
+                learned = bound < reference_F[i] + reference_price_F[j]
+                below += (bound < row_floor_F[i]) & (bound < column_floor_F[j]) & learned
+            open_F[i] = below > 0
+    return open_F
+
+
+@njit(nogil=True, cache=True)
+def _nearest(block_RF, row_R, gain_F, price_F, row_floor_F, column_floor_F, reference_F, reference_price_F):
+    """Of each recomputed row the `ADDED_A_ROW` pairs that gain and price cover worst; by how much the worst exceeds.
+
+    A listed pair cannot exceed them; it may be among the nearest if it lies at the floors. Its last bit may differ
+    then, having been computed in another block; the larger value counts. Writes the rows' `reference_F`.
+    """
+    n = len(price_F)
+    line_E = np.empty(len(row_R) * ADDED_A_ROW, np.int32)
+    index_E = np.empty(len(row_R) * ADDED_A_ROW, np.int32)
+    value_E = np.empty(len(row_R) * ADDED_A_ROW, np.float32)
+    excess_F, column_F = np.empty(n, np.float64), np.empty(n, np.int32)
+    size, worst = 0, -np.inf
+    for r in range(len(row_R)):
+        i = row_R[r]
+        count = 0
+        for j in range(n):
+            floor = min(row_floor_F[i], column_floor_F[j])
+            if block_RF[r, j] <= floor + ROUNDING:
+                bound = gain_F[i] + price_F[j] + SLACK
+                excess_F[count], column_F[count] = block_RF[r, j] - bound, j
+                if bound < floor:
+                    worst = max(worst, excess_F[count])
+                count += 1
+        joining = min(count, ADDED_A_ROW)
+        if count > joining:
+            shrink(excess_F, column_F, count, joining)
+        for c in range(joining):
+            line_E[size], index_E[size], value_E[size] = i, column_F[c], block_RF[r, column_F[c]]
+            size += 1
+        reference = -np.inf
+        for c in range(joining, count):
+            reference = max(reference, block_RF[r, column_F[c]] - reference_price_F[column_F[c]])
+        reference_F[i] = reference
+    return line_E[:size].copy(), index_E[:size].copy(), value_E[:size].copy(), worst
