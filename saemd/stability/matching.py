@@ -21,7 +21,7 @@ from saemd.stability.candidates import Candidates, gather
 from saemd.stability.certificate import Assignment, ExactRows, NotProvenError, Pricing, gap
 
 BLOCK_ROWS = 512  # rows of the cosine matrix computed at a time
-KEPT = 128  # largest cosines kept of every row and every column, for the proof
+KEPT = 256  # largest cosines kept of every row and every column, for the proof
 CORE = 48  # of these, for the first matching
 EPSILONS = (0.02, 0.004, 0.0008, 0.00016, 0.000032, 0.0000064, 0.0)  # cosine by which bids of the auction rise
 BIDS = 8  # per latent and step of the auction at most; what is left is for the shortest paths
