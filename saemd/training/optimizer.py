@@ -87,11 +87,15 @@ class SAEAdam(torch.optim.Optimizer):
         self.gradient_norm = math.sqrt(total)
         clip = min(1.0, r.grad_clip_norm / (self.gradient_norm + 1e-6))
         for p in vectors:
-            self._update(p, p.grad * clip, lrs[id(p)])
+            if p.grad is not None:
+                self._update(p, p.grad * clip, lrs[id(p)])
+        f = np.float32  # what the kernels were compiled for
         for (W, grad, square, p), along in zip(matrices, alongs, strict=True):
             correction = 1 / math.sqrt(1 - r.adam_beta2 ** self.state[p]["step"])
-            numbers = _scalars(lrs[id(p)], clip, r.adam_beta2, r.adam_eps, correction)
-            kernels.adam_rows(W, grad, square, *numbers, p is sae.W_dec, along)
+            kernels.adam_rows(
+                W, grad, square, f(lrs[id(p)]), f(clip), f(r.adam_beta2), f(r.adam_eps), f(correction),
+                p is sae.W_dec, along,
+            )  # fmt: skip
 
 
 def _rows(tensor: Tensor | None) -> np.ndarray:
@@ -99,7 +103,3 @@ def _rows(tensor: Tensor | None) -> np.ndarray:
     assert tensor is not None
     tensor = tensor.detach()
     return tensor.numpy() if tensor.is_contiguous() else tensor.T.numpy()
-
-
-def _scalars(*values: float) -> list[np.float32]:
-    return [np.float32(value) for value in values]
