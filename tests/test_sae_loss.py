@@ -5,6 +5,7 @@ import torch
 
 from saemd.sae import JumpReLUSAE, Penalty, dense_loss, fast, make_loss, products
 from saemd.sae.jumprelu import JumpReLU, Step
+from tests.encoder_products import exact_products, rounded_factors, rounded_products
 
 WIDTH = 0.1
 
@@ -32,29 +33,46 @@ def gradients(sae: JumpReLUSAE, loss_function, penalty: Penalty) -> dict[str, to
     return {"total": loss.total.detach(), "l0": loss.l0, "reconstruction": loss.reconstruction, **grads}
 
 
-def bfloat16_encode(x_BD, W_enc_FD, out_BF) -> bool:
-    """What `products.encode` does on a CPU with AMX."""
-    torch.mm(x_BD.bfloat16().float(), W_enc_FD.T.bfloat16().float(), out=out_BF)
-    return False
-
-
 @pytest.mark.parametrize("bias", ["separate", "shared"])
 @pytest.mark.parametrize("step_on", ["pre", "post"])
 @pytest.mark.parametrize("threshold", [0.8, 0.02, -0.05])
-@pytest.mark.parametrize("product", ["float32", "bfloat16"])
+@pytest.mark.parametrize("product", [exact_products, rounded_factors, rounded_products])
 @pytest.mark.parametrize("way", ["pairs", "whole"])
 def test_fast_equals_reference(monkeypatch, bias, step_on, threshold, product, way):
-    monkeypatch.setattr(fast, "DENSE_ABOVE", {"pairs": 2.0, "whole": -1.0}[way])
-    if product == "bfloat16":
-        monkeypatch.setattr(products, "encode", bfloat16_encode)
+    monkeypatch.setattr(fast, "dense_above", lambda decoder_bytes: {"pairs": 2.0, "whole": -1.0}[way])
+    monkeypatch.setattr(products, "encode", product)
     sae = random_sae(bias=bias, threshold=threshold)
     penalty = Penalty(target_l0=5, coefficient=0.7, bandwidth=WIDTH, step_on=step_on)
     reference, found = gradients(sae, dense_loss, penalty), gradients(sae, make_loss(True), penalty)
     assert reference.keys() == found.keys()
+    torch.testing.assert_close(found["l0"], reference["l0"], rtol=1e-6, atol=0)  # who is active is always exact
+    if product is not exact_products and way == "pairs":
+        for name in reference:  # z far above θ carries the product's rounding
+            assert (found[name] - reference[name]).norm() < 0.01 * reference[name].norm() + 1e-5, name
+        return
     for name in reference:
         torch.testing.assert_close(
             found[name], reference[name], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
         )
+
+
+@pytest.mark.parametrize("product", [rounded_factors, rounded_products])
+def test_near_the_threshold_pre_activations_are_float32(monkeypatch, product):
+    """θ's gradient of the L0 term alone counts exactly the pairs in the straight-through window, however narrow."""
+    monkeypatch.setattr(fast, "dense_above", lambda decoder_bytes: 2.0)
+    monkeypatch.setattr(products, "encode", product)
+    sae, x = random_sae(threshold=0.5), batch(4096)
+    penalty = Penalty(target_l0=5, coefficient=1.0, bandwidth=0.003)
+    with torch.no_grad():
+        near_BF = (sae.pre_activations(x) - sae.threshold).abs() < penalty.bandwidth / 2
+        sae.W_dec.zero_()  # no reconstruction, so no gradient from it
+        sae.b_dec.zero_()
+    assert 100 < near_BF.sum() < 0.01 * near_BF.numel()
+    found = make_loss(True)(sae, x, penalty)
+    assert found.grads is not None
+    excess = found.l0.item() / penalty.target_l0 - 1
+    step = 2 * excess / penalty.target_l0 / len(x) / penalty.bandwidth
+    torch.testing.assert_close(found.grads["threshold"], -step * near_BF.sum(0).float(), rtol=1e-4, atol=0)
 
 
 def test_pairs_are_taken_below_the_density_and_matrices_above(monkeypatch):

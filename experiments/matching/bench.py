@@ -82,7 +82,7 @@ def run_saemd(a_FD: Tensor, b_FD: Tensor, products: list[float]) -> Callable[[],
 
     def exact_rows(row_R: np.ndarray) -> np.ndarray:
         recomputed[0] += len(row_R)
-        return (a_FD[torch.from_numpy(row_R)] @ b_FD.T).numpy()
+        return matching._product(a_FD[torch.from_numpy(row_R)], b_FD)
 
     found = matching.optimum(candidates, exact_rows)
     seconds = time.perf_counter() - start

@@ -1,11 +1,13 @@
 """One training step on the CPU: this project through Lightning, as a user runs it, beside its peer.
 
     python experiments/throughput/step.py [size=small] [steps=20] [repetitions=5] [out=step-small.json]
+        [sae_lens=<python of an environment with sae-lens>]
 
-Sizes: small (d_in 576, d_sae 3,072, L0 40) and paper (2,304, 18,432, L0 80); batches of 2,048, float32. The peer is
-dictionary_learning 0.1.0's JumpReluTrainer, out of its published wheel (needs `pip install einops`). Both start each
+Sizes: small (d_in 576, d_sae 3,072, L0 40) and paper (2,304, 18,432, L0 80); batches of 2,048, float32. The peers are
+dictionary_learning 0.1.0's JumpReluTrainer, out of its published wheel (needs `pip install einops`), and SAELens's
+SAETrainer (`sae_lens_step.py`, a process of its own, whose pins allow no common environment). All start each
 repetition from the same weights, at the target L0, read the same activation cache, and take turns; the first steps of
-each are not timed. `plain` is this project's step in a bare loop: what is missing to `saemd` is Lightning's share.
+each are not timed. `bare` is this project's step in a bare loop: what is missing to `saemd` is Lightning's share.
 The activations are random, in a cache that is written for the purpose.
 """
 
@@ -13,8 +15,10 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import os
 import platform
 import statistics
+import subprocess
 import sys
 import tempfile
 import time
@@ -27,6 +31,7 @@ from typing import Any
 
 import lightning as pl
 import torch
+from safetensors.torch import save_file
 from torch import Tensor
 
 from saemd.activations.cache import ActivationCache
@@ -114,7 +119,7 @@ def saemd(cache: ActivationCache, size: Size, steps: int) -> float:
     return clock.seconds
 
 
-def plain(cache: ActivationCache, size: Size, steps: int) -> float:
+def bare(cache: ActivationCache, size: Size, steps: int) -> float:
     module = SAETraining(start(cache, size), RECIPE, target_l0=size.l0, steps=steps, mean_D=cache.mean)
     optimizer = module.configure_optimizers()["optimizer"]
     began = 0.0
@@ -143,9 +148,23 @@ def dictionary_learning(cache: ActivationCache, size: Size, steps: int) -> float
     return time.perf_counter() - began
 
 
-SIDES: dict[str, Callable[[ActivationCache, Size, int], float]] = {
-    "saemd": saemd, "plain": plain, "dictionary_learning": dictionary_learning,
-}  # fmt: skip
+def sae_lens(python: str, versions: dict[str, str], cache: ActivationCache, size: Size, steps: int) -> float:
+    weights = {name: value.contiguous() for name, value in start(cache, size).state_dict().items() if name != "scale"}
+    save_file(weights, cache.path / "start.safetensors")
+    script, root = Path(__file__).with_name("sae_lens_step.py"), Path(__file__).parents[2]
+    words = {"cache": cache.path, "start": cache.path / "start.safetensors", "l0": size.l0, "warm": WARM,
+             "steps": steps - WARM}  # fmt: skip
+    command = [python, str(script), *(f"{key}={value}" for key, value in words.items())]
+    done = subprocess.run(
+        command, check=True, stdout=subprocess.PIPE, text=True, env={**os.environ, "PYTHONPATH": str(root)}
+    )
+    found = json.loads(done.stdout.splitlines()[-1])
+    versions["sae-lens"] = found["version"]
+    return found["seconds"]
+
+
+Side = Callable[[ActivationCache, Size, int], float]
+SIDES: dict[str, Side] = {"saemd": saemd, "bare": bare, "dictionary_learning": dictionary_learning}
 
 
 def processor() -> str:
@@ -160,27 +179,35 @@ def main(words: list[str]) -> None:
     )  # fmt: skip
     size = SIZES[name]
     torch.set_flush_denormal(True)
-    seconds: dict[str, list[float]] = {side: [] for side in SIDES}
+    versions = {**{p: importlib.metadata.version(p) for p in ("torch", "lightning")}, "dictionary_learning": "0.1.0"}
+    sides = dict(SIDES)
+    if "sae_lens" in given:
+        sides["sae_lens"] = partial(sae_lens, given["sae_lens"], versions)
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
     with tempfile.TemporaryDirectory() as folder:
         cache = random_cache(Path(folder) / "cache", size.d_in, (steps + WARM) * B)
         for _ in range(repetitions):
-            for side, run in SIDES.items():
+            for side, run in sides.items():
                 seconds[side].append(run(cache, size, steps + WARM) / steps)
                 print(f"{side}: {seconds[side][-1] * 1e3:.0f} ms a step", flush=True)
-    ratios = [peer / ours for ours, peer in zip(seconds["saemd"], seconds["dictionary_learning"], strict=True)]
+    ratios = {
+        side: [peer / ours for ours, peer in zip(seconds["saemd"], values, strict=True)]
+        for side, values in seconds.items()
+        if side not in ("saemd", "bare")
+    }
     result = {
         "date": date.today().isoformat(),
         "processor": processor(),
         "threads": torch.get_num_threads(),
-        "versions": {
-            **{p: importlib.metadata.version(p) for p in ("torch", "lightning")},
-            "dictionary_learning": "0.1.0",
-        },
+        "versions": versions,
         "size": name, "d_in": size.d_in, "d_sae": size.d_sae, "l0": size.l0, "batch_size": B, "steps": steps,
         "milliseconds": {side: [round(1e3 * s, 1) for s in values] for side, values in seconds.items()},
         "tokens_per_second": {side: round(B / statistics.median(values)) for side, values in seconds.items()},
-        "ratio": {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)},
-        "lightning_share": 1 - statistics.median(seconds["plain"]) / statistics.median(seconds["saemd"]),
+        "ratio": {
+            side: {"median": statistics.median(values), "min": min(values), "max": max(values)}
+            for side, values in ratios.items()
+        },
+        "lightning_share": 1 - statistics.median(seconds["bare"]) / statistics.median(seconds["saemd"]),
     }  # fmt: skip
     print(json.dumps(result, indent=1))
     out = Path(given.get("out", Path(__file__).parent / f"step-{name}.json"))

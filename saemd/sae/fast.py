@@ -18,7 +18,14 @@ from saemd.sae import kernels, products
 from saemd.sae.loss import Loss, Penalty
 from saemd.sae.model import JumpReLUSAE
 
-DENSE_ABOVE = 0.08  # share of pairs above which whole matrices win (experiments/throughput)
+CACHED_BYTES = (
+    16e6  # a decoder up to this size lies in the processor's cache, where rows are gathered five times faster
+)
+
+
+def dense_above(decoder_bytes: int) -> float:
+    """Share of pairs above which whole matrices win (experiments/throughput)."""
+    return 0.16 if decoder_bytes <= CACHED_BYTES else 0.05
 
 
 @dataclass(frozen=True)
@@ -44,6 +51,32 @@ class _Batch:
         return np.float32(2 / len(self.x))
 
 
+@dataclass(frozen=True)
+class _Search:
+    """Where pairs are looked for in a product that may be rounded, given the exact one's bounds.
+
+    Pairs are those of a product > limit − slack · norm; one > sure + slack · norm is surely active and outside of the
+    straight-through window. `exact`: the product is, so that the bounds themselves decide.
+    """
+
+    limit: np.ndarray  # [F]
+    sure: np.ndarray  # [F]
+    slack: np.ndarray  # [B]
+    norm: np.ndarray  # [F]
+    exact: bool
+
+    @classmethod
+    def of(cls, low_F: np.ndarray, width: float, error: products.Error, seen_BD: Tensor, W_enc_DF: Tensor) -> _Search:
+        """Where an exact p > low, what was found is > low − output·|low| − (1 + output)·factors·‖x‖‖w‖; so upwards."""
+        high_F = low_F + np.float32(width)
+        if error == products.EXACT:
+            return cls(low_F, high_F, np.zeros(len(seen_BD), np.float32), np.zeros(len(low_F), np.float32), True)
+        output = np.float32(error.output)
+        slack_B = _array(seen_BD.norm(dim=1)) * np.float32((1 + error.output) * error.factors)
+        norm_F = _array(W_enc_DF.norm(dim=0))
+        return cls(low_F - output * np.abs(low_F), high_F + output * np.abs(high_F), slack_B, norm_F, False)
+
+
 class FastLoss:
     """Called like `dense_loss`, with `grads` filled in. It is for one SAE's training at a time.
 
@@ -65,22 +98,21 @@ class FastLoss:
             _array(sae.threshold), penalty,
         )  # fmt: skip
         product = self._buffer("product", len(x_BD), F)
-        exact = products.encode(seen_BD, sae.W_enc.T, torch.from_numpy(product))
         low = batch.theta - np.float32(0.5) * batch.width - b_enc_F
-        norm, slack = np.zeros(F, np.float32), np.zeros(len(x_BD), np.float32)
-        if not exact:
-            norm, slack = _array(sae.W_enc.norm(dim=0)), _array(seen_BD.norm(dim=1) * products.BF16_ERROR)
+        error = products.encode(seen_BD, sae.W_enc.T, torch.from_numpy(product))
+        search = _Search.of(low, penalty.bandwidth, error, seen_BD, sae.W_enc)
         count = self._buffer("count", len(x_BD), dtype=np.int64)
-        kernels.count_pairs(product, low, slack, norm, count)
-        if count.sum() > DENSE_ABOVE * product.size:
-            if not exact:
-                torch.mm(seen_BD, sae.W_enc, out=torch.from_numpy(product))
+        kernels.count_pairs(product, search.limit, search.slack, search.norm, count)
+        if count.sum() > dense_above(batch.W_dec.nbytes) * product.size:
+            if not search.exact:
+                with products.exact():
+                    torch.mm(seen_BD, sae.W_enc, out=torch.from_numpy(product))
             return self._whole(sae, batch, product)
         for name in ("z", "grad_z"):
             self._buffers.pop(name, None)
-        return self._pairs(sae, batch, product, exact, low, norm, slack, count)
+        return self._pairs(sae, batch, product, low, search, count)
 
-    def _pairs(self, sae, batch, product, exact, low, norm, slack, count) -> Loss:
+    def _pairs(self, sae, batch, product, low, search, count) -> Loss:
         buffer, (B, D), F = self._buffer, batch.x.shape, sae.d_sae
         start_B1 = np.concatenate([[0], np.cumsum(count)])
         P = int(start_B1[-1])
@@ -88,8 +120,9 @@ class FastLoss:
         pre, z, grad_z = (buffer(f"{name}_P", P) for name in ("pre", "z", "grad_z"))
         square, error = buffer("square", B), buffer("error", B, D)
         kernels.token_pass(
-            batch.seen, product, batch.W_enc, batch.b_enc, batch.W_dec, batch.b_dec, batch.theta, low,
-            slack, norm, batch.x, exact, start_B1, count, latent, pre, z, grad_z, error, square,
+            batch.seen, product, batch.W_enc, batch.b_enc, batch.W_dec, batch.b_dec, batch.theta, low, search.limit,
+            search.sure, search.slack, search.norm, batch.x, search.exact, start_B1, count, latent, pre, z, grad_z,
+            error, square,
         )  # fmt: skip
         start_F1, active = buffer("start", F + 1, dtype=np.int64), buffer("active", F, dtype=np.int64)
         kernels.by_latent(start_B1, count, latent, pre, batch.theta, start_F1, token, pair, active)

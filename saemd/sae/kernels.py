@@ -13,14 +13,14 @@ BLOCK = 16  # latents looked at together: most blocks hold no pair
 
 
 @njit(parallel=True, fastmath=True, cache=True)
-def count_pairs(product_BF, low_F, slack_B, norm_F, count_B):
-    """How many latents of each token have x W_enc > low − slack · norm."""
+def count_pairs(product_BF, limit_F, slack_B, norm_F, count_B):
+    """How many latents of each token have x W_enc > limit − slack · norm."""
     B, F = product_BF.shape
     for b in prange(B):
         product_F, slack = product_BF[b], slack_B[b]
         n = np.int32(0)
         for f in range(F):
-            n += np.int32(product_F[f] > low_F[f] - slack * norm_F[f])
+            n += np.int32(product_F[f] > limit_F[f] - slack * norm_F[f])
         count_B[b] = n
 
 
@@ -51,14 +51,14 @@ def add_rows(out_D, rows_ND, index, weight, n):
 
 @njit(parallel=True, fastmath=True, cache=True)
 def token_pass(
-    x_BD, product_BF, W_enc_FD, b_enc_F, W_dec_FD, b_dec_D, threshold_F, low_F, slack_B, norm_F, target_BD, exact,
-    start_B1, count_B, latent_P, pre_P, z_P, grad_z_P, error_BD, square_B,
+    x_BD, product_BF, W_enc_FD, b_enc_F, W_dec_FD, b_dec_D, threshold_F, low_F, limit_F, sure_F, slack_B, norm_F,
+    target_BD, exact, start_B1, count_B, latent_P, pre_P, z_P, grad_z_P, error_BD, square_B,
 ):  # fmt: skip
     """Find each token's pairs, decode them, and multiply the error back: z, e = x̂ − x and ∂z = ⟨e, W_dec⟩ per pair.
 
-    `exact` says that `product_BF`, x W_enc, is; otherwise each candidate's product is computed again in float32 and
-    those below `low` are dropped, which leaves gaps behind the tokens' pairs. `x_BD` is what the encoder sees,
-    `target_BD` what is to be reconstructed.
+    `exact` says that `product_BF`, x W_enc, is. Otherwise an entry is computed again in float32 unless it lies surely
+    above the straight-through window (product > sure + slack · norm), and those that turn out below `low` are dropped,
+    which leaves gaps behind the tokens' pairs. `x_BD` is what the encoder sees, `target_BD` what it should give back.
     """
     B, F = product_BF.shape
     D = x_BD.shape[1]
@@ -69,18 +69,18 @@ def token_pass(
             if f0 + BLOCK <= F:
                 hits = np.int32(0)
                 for i in range(BLOCK):  # of fixed length: a few vector instructions
-                    hits += np.int32(product_F[f0 + i] > low_F[f0 + i] - slack * norm_F[f0 + i])
+                    hits += np.int32(product_F[f0 + i] > limit_F[f0 + i] - slack * norm_F[f0 + i])
                 if hits == 0:
                     continue
             for f in range(f0, min(f0 + BLOCK, F)):
-                if product_F[f] > low_F[f] - slack * norm_F[f]:
+                if product_F[f] > limit_F[f] - slack * norm_F[f]:
                     latent_P[start + n] = f
                     n += 1
         candidates, n = n, 0
         for p in range(start, start + candidates):
             f = latent_P[p]
             product = product_F[f]
-            if not exact:
+            if not exact and not product > sure_F[f] + slack * norm_F[f]:
                 product = dot(x_D, W_enc_FD[f])
                 if not product > low_F[f]:
                     continue

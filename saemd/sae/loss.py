@@ -1,4 +1,4 @@
-"""The loss: reconstruction plus a term that draws L0 to its target. This is the plain reference of `sparse.py`."""
+"""The loss: reconstruction plus a term that draws L0 to its target. This is the plain reference of `fast.py`."""
 
 from __future__ import annotations
 

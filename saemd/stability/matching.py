@@ -16,6 +16,7 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from saemd.errors import UserError
+from saemd.sae import products
 from saemd.stability.assignment import FREE, augment, bid, compress, free_losing, gains
 from saemd.stability.candidates import Candidates, gather
 from saemd.stability.certificate import Assignment, ExactRows, NotProvenError, Pricing, gap
@@ -50,7 +51,7 @@ def match(a_FD: Tensor | np.ndarray, b_FD: Tensor | np.ndarray) -> Match:
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         candidates = gather(_cosine_blocks(a_FD, b_FD), len(a_FD), KEPT, pool)
     try:
-        found = optimum(candidates, lambda row_R: (a_FD[torch.from_numpy(row_R)] @ b_FD.T).numpy())
+        found = optimum(candidates, lambda row_R: _product(a_FD[torch.from_numpy(row_R)], b_FD))
     except NotProvenError as error:
         warnings.warn(f"matching: {error}; scipy solves this one, slowly", stacklevel=2)
         return match_reference(a_FD, b_FD)
@@ -117,7 +118,13 @@ def random_floor(n_latents: int, d_in: int, seed: int = 0) -> float:
 def _cosine_blocks(a_FD: Tensor, b_FD: Tensor) -> Iterator[np.ndarray]:
     """The cosines of unit rows, some rows of `a_FD` at a time: float32 [B, F]."""
     for start in range(0, len(a_FD), BLOCK_ROWS):
-        yield (a_FD[start : start + BLOCK_ROWS] @ b_FD.T).numpy()
+        yield _product(a_FD[start : start + BLOCK_ROWS], b_FD)
+
+
+def _product(a_ND: Tensor, b_FD: Tensor) -> np.ndarray:
+    """[N, F] float32, exact to rounding."""
+    with products.exact():
+        return (a_ND @ b_FD.T).numpy()
 
 
 def _match(index_F: np.ndarray, cosine_F: np.ndarray) -> Match:

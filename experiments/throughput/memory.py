@@ -1,0 +1,85 @@
+"""Memory that training at the paper's size takes on a CPU: the peak of a whole process, from different starts.
+
+    python experiments/throughput/memory.py [steps=6] [size=paper] [out=memory.json]
+
+Through Lightning, with validation, as a user's run: d_in 2,304, d_sae 18,432, batches of 2,048, random activations.
+`target`: at the target L0 from the first step; `uniform`: the real start, tied, θ = 0.001, about half of all latents
+active; `mirror`: [U, −U] of a random U with the dual encoder, which costs float64 copies while it is made. Each in a
+process of its own; the peak is the kernel's (ru_maxrss), with torch, Lightning and numba in it.
+"""
+
+from __future__ import annotations
+
+import json
+import resource
+import subprocess
+import sys
+import tempfile
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import lightning as pl
+import torch
+
+from saemd.activations.cache import ActivationCache
+from saemd.activations.datamodule import ActivationDataModule
+from saemd.sae import JumpReLUSAE, Sources, build
+from saemd.sae.config import InitConfig, MirrorConfig
+from saemd.training.config import RecipeConfig
+from saemd.training.module import SAETraining
+
+sys.path.insert(0, str(Path(__file__).parent))
+import step
+
+STARTS = ("target", "uniform", "mirror")
+
+
+def sae_of(kind: str, cache: ActivationCache, size: step.Size) -> JumpReLUSAE:
+    if kind == "target":
+        return step.start(cache, size)
+    U = torch.randn(size.d_in, size.d_sae // 2, generator=torch.Generator().manual_seed(2))
+    sources = Sources(size.d_in, size.d_sae, lambda: (U, None), lambda: cache.sample(16_384) / cache.scale)
+    config = InitConfig("uniform", "uniform", "tied") if kind == "uniform" else MirrorConfig("mirror", "mirror", "dual")
+    return build(config, sources, seed=0, scale=cache.scale, bias="separate")
+
+
+def one(kind: str, folder: Path, size: step.Size, steps: int) -> dict[str, Any]:
+    """Train in this process and tell its peak."""
+    cache = ActivationCache.open(folder)
+    data = ActivationDataModule(
+        cache, batch_size=step.B, tokens=steps * step.B, seed=0, window_tokens=262_144, prefetch_batches=4
+    )
+    module = SAETraining(sae_of(kind, cache, size), RecipeConfig(), target_l0=size.l0, steps=steps, mean_D=cache.mean)
+    trainer = pl.Trainer(
+        accelerator="cpu", max_epochs=1, max_steps=steps, logger=False, enable_checkpointing=False,
+        enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,
+    )  # fmt: skip
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    trainer.fit(module, datamodule=data)
+    assert module.held_out is not None
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    gigabytes = {"peak_gb": peak * 1024 / 1e9, "before_training_gb": before * 1024 / 1e9}
+    return {"start": kind, **gigabytes, "l0_of_last_step": module.last_figures["train/l0"], "steps": steps}
+
+
+def main(words: list[str]) -> None:
+    given = dict(word.split("=", 1) for word in words)
+    size, steps = step.SIZES[given.get("size", "paper")], int(given.get("steps", 6))
+    if "one" in given:
+        print(json.dumps(one(given["one"], Path(given["cache"]), size, steps)))
+        return
+    result: dict[str, Any] = {"date": date.today().isoformat(), "processor": step.processor(), "runs": []}
+    with tempfile.TemporaryDirectory() as folder:
+        cache = step.random_cache(Path(folder) / "cache", size.d_in, 16 * step.B)
+        for kind in STARTS:
+            command = [sys.executable, __file__, f"one={kind}", f"cache={cache.path}", *words]
+            done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+            result["runs"].append(json.loads(done.stdout.splitlines()[-1]))
+            print(result["runs"][-1], flush=True)
+    out = Path(given.get("out", Path(__file__).parent / "memory.json"))
+    out.write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

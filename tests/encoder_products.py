@@ -1,0 +1,23 @@
+"""What `saemd.sae.products.encode` does on CPUs of three kinds, on any CPU."""
+
+import torch
+
+from saemd.sae.products import EXACT, FACTORS_ERROR, OUTPUT_ERROR, Error
+
+
+def exact_products(x_BD, W_enc_FD, out_BF) -> Error:
+    """Without bfloat16 units."""
+    torch.mm(x_BD, W_enc_FD.T, out=out_BF)
+    return EXACT
+
+
+def rounded_factors(x_BD, W_enc_FD, out_BF) -> Error:
+    """With AMX."""
+    torch.mm(x_BD.bfloat16().float(), W_enc_FD.T.bfloat16().float(), out=out_BF)
+    return Error(FACTORS_ERROR, 0.0)
+
+
+def rounded_products(x_BD, W_enc_FD, out_BF) -> Error:
+    """With AVX512_BF16."""
+    out_BF.copy_(x_BD.bfloat16() @ W_enc_FD.bfloat16().T)
+    return Error(FACTORS_ERROR, OUTPUT_ERROR)
