@@ -1,6 +1,6 @@
 """Memory that training at the paper's size takes on a CPU: the peak of a whole process, from different starts.
 
-    python experiments/throughput/memory.py [steps=6] [size=paper] [out=memory.json]
+    python experiments/throughput/step_memory.py [steps=6] [size=paper] [out=step-memory.json]
 
 Through Lightning, with validation, as a user's run: d_in 2,304, d_sae 18,432, batches of 2,048, random activations.
 `target`: at the target L0 from the first step; `uniform`: the real start, tied, θ = 0.001, about half of all latents
@@ -77,7 +77,7 @@ def main(words: list[str]) -> None:
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
             result["runs"].append(json.loads(done.stdout.splitlines()[-1]))
             print(result["runs"][-1], flush=True)
-    out = Path(given.get("out", Path(__file__).parent / "memory.json"))
+    out = Path(given.get("out", Path(__file__).parent / "step-memory.json"))
     out.write_text(json.dumps(result, indent=1) + "\n")
 
 
