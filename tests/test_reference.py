@@ -88,12 +88,14 @@ def test_200_steps_agree(peer_trainer):
     [
         (exact_products, -1.0, 1e-5, 5e-3, 1e-3),
         (exact_products, 2.0, 1e-5, 5e-3, 1e-3),
+        (rounded_products, -1.0, 3e-4, 1e-2, 5e-3),
         (rounded_products, 2.0, 3e-4, 5e-3, 3e-3),
     ],
 )
 def test_the_fast_path_follows_the_plain_one_for_200_steps(monkeypatch, product, dense_above, median, largest, weights):
     """To rounding: weights that start 1e-6 apart give losses up to 1e-3 apart where a pair crosses its threshold."""
     monkeypatch.setattr("saemd.sae.products.encode", product)
+    monkeypatch.setattr("saemd.sae.products.halves_are_faster", lambda: product is rounded_products)
     monkeypatch.setattr("saemd.sae.fast.dense_above", lambda decoder_bytes: dense_above)
     saes, losses = [], []
     for fast in (False, True):

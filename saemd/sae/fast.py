@@ -139,20 +139,20 @@ class FastLoss:
         z, grad_z, error = buffer("z", B, F), buffer("grad_z", B, F), buffer("error", B, D)
         active, square, grads = buffer("active", F, dtype=np.int64), buffer("square", B), self._gradients(F, D)
         kernels.activate(product, batch.b_enc, batch.theta, z, active)
-        with products.onednn():
-            torch.mm(torch.from_numpy(z), sae.W_dec, out=torch.from_numpy(error))
-            error += batch.b_dec
-            error -= batch.x
-            torch.mm(torch.from_numpy(error), sae.W_dec.T, out=torch.from_numpy(grad_z))
-            np.einsum("bd,bd->b", error, error, out=square)
-            figures, grad_step = _figures(batch, square, active)
-            kernels.activate_backward(
-                product, batch.theta, batch.width, grad_step, batch.penalty.step_on == "pre", batch.scale, grad_z,
-                grads["b_enc"], grads["threshold"],
-            )  # fmt: skip
-            torch.mm(torch.from_numpy(z).T, torch.from_numpy(error), out=torch.from_numpy(grads["W_dec"]))
-            grads["W_dec"] *= batch.scale
-            torch.mm(torch.from_numpy(grad_z).T, torch.from_numpy(batch.seen), out=torch.from_numpy(grads["W_enc"]))
+        z_BF, grad_z_BF, error_BD = (torch.from_numpy(array) for array in (z, grad_z, error))
+        products.fastest(z_BF, sae.W_dec, error_BD)
+        error += batch.b_dec
+        error -= batch.x
+        products.fastest(error_BD, sae.W_dec.T, grad_z_BF)
+        np.einsum("bd,bd->b", error, error, out=square)
+        figures, grad_step = _figures(batch, square, active)
+        kernels.activate_backward(
+            product, batch.theta, batch.width, grad_step, batch.penalty.step_on == "pre", batch.scale, grad_z,
+            grads["b_enc"], grads["threshold"],
+        )  # fmt: skip
+        products.fastest(z_BF.T, error_BD, torch.from_numpy(grads["W_dec"]))
+        grads["W_dec"] *= batch.scale
+        products.fastest(grad_z_BF.T, torch.from_numpy(batch.seen), torch.from_numpy(grads["W_enc"]))
         return _loss(sae, batch, figures, grad_step, active, error, grads)
 
     def _gradients(self, F: int, D: int) -> dict[str, np.ndarray]:

@@ -67,9 +67,16 @@ def encode(x_BD: Tensor, W_enc_FD: Tensor, out_BF: Tensor) -> Error:
 
     The way is chosen by the CPU's capabilities, not by a clock: the same run must give the same bits on a busy machine.
     """
+    fastest(x_BD, W_enc_FD.T, out_BF)
+    if not is_exact():
+        return Error(FACTORS_ERROR, 0.0)
+    return Error(FACTORS_ERROR, OUTPUT_ERROR) if halves_are_faster() else EXACT
+
+
+def fastest(a_NK: Tensor, b_KM: Tensor, out_NM: Tensor) -> None:
+    """out = a b, float32; from factors rounded to bfloat16 where this CPU is faster with them."""
     if is_exact() and halves_are_faster():
-        out_BF.copy_(x_BD.bfloat16() @ W_enc_FD.bfloat16().T)
-        return Error(FACTORS_ERROR, OUTPUT_ERROR)
+        out_NM.copy_(a_NK.bfloat16() @ b_KM.bfloat16())
+        return
     with onednn():
-        torch.mm(x_BD, W_enc_FD.T, out=out_BF)
-    return EXACT if is_exact() else Error(FACTORS_ERROR, 0.0)
+        torch.mm(a_NK, b_KM, out=out_NM)
