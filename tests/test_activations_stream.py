@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ import torch
 
 from saemd.activations.cache import ActivationCache
 from saemd.activations.datamodule import ActivationDataModule
+from saemd.activations.shards import to_float
 from saemd.activations.stream import ActivationStream
 from saemd.errors import UserError
 from tests.activation_caches import make, numbers
@@ -219,17 +221,65 @@ def test_what_gives_no_batch_is_refused(cache: ActivationCache, options: dict, m
         stream(cache, **options)
 
 
-def test_a_batch_is_made_fast(tmp_path: Path) -> None:
-    """Gather and conversion of a batch of the default size; the bound is loose, as neighbours may be busy."""
-    rows = np.random.default_rng(0).integers(0, 0x7F00, (20_000, 576)).astype(np.uint16)
-    order = np.random.default_rng(1).permutation(20_000)
-    seconds = []
-    for i in range(8):
-        started = time.perf_counter()
-        ActivationCache.normalised(_Scale, rows.take(order[i * 2048 : (i + 1) * 2048], axis=0))  # type: ignore[arg-type]
-        seconds.append(time.perf_counter() - started)
-    assert min(seconds) < 0.02
+def test_the_order_is_the_documented_one(cache: ActivationCache) -> None:
+    """Bit for bit what the module says, written out: it must stay, or checkpoints resume elsewhere."""
+    there, expected = cache.manifest.splits["train"].shards, []
+    for epoch in range(2):
+        line = [there[i] for i in np.random.default_rng([5, epoch, 0]).permutation(len(there))]
+        bits = [np.fromfile(cache.path / shard.file, dtype=np.uint16).reshape(-1, 8) for shard in line]
+        rows_ND = np.concatenate(bits)
+        for start in range(0, N, 1100):
+            window_ND = rows_ND[start : start + 1100]
+            expected.append(window_ND[np.random.default_rng([5, epoch, start + 1]).permutation(len(window_ND))])
+    wanted = torch.from_numpy(to_float(np.concatenate(expected)) * np.float32(1 / cache.scale))
+    assert torch.equal(torch.cat(list(stream(cache, seed=5))), wanted[: 46 * 128])
 
 
-class _Scale:
-    scale = 2.0
+class Advice:
+    """Stands in for the system call, and keeps what was asked for, and what was read before and after that."""
+
+    def __init__(self, cache: ActivationCache, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.asked, self.read, real = set(), [], cache.read
+
+        def reading(shard, start, out) -> None:  # type: ignore[no-untyped-def]
+            tokens = {(shard.file, i) for i in range(start, start + len(out))}
+            self.read.append((tokens, tokens <= self.asked))
+            real(shard, start, out)
+
+        def advised(file: int, first: int, size: int, advice: int) -> None:
+            assert advice == os.POSIX_FADV_WILLNEED
+            assert 0 < size <= 1 << 17
+            name = Path(os.readlink(f"/proc/self/fd/{file}")).name
+            self.asked |= {(name, i) for i in range(first // 16, (first + size) // 16)}
+
+        monkeypatch.setattr(cache, "read", reading)
+        monkeypatch.setattr(os, "posix_fadvise", advised)
+
+
+def test_the_next_window_is_asked_for_while_one_is_used(
+    cache: ActivationCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    advice = Advice(cache, monkeypatch)
+    list(stream(cache, window=1000, batch_size=100, prefetch_batches=0))
+    read = 0
+    for tokens, ahead in advice.read:
+        assert ahead == (read >= 1000)
+        read += len(tokens)
+    assert read == 2 * N
+
+
+def test_nothing_behind_the_last_batch_is_asked_for(cache: ActivationCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    advice = Advice(cache, monkeypatch)
+    list(stream(cache, tokens=2000, window=1000, batch_size=100, prefetch_batches=0))
+    assert len(advice.asked) == 1000
+    assert advice.asked <= set().union(*(tokens for tokens, _ in advice.read))
+
+
+def test_a_shard_that_is_gone_is_refused_by_name(tmp_path: Path) -> None:
+    found = make(tmp_path / "cache")
+    iterator = iter(stream(found, window=600, prefetch_batches=0))
+    next(iterator)
+    for shard in found.manifest.splits["train"].shards:
+        (found.path / shard.file).unlink()
+    with pytest.raises(UserError, match=r"train-\d+.bin: this shard is missing"):
+        list(iterator)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from saemd.activations import shards
+from saemd.activations.gather import BatchMemory, batches
 from saemd.activations.manifest import Manifest, Shard, SplitName, read_manifest
 from saemd.errors import UserError, bad_value
 
@@ -75,11 +76,14 @@ class ActivationCache:
         shards.check_content(path, shard.tokens, self.d_in, shard.sha256 if self.verify else None)
         shards.read_rows(path, start, out_ND)
 
-    def normalised(self, bits_BD: np.ndarray, dtype: torch.dtype = torch.float32) -> Tensor:
-        """[B, D] of bfloat16 bits, divided by `scale`."""
-        x_BD = shards.to_float(bits_BD)
-        x_BD *= np.float32(1 / self.scale)
-        return torch.from_numpy(x_BD).to(dtype)
+    def read_ahead(self, shard: Shard, start: int, tokens: int) -> None:
+        """Have the disk bring a shard's tokens into the page cache, without waiting for it."""
+        shards.read_ahead(self.path / shard.file, start, tokens, self.d_in)
+
+    @property
+    def factor(self) -> np.float32:
+        """What raw activations are multiplied by for a mean squared norm of 1."""
+        return np.float32(1 / self.scale)
 
     def sample(self, n: int, split: SplitName = "train", seed: int = 0) -> Tensor:
         """`n` different random tokens [n, D] float32 in raw units, or all there are where `n` is more.
@@ -114,27 +118,4 @@ class ActivationCache:
                 self.read(shard, 0, bits_ND)
                 yield bits_ND, np.arange(shard.tokens)
 
-        for bits_BD in rebatch(windows(), batch_size):
-            yield self.normalised(bits_BD)
-
-
-def rebatch(windows: Iterator[tuple[np.ndarray, np.ndarray]], batch_size: int) -> Iterator[np.ndarray]:
-    """Batches of `batch_size` rows out of windows `(rows [N, D], order [M])`, row `order[i]` being the i-th.
-
-    A window's rest that fills no batch goes into the next window's first batch; the very last batch may be smaller.
-    A window may be overwritten as soon as the next one is asked for.
-    """
-    rest: list[np.ndarray] = []
-    missing = batch_size
-    for rows_ND, order in windows:
-        start = 0
-        while start < len(order):
-            part = rows_ND.take(order[start : start + missing], axis=0)
-            start += len(part)
-            missing -= len(part)
-            rest.append(part)
-            if missing == 0:
-                batch, rest, missing = rest, [], batch_size
-                yield batch[0] if len(batch) == 1 else np.concatenate(batch)
-    if rest:
-        yield np.concatenate(rest)
+        yield from batches(windows(), BatchMemory(batch_size, self.d_in, spare=2), self.factor)

@@ -8,17 +8,19 @@ a batch may hold the last tokens of one and the first of the next.
 
 from __future__ import annotations
 
+from bisect import bisect_right
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import count
+from itertools import accumulate, islice
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from saemd.activations.cache import ActivationCache, rebatch
+from saemd.activations.cache import ActivationCache
+from saemd.activations.gather import BatchMemory, batches
 from saemd.activations.manifest import Shard
 from saemd.errors import UserError, bad_value
 
@@ -104,39 +106,60 @@ class ActivationStream:
         }
 
     def _batches(self, begin: int) -> Iterator[Tensor]:
-        rows = rebatch(self._windows(begin * self.batch_size), self.batch_size)
-        for _, bits_BD in zip(range(begin, len(self)), rows, strict=False):
-            yield self.cache.normalised(bits_BD, self.dtype)
+        memory = BatchMemory(self.batch_size, self.cache.d_in, spare=self.prefetch_batches + 2)
+        made = batches(self._windows(begin * self.batch_size), memory, self.cache.factor, self.dtype)
+        return islice(made, len(self) - begin)
 
     def _windows(self, token: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Windows (rows, order) from the given token of the endless stream on."""
+        """Windows (rows, part of their order) from the given token of the endless stream on.
+
+        Before a batch's part of a window is given, the disk is told of as many tokens behind the window, so that it
+        works while this one is used, and the next comes out of the page cache.
+        """
         n = self.cache.n_train
         size = min(self.window_tokens, n)
         buffer_ND = np.empty((size, self.cache.d_in), dtype=np.uint16)
-        first_epoch, offset = divmod(token, n)
-        for epoch in count(first_epoch):
-            line = self._line(epoch)
+        epoch, offset = divmod(token, n)
+        line = self._line(epoch)
+        while True:
+            following = self._line(epoch + 1)
             for start in range(offset - offset % size, n, size):
                 rows_ND = buffer_ND[: min(size, n - start)]
-                self._read(line, start, rows_ND)
+                done = 0
+                for shard, first, tokens in line.parts(start, len(rows_ND)):
+                    self.cache.read(shard, first, rows_ND[done : done + tokens])
+                    done += tokens
                 order = np.random.default_rng([self.seed, epoch, start + 1]).permutation(len(rows_ND))
-                yield rows_ND, order[max(0, offset - start) :]
-            offset = 0
+                for i in range(max(0, offset - start), len(rows_ND), self.batch_size):
+                    ahead = start + len(rows_ND) + i
+                    if epoch * n + ahead < self.tokens:
+                        place, on = (ahead, line) if ahead < n else (ahead - n, following)
+                        for part in on.parts(place, self.batch_size):
+                            self.cache.read_ahead(*part)
+                    yield rows_ND, order[i : i + self.batch_size]
+            epoch, line, offset = epoch + 1, following, 0
 
-    def _line(self, epoch: int) -> list[tuple[int, Shard]]:
-        """The epoch's shards in their order, each with its first token's place on the line."""
+    def _line(self, epoch: int) -> _Line:
         there = self.cache.manifest.splits["train"].shards
         order = np.random.default_rng([self.seed, epoch, 0]).permutation(len(there))
-        placed, place = [], 0
-        for i in order:
-            placed.append((place, there[i]))
-            place += there[i].tokens
-        return placed
+        return _Line([there[i] for i in order])
 
-    def _read(self, line: list[tuple[int, Shard]], start: int, rows_ND: np.ndarray) -> None:
-        """Fill a window with the line's tokens from `start` on."""
-        end = start + len(rows_ND)
-        for place, shard in line:
-            first, last = max(start, place), min(end, place + shard.tokens)
-            if first < last:
-                self.cache.read(shard, first - place, rows_ND[first - start : last - start])
+
+class _Line:
+    """An epoch's shards, laid end to end."""
+
+    def __init__(self, shards: list[Shard]) -> None:
+        self.shards = shards
+        self.ends = list(accumulate(shard.tokens for shard in shards))
+
+    def parts(self, start: int, tokens: int) -> Iterator[tuple[Shard, int, int]]:
+        """(shard, its first token, tokens) of the line's tokens from `start` on; fewer where the line ends."""
+        for i in range(bisect_right(self.ends, start), len(self.shards)):
+            if tokens <= 0:
+                return
+            shard = self.shards[i]
+            first = start - (self.ends[i] - shard.tokens)
+            part = min(tokens, shard.tokens - first)
+            yield shard, first, part
+            start += part
+            tokens -= part
