@@ -39,9 +39,10 @@ def test_compiled_is_the_reference_bit_for_bit(width: int, factor: float) -> Non
 def test_reference_is_taken_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
     assert fastest_gather() is gather
     fastest_gather.cache_clear()
-    monkeypatch.setitem(sys.modules, "numba", None)
-    monkeypatch.delitem(sys.modules, "saemd.activations.kernels")
-    assert fastest_gather() is gather_plain
+    with monkeypatch.context() as patched:
+        patched.setitem(sys.modules, "numba", None)
+        patched.delitem(sys.modules, "saemd.activations.kernels")
+        assert fastest_gather() is gather_plain
     fastest_gather.cache_clear()
 
 

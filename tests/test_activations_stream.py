@@ -221,63 +221,69 @@ def test_what_gives_no_batch_is_refused(cache: ActivationCache, options: dict, m
         stream(cache, **options)
 
 
-def test_the_order_is_the_documented_one(cache: ActivationCache) -> None:
-    """Bit for bit what the module says, written out: it must stay, or checkpoints resume elsewhere."""
+@pytest.mark.parametrize("size", [100, 700, 1100, N])
+@pytest.mark.parametrize("begin", [0, 8, 22, 30])
+def test_the_order_is_the_documented_one(cache: ActivationCache, size: int, begin: int) -> None:
+    """Bit for bit what `order` says, written out: it must stay, or checkpoints resume elsewhere."""
     there, expected = cache.manifest.splits["train"].shards, []
     for epoch in range(2):
         line = [there[i] for i in np.random.default_rng([5, epoch, 0]).permutation(len(there))]
         bits = [np.fromfile(cache.path / shard.file, dtype=np.uint16).reshape(-1, 8) for shard in line]
         rows_ND = np.concatenate(bits)
-        for start in range(0, N, 1100):
-            window_ND = rows_ND[start : start + 1100]
+        for start in range(0, N, size):
+            window_ND = rows_ND[start : start + size]
             expected.append(window_ND[np.random.default_rng([5, epoch, start + 1]).permutation(len(window_ND))])
     wanted = torch.from_numpy(to_float(np.concatenate(expected)) * np.float32(1 / cache.scale))
-    assert torch.equal(torch.cat(list(stream(cache, seed=5))), wanted[: 46 * 128])
+    resumed = stream(cache, seed=5, window=size)
+    resumed.load_state_dict({**resumed.state_dict(), "batches": begin})
+    assert torch.equal(torch.cat(list(resumed)), wanted[begin * 128 : 46 * 128])
 
 
-class Advice:
-    """Stands in for the system call, and keeps what was asked for, and what was read before and after that."""
+def test_the_next_window_is_brought_in_meanwhile(cache: ActivationCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All windows but the first, each whole, before it is read; without a thread none; nothing behind the end."""
+    brought, told, real_read, real_send = set(), [], cache.read, os.sendfile
 
-    def __init__(self, cache: ActivationCache, monkeypatch: pytest.MonkeyPatch) -> None:
-        self.asked, self.read, real = set(), [], cache.read
+    def reading(shard, start, out) -> None:  # type: ignore[no-untyped-def]
+        told.extend((shard.file, i) in brought for i in range(start, start + len(out)))
+        real_read(shard, start, out)
 
-        def reading(shard, start, out) -> None:  # type: ignore[no-untyped-def]
-            tokens = {(shard.file, i) for i in range(start, start + len(out))}
-            self.read.append((tokens, tokens <= self.asked))
-            real(shard, start, out)
+    def sending(nowhere: int, file: int, first: int, size: int) -> int:
+        sent = real_send(nowhere, file, first, min(size, 1000 * 16))
+        name = Path(os.readlink(f"/proc/self/fd/{file}")).name
+        brought.update((name, i) for i in range(first // 16, (first + sent) // 16))
+        return sent
 
-        def advised(file: int, first: int, size: int, advice: int) -> None:
-            assert advice == os.POSIX_FADV_WILLNEED
-            assert 0 < size <= 1 << 17
-            name = Path(os.readlink(f"/proc/self/fd/{file}")).name
-            self.asked |= {(name, i) for i in range(first // 16, (first + size) // 16)}
-
-        monkeypatch.setattr(cache, "read", reading)
-        monkeypatch.setattr(os, "posix_fadvise", advised)
-
-
-def test_the_next_window_is_asked_for_while_one_is_used(
-    cache: ActivationCache, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    advice = Advice(cache, monkeypatch)
-    list(stream(cache, window=1000, batch_size=100, prefetch_batches=0))
-    read = 0
-    for tokens, ahead in advice.read:
-        assert ahead == (read >= 1000)
-        read += len(tokens)
-    assert read == 2 * N
+    monkeypatch.setattr(cache, "read", reading)
+    monkeypatch.setattr(os, "sendfile", sending)
+    list(stream(cache, tokens=N, window=1000, batch_size=100))
+    assert told == [False] * 1000 + [True] * (N - 1000)
+    assert len(brought) == N - 1000
+    list(stream(cache, tokens=N, window=1000, batch_size=100, prefetch_batches=0))
+    assert len(brought) == N - 1000
 
 
-def test_nothing_behind_the_last_batch_is_asked_for(cache: ActivationCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    advice = Advice(cache, monkeypatch)
-    list(stream(cache, tokens=2000, window=1000, batch_size=100, prefetch_batches=0))
-    assert len(advice.asked) == 1000
-    assert advice.asked <= set().union(*(tokens for tokens, _ in advice.read))
+def test_reading_ahead_stops_with_the_iteration(cache: ActivationCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    started, sent = threading.Event(), []
+
+    def slow(nowhere: int, file: int, first: int, size: int) -> int:
+        sent.append(first)
+        started.set()
+        time.sleep(0.02)
+        return 16
+
+    monkeypatch.setattr(os, "sendfile", slow)
+    iterator = iter(stream(cache))
+    next(iterator)
+    assert started.wait(10)
+    iterator.close()  # type: ignore[attr-defined]
+    assert threads() == 0
+    assert not any(thread.name.startswith("read-ahead") for thread in threading.enumerate())
+    assert len(sent) < 1100
 
 
 def test_a_shard_that_is_gone_is_refused_by_name(tmp_path: Path) -> None:
     found = make(tmp_path / "cache")
-    iterator = iter(stream(found, window=600, prefetch_batches=0))
+    iterator = iter(stream(found, window=600))
     next(iterator)
     for shard in found.manifest.splits["train"].shards:
         (found.path / shard.file).unlink()

@@ -9,7 +9,7 @@ cache first) and warm, taking turns:
 - `batches in order`: 2,048 tokens at a time, widened to float32 and scaled by the project's own kernel, fresh tensors;
 - `shuffled`: the stream, as training takes it, float32 divided by the scale.
 CPU seconds count every thread, the system's part included. The first read checks the content; it is made before, not
-counted. `rounds=0` leaves reading out, `tokens=0` writing.
+counted. `rounds=0` leaves reading out, `tokens=0` writing; what is left out stays in the file as it was.
 """
 
 from __future__ import annotations
@@ -142,13 +142,15 @@ def read(cache: ActivationCache, rounds: int) -> dict[str, Any]:
 def main(words: list[str]) -> None:
     given = dict(word.split("=", 1) for word in words)
     rounds, tokens = int(given.get("rounds", 5)), int(given.get("tokens", 65_536))
-    result: dict[str, Any] = {"date": date.today().isoformat(), "processor": processor(), "torch": torch.__version__}
+    out = Path(given.get("out", Path(__file__).parent / "cache.json"))
+    result: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {}
+    about = {"date": date.today().isoformat(), "processor": processor(), "torch": torch.__version__}
     if "cache" in given and rounds:
-        result["read"] = read(ActivationCache.open(given["cache"]), rounds)
+        result["read"] = about | read(ActivationCache.open(given["cache"]), rounds)
     if tokens:
-        result["write"] = written(tokens)
+        result["write"] = about | written(tokens)
     print(json.dumps(result, indent=1))
-    Path(given.get("out", Path(__file__).parent / "cache.json")).write_text(json.dumps(result, indent=1) + "\n")
+    out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -61,7 +61,7 @@ def batches(
     factor: np.float32,
     dtype: torch.dtype = torch.float32,
 ) -> Iterator[Tensor]:
-    """Batches of rows · factor out of windows `(rows [N, D] bfloat16 bits, order [M])`, row `order[i]` being the i-th.
+    """Batches of rows · factor out of `(rows [N, D] bfloat16 bits, order [M])`, row `order[i]` being the i-th.
 
     A window's rest that fills no batch goes into the next window's first batch; the very last batch may be smaller.
     A window may be overwritten as soon as the next one is asked for.

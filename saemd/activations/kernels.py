@@ -42,7 +42,7 @@ def gather(rows_ND, order_B, factor, out_BD):
         if i + AHEAD < n:
             address = first + order_B[i + AHEAD] * row_bytes
             for offset in range(0, row_bytes, LINE):
-                prefetch(address + offset)
+                prefetch(address + offset)  # type: ignore[call-arg]
         row_D, out_D = rows_ND[order_B[i]], out_BD[i]
         for d in range(out_D.shape[0]):
             wide = np.uint32(np.uint32(row_D[d]) << np.uint32(16))  # numba shifts in 64 bits
