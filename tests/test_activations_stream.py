@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 import subprocess
 import sys
 import threading
@@ -16,6 +17,7 @@ import torch
 
 from saemd.activations.cache import ActivationCache
 from saemd.activations.datamodule import ActivationDataModule
+from saemd.activations.shards import to_float
 from saemd.activations.stream import ActivationStream
 from saemd.errors import UserError
 from tests.activation_caches import make, numbers
@@ -219,17 +221,71 @@ def test_what_gives_no_batch_is_refused(cache: ActivationCache, options: dict, m
         stream(cache, **options)
 
 
-def test_a_batch_is_made_fast(tmp_path: Path) -> None:
-    """Gather and conversion of a batch of the default size; the bound is loose, as neighbours may be busy."""
-    rows = np.random.default_rng(0).integers(0, 0x7F00, (20_000, 576)).astype(np.uint16)
-    order = np.random.default_rng(1).permutation(20_000)
-    seconds = []
-    for i in range(8):
-        started = time.perf_counter()
-        ActivationCache.normalised(_Scale, rows.take(order[i * 2048 : (i + 1) * 2048], axis=0))  # type: ignore[arg-type]
-        seconds.append(time.perf_counter() - started)
-    assert min(seconds) < 0.02
+@pytest.mark.parametrize("size", [100, 700, 1100, N])
+@pytest.mark.parametrize("begin", [0, 8, 22, 30])
+def test_the_order_is_the_documented_one(cache: ActivationCache, size: int, begin: int) -> None:
+    """Bit for bit what `order` says, written out: it must stay, or checkpoints resume elsewhere."""
+    there, expected = cache.manifest.splits["train"].shards, []
+    for epoch in range(2):
+        line = [there[i] for i in np.random.default_rng([5, epoch, 0]).permutation(len(there))]
+        bits = [np.fromfile(cache.path / shard.file, dtype=np.uint16).reshape(-1, 8) for shard in line]
+        rows_ND = np.concatenate(bits)
+        for start in range(0, N, size):
+            window_ND = rows_ND[start : start + size]
+            expected.append(window_ND[np.random.default_rng([5, epoch, start + 1]).permutation(len(window_ND))])
+    wanted = torch.from_numpy(to_float(np.concatenate(expected)) * np.float32(1 / cache.scale))
+    resumed = stream(cache, seed=5, window=size)
+    resumed.load_state_dict({**resumed.state_dict(), "batches": begin})
+    assert torch.equal(torch.cat(list(resumed)), wanted[begin * 128 : 46 * 128])
 
 
-class _Scale:
-    scale = 2.0
+def test_the_next_window_is_brought_in_meanwhile(cache: ActivationCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All windows but the first, each whole, before it is read; without a thread none; nothing behind the end."""
+    brought, told, real_read, real_send = set(), [], cache.read, os.sendfile
+
+    def reading(shard, start, out) -> None:  # type: ignore[no-untyped-def]
+        told.extend((shard.file, i) in brought for i in range(start, start + len(out)))
+        real_read(shard, start, out)
+
+    def sending(nowhere: int, file: int, first: int, size: int) -> int:
+        sent = real_send(nowhere, file, first, min(size, 1000 * 16))
+        name = Path(os.readlink(f"/proc/self/fd/{file}")).name
+        brought.update((name, i) for i in range(first // 16, (first + sent) // 16))
+        return sent
+
+    monkeypatch.setattr(cache, "read", reading)
+    monkeypatch.setattr(os, "sendfile", sending)
+    list(stream(cache, tokens=N, window=1000, batch_size=100))
+    assert told == [False] * 1000 + [True] * (N - 1000)
+    assert len(brought) == N - 1000
+    list(stream(cache, tokens=N, window=1000, batch_size=100, prefetch_batches=0))
+    assert len(brought) == N - 1000
+
+
+def test_reading_ahead_stops_with_the_iteration(cache: ActivationCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    started, sent = threading.Event(), []
+
+    def slow(nowhere: int, file: int, first: int, size: int) -> int:
+        sent.append(first)
+        started.set()
+        time.sleep(0.02)
+        return 16
+
+    monkeypatch.setattr(os, "sendfile", slow)
+    iterator = iter(stream(cache))
+    next(iterator)
+    assert started.wait(10)
+    iterator.close()  # type: ignore[attr-defined]
+    assert threads() == 0
+    assert not any(thread.name.startswith("read-ahead") for thread in threading.enumerate())
+    assert len(sent) < 1100
+
+
+def test_a_shard_that_is_gone_is_refused_by_name(tmp_path: Path) -> None:
+    found = make(tmp_path / "cache")
+    iterator = iter(stream(found, window=600))
+    next(iterator)
+    for shard in found.manifest.splits["train"].shards:
+        (found.path / shard.file).unlink()
+    with pytest.raises(UserError, match=r"train-\d+.bin: this shard is missing"):
+        list(iterator)

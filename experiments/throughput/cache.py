@@ -1,11 +1,15 @@
 """What writing the activation cache costs over the model's own forward pass, and what reading it shuffled costs.
 
-    python experiments/throughput/cache.py [tokens=65536] [cache=<a finished cache's folder>] [out=cache.json]
+    python experiments/throughput/cache.py [cache=<a finished cache's folder>] [rounds=5] [tokens=65536] [out=…]
 
 Writing: SmolLM2-135M's layer 12 on Wikipedia summaries, as `saemd.cache` does it, into a temporary folder; the time in
-the model is taken inside the same run. Reading: every training token of `cache` in shuffled batches of 2,048, as
-float32 divided by the scale, against a plain sequential read of the same files into one buffer; cold (the files dropped
-from the page cache first) and warm, taking turns. The first read checks the content; it is made before, not counted.
+the model is taken inside the same run. Reading: every training token of `cache`, cold (the files dropped from the page
+cache first) and warm, taking turns:
+- `sequential`: the plain read of the same files, into one small buffer that stays in the processor's cache;
+- `batches in order`: 2,048 tokens at a time, widened to float32 and scaled by the project's own kernel, fresh tensors;
+- `shuffled`: the stream, as training takes it, float32 divided by the scale.
+CPU seconds count every thread, the system's part included. The first read checks the content; it is made before, not
+counted. `rounds=0` leaves reading out, `tokens=0` writing; what is left out stays in the file as it was.
 """
 
 from __future__ import annotations
@@ -21,11 +25,13 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from saemd.activations import harvest
 from saemd.activations.cache import ActivationCache
 from saemd.activations.config import ActivationsConfig
+from saemd.activations.gather import fastest_gather
 from saemd.activations.shards import disk_bytes
 from saemd.activations.stream import ActivationStream
 from saemd.cli import compose_all, register
@@ -33,7 +39,7 @@ from saemd.cli import compose_all, register
 sys.path.insert(0, str(Path(__file__).parent))
 from step import processor
 
-B, ROUNDS = 2048, 3
+B = 2048
 
 
 def written(tokens: int) -> dict[str, float]:
@@ -76,9 +82,28 @@ def sequential(cache: ActivationCache) -> int:
     return read
 
 
+def in_order(cache: ActivationCache) -> int:
+    gather, order = fastest_gather(), np.arange(B)
+    bits_BD, read = np.empty((B, cache.d_in), np.uint16), 0
+    for path in files(cache):
+        with open(path, "rb", buffering=0) as file:
+            while got := file.readinto(bits_BD.data.cast("B")):
+                rows = got // disk_bytes(1, cache.d_in)
+                x_BD = np.empty((rows, cache.d_in), np.float32)
+                gather(bits_BD, order[:rows], cache.factor, x_BD)
+                torch.from_numpy(x_BD)
+                read += got
+    return read
+
+
 def shuffled(cache: ActivationCache) -> int:
     stream = ActivationStream(cache, B, cache.n_train, seed=0, window_tokens=262_144, prefetch_batches=4)
     return sum(disk_bytes(len(batch), cache.d_in) for batch in stream)
+
+
+WAYS: dict[str, Callable[[ActivationCache], int]] = {
+    "sequential": sequential, "batches in order": in_order, "shuffled": shuffled,
+}  # fmt: skip
 
 
 def drop(cache: ActivationCache) -> None:
@@ -87,35 +112,45 @@ def drop(cache: ActivationCache) -> None:
             os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
 
 
-def read(cache: ActivationCache) -> dict[str, Any]:
-    shuffled(cache)
-    ways: dict[str, Callable[[ActivationCache], int]] = {"sequential": sequential, "shuffled": shuffled}
-    rates: dict[str, list[float]] = {f"{way} {state}": [] for way in ways for state in ("cold", "warm")}
-    for _ in range(ROUNDS):
-        for way, run in ways.items():
-            for state in ("cold", "warm"):
-                if state == "cold":
-                    drop(cache)
-                start = time.perf_counter()
-                rates[f"{way} {state}"].append(run(cache) / (time.perf_counter() - start) / 1e6)
+def read(cache: ActivationCache, rounds: int) -> dict[str, Any]:
+    names = [f"{way} {state}" for way in WAYS for state in ("cold", "warm")]
+    rates: dict[str, list[float]] = {name: [] for name in names}
+    cpu: dict[str, list[float]] = {name: [] for name in names}
+    for run in WAYS.values():
+        run(cache)
+    for _ in range(rounds):
+        for name in names:
+            way, state = name.rsplit(" ", 1)
+            if state == "cold":
+                drop(cache)
+            start, start_cpu = time.perf_counter(), time.process_time()
+            read = WAYS[way](cache)
+            rates[name].append(read / (time.perf_counter() - start) / 1e6)
+            cpu[name].append((time.process_time() - start_cpu) * 1e3 / (read / disk_bytes(B, cache.d_in)))
     median = {name: statistics.median(values) for name, values in rates.items()}
     return {
         "megabytes": round(disk_bytes(cache.n_train, cache.d_in) / 1e6),
         "megabytes_per_second": {name: [round(value) for value in values] for name, values in rates.items()},
-        "of_sequential": {
-            state: median[f"shuffled {state}"] / median[f"sequential {state}"] for state in ("cold", "warm")
+        "cpu_milliseconds_per_batch": {name: round(statistics.median(values), 3) for name, values in cpu.items()},
+        "shuffled_over": {
+            way: {state: median[f"shuffled {state}"] / median[f"{way} {state}"] for state in ("cold", "warm")}
+            for way in ("sequential", "batches in order")
         },
     }
 
 
 def main(words: list[str]) -> None:
     given = dict(word.split("=", 1) for word in words)
-    result: dict[str, Any] = {"date": date.today().isoformat(), "processor": processor(), "torch": torch.__version__}
-    if "cache" in given:
-        result["read"] = read(ActivationCache.open(given["cache"]))
-    result["write"] = written(int(given.get("tokens", 65_536)))
+    rounds, tokens = int(given.get("rounds", 5)), int(given.get("tokens", 65_536))
+    out = Path(given.get("out", Path(__file__).parent / "cache.json"))
+    result: dict[str, Any] = json.loads(out.read_text()) if out.is_file() else {}
+    about = {"date": date.today().isoformat(), "processor": processor(), "torch": torch.__version__}
+    if "cache" in given and rounds:
+        result["read"] = about | read(ActivationCache.open(given["cache"]), rounds)
+    if tokens:
+        result["write"] = about | written(tokens)
     print(json.dumps(result, indent=1))
-    Path(given.get("out", Path(__file__).parent / "cache.json")).write_text(json.dumps(result, indent=1) + "\n")
+    out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 if __name__ == "__main__":

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import numpy as np
@@ -12,6 +13,7 @@ import torch
 from torch import Tensor
 
 from saemd.activations import shards
+from saemd.activations.gather import BatchMemory, batches
 from saemd.activations.manifest import Manifest, Shard, SplitName, read_manifest
 from saemd.errors import UserError, bad_value
 
@@ -75,11 +77,15 @@ class ActivationCache:
         shards.check_content(path, shard.tokens, self.d_in, shard.sha256 if self.verify else None)
         shards.read_rows(path, start, out_ND)
 
-    def normalised(self, bits_BD: np.ndarray, dtype: torch.dtype = torch.float32) -> Tensor:
-        """[B, D] of bfloat16 bits, divided by `scale`."""
-        x_BD = shards.to_float(bits_BD)
-        x_BD *= np.float32(1 / self.scale)
-        return torch.from_numpy(x_BD).to(dtype)
+    def read_ahead(self, parts: Iterable[tuple[Shard, int, int]], stop: Event) -> None:
+        """Bring (shard, its first token, tokens) after one another into the page cache, until `stop` is set."""
+        for shard, first, tokens in parts:
+            shards.read_ahead(self.path / shard.file, first, tokens, self.d_in, stop)
+
+    @property
+    def factor(self) -> np.float32:
+        """What raw activations are multiplied by for a mean squared norm of 1."""
+        return np.float32(1 / self.scale)
 
     def sample(self, n: int, split: SplitName = "train", seed: int = 0) -> Tensor:
         """`n` different random tokens [n, D] float32 in raw units, or all there are where `n` is more.
@@ -114,27 +120,4 @@ class ActivationCache:
                 self.read(shard, 0, bits_ND)
                 yield bits_ND, np.arange(shard.tokens)
 
-        for bits_BD in rebatch(windows(), batch_size):
-            yield self.normalised(bits_BD)
-
-
-def rebatch(windows: Iterator[tuple[np.ndarray, np.ndarray]], batch_size: int) -> Iterator[np.ndarray]:
-    """Batches of `batch_size` rows out of windows `(rows [N, D], order [M])`, row `order[i]` being the i-th.
-
-    A window's rest that fills no batch goes into the next window's first batch; the very last batch may be smaller.
-    A window may be overwritten as soon as the next one is asked for.
-    """
-    rest: list[np.ndarray] = []
-    missing = batch_size
-    for rows_ND, order in windows:
-        start = 0
-        while start < len(order):
-            part = rows_ND.take(order[start : start + missing], axis=0)
-            start += len(part)
-            missing -= len(part)
-            rest.append(part)
-            if missing == 0:
-                batch, rest, missing = rest, [], batch_size
-                yield batch[0] if len(batch) == 1 else np.concatenate(batch)
-    if rest:
-        yield np.concatenate(rest)
+        yield from batches(windows(), BatchMemory(batch_size, self.d_in, spare=2), self.factor)

@@ -1,9 +1,9 @@
 """The cache as a stream of batches in a seeded order, with an exact state, in bounded memory.
 
-In epoch e the shards are put in a random order and laid end to end; windows of `window_tokens` are cut off that line,
-one after another, and the tokens of each are put in a random order. Every order is a function of (seed, epoch, window)
-alone, so the place in the stream is one number: the batches that were taken. Epochs follow each other without a gap;
-a batch may hold the last tokens of one and the first of the next.
+The order (`saemd.activations.order`) shuffles the shards of each epoch, and the tokens within windows of
+`window_tokens`. It is a function of seed, epoch and window alone, so the place in the stream is one number: the batches
+that were taken. Epochs follow each other without a gap; a batch may hold the last tokens of one and the first of the
+next.
 """
 
 from __future__ import annotations
@@ -11,24 +11,27 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import count
+from itertools import islice
+from threading import Event
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from saemd.activations.cache import ActivationCache, rebatch
-from saemd.activations.manifest import Shard
+from saemd.activations.cache import ActivationCache
+from saemd.activations.gather import BatchMemory, batches
+from saemd.activations.order import windows
 from saemd.errors import UserError, bad_value
 
 
 class ActivationStream:
     """Exactly `tokens // batch_size` batches [B, D], divided by the cache's scale; a loader for Lightning.
 
-    It takes `window_tokens` · D · 2 bytes (or the cache's size where that is less) and the prefetched batches. Its
-    state is that of the batches taken from it, not of those made ahead: after `load_state_dict` the next iteration
-    begins there, and any later one at the first batch. Raises `UserError` where tokens do not fill a batch.
+    It takes `window_tokens` · D · 2 bytes (or the cache's size where that is less) and `prefetch_batches` + 2 batches;
+    the next window waits in the page cache, which the system may take back. Its state is that of the batches taken
+    from it, not of those made ahead: after `load_state_dict` the next iteration begins there, and any later one at the
+    first batch. A batch's memory is used again once nobody holds it. Raises `UserError` where no batch is filled.
     """
 
     def __init__(
@@ -104,39 +107,34 @@ class ActivationStream:
         }
 
     def _batches(self, begin: int) -> Iterator[Tensor]:
-        rows = rebatch(self._windows(begin * self.batch_size), self.batch_size)
-        for _, bits_BD in zip(range(begin, len(self)), rows, strict=False):
-            yield self.cache.normalised(bits_BD, self.dtype)
+        memory = BatchMemory(self.batch_size, self.cache.d_in, spare=self.prefetch_batches + 2)
+        made = batches(self._rows(begin * self.batch_size), memory, self.cache.factor, self.dtype)
+        return islice(made, len(self) - begin)
 
-    def _windows(self, token: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """Windows (rows, order) from the given token of the endless stream on."""
-        n = self.cache.n_train
-        size = min(self.window_tokens, n)
-        buffer_ND = np.empty((size, self.cache.d_in), dtype=np.uint16)
-        first_epoch, offset = divmod(token, n)
-        for epoch in count(first_epoch):
-            line = self._line(epoch)
-            for start in range(offset - offset % size, n, size):
-                rows_ND = buffer_ND[: min(size, n - start)]
-                self._read(line, start, rows_ND)
-                order = np.random.default_rng([self.seed, epoch, start + 1]).permutation(len(rows_ND))
-                yield rows_ND, order[max(0, offset - start) :]
-            offset = 0
+    def _rows(self, token: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+        """(a window's rows, their order) from the stream's given token on.
 
-    def _line(self, epoch: int) -> list[tuple[int, Shard]]:
-        """The epoch's shards in their order, each with its first token's place on the line."""
-        there = self.cache.manifest.splits["train"].shards
-        order = np.random.default_rng([self.seed, epoch, 0]).permutation(len(there))
-        placed, place = [], 0
-        for i in order:
-            placed.append((place, there[i]))
-            place += there[i].tokens
-        return placed
-
-    def _read(self, line: list[tuple[int, Shard]], start: int, rows_ND: np.ndarray) -> None:
-        """Fill a window with the line's tokens from `start` on."""
-        end = start + len(rows_ND)
-        for place, shard in line:
-            first, last = max(start, place), min(end, place + shard.tokens)
-            if first < last:
-                self.cache.read(shard, first - place, rows_ND[first - start : last - start])
+        While a window is used the disk brings the next one into the page cache, in a thread that only waits for it.
+        """
+        shards = self.cache.manifest.splits["train"].shards
+        buffer_ND = np.empty((min(self.window_tokens, self.cache.n_train), self.cache.d_in), dtype=np.uint16)
+        upcoming = windows(shards, self.seed, self.window_tokens, token)
+        window, stop = next(upcoming), Event()
+        disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead")
+        try:
+            while True:
+                rows_ND, done = buffer_ND[: window.tokens], 0
+                for shard, first, tokens in window.parts():
+                    self.cache.read(shard, first, rows_ND[done : done + tokens])
+                    done += tokens
+                following = next(upcoming)
+                coming = None
+                if self.prefetch_batches and following.first < self.tokens:
+                    coming = disk.submit(self.cache.read_ahead, following.parts(), stop)
+                yield rows_ND, window.order()[max(0, token - window.first) :]
+                if coming is not None:
+                    coming.result()
+                window = following
+        finally:
+            stop.set()
+            disk.shutdown(wait=True)
