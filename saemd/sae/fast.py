@@ -19,6 +19,7 @@ from saemd.sae.loss import Loss, Penalty
 from saemd.sae.model import JumpReLUSAE
 
 DENSE_ABOVE = 0.08  # share of pairs above which whole matrices win (experiments/throughput)
+GIVE_BACK_AFTER = 32  # calls without whole matrices, of all SAEs that take turns
 
 
 @dataclass(frozen=True)
@@ -45,7 +46,7 @@ class _Batch:
 
 
 class FastLoss:
-    """Called like `dense_loss`, with `grads` filled in. It is for one SAE's training at a time.
+    """Called like `dense_loss`, with `grads` filled in; several SAEs may take turns.
 
     Its buffers are kept, so that the gradients of one call are overwritten by the next: fresh pages of memory would
     cost as much as the arithmetic. They are 2·F·D gradients, B·F pre-activations and 40 bytes a pair; while whole
@@ -54,6 +55,7 @@ class FastLoss:
 
     def __init__(self) -> None:
         self._buffers: dict[str, np.ndarray] = {}
+        self._since_whole = 0  # calls
 
     @torch.no_grad()
     def __call__(self, sae: JumpReLUSAE, x_BD: Tensor, penalty: Penalty) -> Loss:
@@ -75,9 +77,12 @@ class FastLoss:
         if count.sum() > DENSE_ABOVE * product.size:
             if not exact:
                 torch.mm(seen_BD, sae.W_enc, out=torch.from_numpy(product))
+            self._since_whole = 0
             return self._whole(sae, batch, product)
-        for name in ("z", "grad_z"):
-            self._buffers.pop(name, None)
+        self._since_whole += 1
+        if self._since_whole == GIVE_BACK_AFTER:
+            for name in ("z", "grad_z"):
+                self._buffers.pop(name, None)
         return self._pairs(sae, batch, product, exact, low, norm, slack, count)
 
     def _pairs(self, sae, batch, product, exact, low, norm, slack, count) -> Loss:
