@@ -18,9 +18,8 @@ from saemd.sae import kernels, products
 from saemd.sae.loss import Loss, Penalty
 from saemd.sae.model import JumpReLUSAE
 
-CACHED_BYTES = (
-    16e6  # a decoder up to this size lies in the processor's cache, where rows are gathered five times faster
-)
+CACHED_BYTES = 16e6  # a decoder up to this size lies in the processor's cache: rows are gathered five times faster
+GIVE_BACK_AFTER = 32  # calls without whole matrices, of all SAEs that take turns
 
 
 def dense_above(decoder_bytes: int) -> float:
@@ -78,7 +77,7 @@ class _Search:
 
 
 class FastLoss:
-    """Called like `dense_loss`, with `grads` filled in. It is for one SAE's training at a time.
+    """Called like `dense_loss`, with `grads` filled in; several SAEs may take turns.
 
     Its buffers are kept, so that the gradients of one call are overwritten by the next: fresh pages of memory would
     cost as much as the arithmetic. They are 2·F·D gradients, B·F pre-activations and 40 bytes a pair; while whole
@@ -87,6 +86,7 @@ class FastLoss:
 
     def __init__(self) -> None:
         self._buffers: dict[str, np.ndarray] = {}
+        self._since_whole = 0  # calls
 
     @torch.no_grad()
     def __call__(self, sae: JumpReLUSAE, x_BD: Tensor, penalty: Penalty) -> Loss:
@@ -107,9 +107,12 @@ class FastLoss:
             if not search.exact:
                 with products.exact():
                     torch.mm(seen_BD, sae.W_enc, out=torch.from_numpy(product))
+            self._since_whole = 0
             return self._whole(sae, batch, product)
-        for name in ("z", "grad_z"):
-            self._buffers.pop(name, None)
+        self._since_whole += 1
+        if self._since_whole == GIVE_BACK_AFTER:
+            for name in ("z", "grad_z"):
+                self._buffers.pop(name, None)
         return self._pairs(sae, batch, product, low, search, count)
 
     def _pairs(self, sae, batch, product, low, search, count) -> Loss:
