@@ -20,6 +20,7 @@ from torch import Tensor
 
 from saemd.activations.cache import ActivationCache, rebatch
 from saemd.activations.manifest import Shard
+from saemd.activations.transfer import Sent, arrived, send
 from saemd.errors import UserError, bad_value
 
 
@@ -53,6 +54,7 @@ class ActivationStream:
             raise bad_value("activations.window_tokens", window_tokens, "use at least 1")
         self.cache, self.batch_size, self.tokens, self.seed = cache, batch_size, tokens, seed
         self.window_tokens, self.prefetch_batches, self.dtype = window_tokens, prefetch_batches, dtype
+        self.device: torch.device | None = None  # a GPU that batches are sent to ahead of their use
         self._taken = 0  # batches of the iteration that runs, or ran last
         self._begin = 0  # where the next iteration begins
 
@@ -62,21 +64,22 @@ class ActivationStream:
     def __iter__(self) -> Iterator[Tensor]:
         """Nothing is read before the first batch is asked for, and the thread ends with the iteration."""
         self._taken, self._begin = self._begin, 0
-        batches = self._batches(self._taken)
+        made = self._batches(self._taken)
+        batches: Iterator[Tensor | Sent] = send(made, self.device) if self.device else made
         if self.prefetch_batches == 0:
             for batch in batches:
                 self._taken += 1
-                yield batch
+                yield arrived(batch)
             return
         with_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="activations")
-        ahead: deque[Future[Tensor | None]] = deque()
+        ahead: deque[Future[Tensor | Sent | None]] = deque()
         try:
             for _ in range(self.prefetch_batches):
                 ahead.append(with_thread.submit(next, batches, None))
             while (batch := ahead.popleft().result()) is not None:
                 ahead.append(with_thread.submit(next, batches, None))
                 self._taken += 1
-                yield batch
+                yield arrived(batch)
         finally:
             for future in ahead:
                 future.cancel()
