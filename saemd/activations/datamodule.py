@@ -43,6 +43,8 @@ class ActivationDataModule(pl.LightningDataModule):
         self.held_out = HeldoutBatches(cache, batch_size)
 
     def train_dataloader(self) -> ActivationStream:
+        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
+        self.stream.device = device if device.type == "cuda" else None
         return self.stream
 
     def val_dataloader(self) -> HeldoutBatches:

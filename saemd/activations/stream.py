@@ -22,6 +22,7 @@ from torch import Tensor
 from saemd.activations.cache import ActivationCache
 from saemd.activations.gather import BatchMemory, batches
 from saemd.activations.order import windows
+from saemd.activations.transfer import Sent, arrived, send
 from saemd.errors import UserError, bad_value
 
 
@@ -56,6 +57,7 @@ class ActivationStream:
             raise bad_value("activations.window_tokens", window_tokens, "use at least 1")
         self.cache, self.batch_size, self.tokens, self.seed = cache, batch_size, tokens, seed
         self.window_tokens, self.prefetch_batches, self.dtype = window_tokens, prefetch_batches, dtype
+        self.device: torch.device | None = None  # a GPU that batches are sent to ahead of their use
         self._taken = 0  # batches of the iteration that runs, or ran last
         self._begin = 0  # where the next iteration begins
 
@@ -65,21 +67,22 @@ class ActivationStream:
     def __iter__(self) -> Iterator[Tensor]:
         """Nothing is read before the first batch is asked for, and the thread ends with the iteration."""
         self._taken, self._begin = self._begin, 0
-        batches = self._batches(self._taken)
+        made = self._batches(self._taken)
+        on_device: Iterator[Tensor | Sent] = send(made, self.device) if self.device else made
         if self.prefetch_batches == 0:
-            for batch in batches:
+            for batch in on_device:
                 self._taken += 1
-                yield batch
+                yield arrived(batch)
             return
         with_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="activations")
-        ahead: deque[Future[Tensor | None]] = deque()
+        ahead: deque[Future[Tensor | Sent | None]] = deque()
         try:
             for _ in range(self.prefetch_batches):
-                ahead.append(with_thread.submit(next, batches, None))
+                ahead.append(with_thread.submit(next, on_device, None))
             while (batch := ahead.popleft().result()) is not None:
-                ahead.append(with_thread.submit(next, batches, None))
+                ahead.append(with_thread.submit(next, on_device, None))
                 self._taken += 1
-                yield batch
+                yield arrived(batch)
         finally:
             for future in ahead:
                 future.cancel()

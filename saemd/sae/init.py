@@ -9,14 +9,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from saemd.errors import UserError, bad_value
-from saemd.sae.config import InitConfig, MirrorConfig
 from saemd.sae.model import Bias, JumpReLUSAE
+
+if TYPE_CHECKING:  # the configuration's library is not needed to train
+    from saemd.sae.config import InitConfig, MirrorConfig
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""The loss: reconstruction plus a term that draws L0 to its target. This is the plain reference of `fast.py`."""
+"""The loss: reconstruction plus a term that draws L0 to its target.
+
+`dense_loss` is the plain reference of `fast` (CPU) and `half` (GPU).
+"""
 
 from __future__ import annotations
 
@@ -40,6 +43,8 @@ class Loss:
             self.total.backward()
             return
         for name, parameter in sae.named_parameters():
+            if self.grads[name].dtype != parameter.dtype:
+                parameter.grad_dtype = self.grads[name].dtype
             parameter.grad = self.grads[name]
 
 

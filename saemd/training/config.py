@@ -31,7 +31,8 @@ class RecipeConfig:
     adam_beta2: float = 0.999  # β₁ is 0
     adam_eps: float = 1e-8
     grad_clip_norm: float = 1.0
-    fast: bool = True  # closed form on a CPU (saemd.sae.fast, saemd.training.optimizer); false: the plain reference
+    # Gradients in closed form: on a CPU over active pairs (saemd.sae.fast), on a GPU in bfloat16 (saemd.sae.half).
+    fast: bool = True  # false: the plain reference, autograd in float32
 
 
 def check_recipe(recipe: RecipeConfig) -> None:

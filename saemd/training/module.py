@@ -73,7 +73,7 @@ class SAETraining(pl.LightningModule):
 
     def training_step(self, x_BD: Tensor, batch_idx: int) -> Tensor:
         loss = self._loss = self._loss_of(self.sae, x_BD, self.penalty(self.global_step))
-        self.last_fired[loss.fired] = self.global_step
+        self.last_fired.masked_fill_(loss.fired, self.global_step)  # as an index, the mask would be waited for
         self._log_now = self.global_step % LOG_EVERY == 0 or self.global_step == self.schedules.steps - 1
         if self._log_now:
             self.last_figures = self._figures(loss, x_BD)
@@ -99,19 +99,22 @@ class SAETraining(pl.LightningModule):
         now = self._clock = (time.perf_counter(), step)
         silent = min(DEAD_AFTER_TOKENS // B, self.schedules.steps // 10)
         quantiles = torch.quantile(sae.threshold, torch.tensor([0.05, 0.5, 0.95], device=sae.threshold.device))
+        measured = {
+            "train/loss": loss.total,
+            "train/reconstruction": loss.reconstruction,
+            "train/l0": loss.l0,
+            "train/fvu": fvu,
+            "train/explained_variance": 1 - fvu,
+            "train/dead_fraction": (self.last_fired < step - silent).float().mean(),
+            "train/threshold_q05": quantiles[0],
+            "train/threshold_q50": quantiles[1],
+            "train/threshold_q95": quantiles[2],
+            "train/drift_dec": row_cosines(sae.W_dec, self.start_dec).mean(),
+            "train/drift_enc": row_cosines(sae.W_enc.T, self.start_enc.T).mean(),
+        }
         return {
-            "train/loss": loss.total.item(),
-            "train/reconstruction": loss.reconstruction.item(),
-            "train/l0": loss.l0.item(),
-            "train/fvu": fvu.item(),
-            "train/explained_variance": 1 - fvu.item(),
+            **dict(zip(measured, torch.stack(list(measured.values())).tolist(), strict=True)),  # waits once
             "train/sparsity_coefficient": self.penalty(step).coefficient,
-            "train/dead_fraction": (self.last_fired < step - silent).float().mean().item(),
-            "train/threshold_q05": quantiles[0].item(),
-            "train/threshold_q50": quantiles[1].item(),
-            "train/threshold_q95": quantiles[2].item(),
-            "train/drift_dec": row_cosines(sae.W_dec, self.start_dec).mean().item(),
-            "train/drift_enc": row_cosines(sae.W_enc.T, self.start_enc.T).mean().item(),
             "train/tokens_per_second": (step - since) * B / (now[0] - then),
             "train/learning_rate": self.recipe.lr * self.schedules.lr(step),
             "tokens": step * B,

@@ -1,8 +1,9 @@
 """Adam without a first moment, with what surrounds it in a step: projection, clipping, unit rows, θ > 0.
 
 The order is `dictionary_learning`'s: the gradient of W_dec is made orthogonal to its rows, the norm of the whole
-gradient is clipped, Adam (β₁ = 0) steps, and W_dec's rows go back to unit norm. On a CPU one pass over the rows does
-it (`kernels.adam_rows`); `plain` is its reference, and runs on a GPU.
+gradient is clipped, Adam (β₁ = 0) steps, and W_dec's rows go back to unit norm. Two passes over the rows do it, one for
+the norm and one for the rest: on a CPU numba's (`saemd.sae.kernels`), on a GPU compiled ones (`passes`), which never
+wait for the GPU. `plain` is the reference of both.
 """
 
 from __future__ import annotations
@@ -15,13 +16,15 @@ import torch
 from torch import Tensor
 
 from saemd.sae import JumpReLUSAE
+from saemd.sae.choice import multiplies_bfloat16
 from saemd.training.config import RecipeConfig
 
 
 class SAEAdam(torch.optim.Optimizer):
     """One instance trains one SAE. `gradient_norm` is the last step's, before clipping, after the projection.
 
-    State: `square`, the second moment, and `step` of each parameter. `fused=None` takes the fast path where it can.
+    State: `square`, the second moment, and `step` of each parameter. `fused=False` takes the plain path, otherwise the
+    device's fastest.
     """
 
     def __init__(self, sae: JumpReLUSAE, recipe: RecipeConfig, fused: bool | None = None) -> None:
@@ -29,7 +32,12 @@ class SAEAdam(torch.optim.Optimizer):
         groups = [{"params": others}, {"params": [sae.threshold], "lr": recipe.lr * recipe.threshold_lr}]
         super().__init__(groups, {"lr": recipe.lr})
         self.sae, self.recipe, self.fused = sae, recipe, fused
-        self.gradient_norm = 0.0
+        self._norm: float | Tensor = 0.0
+
+    @property
+    def gradient_norm(self) -> float:
+        """Waits for a GPU to have computed it: to be read where it is logged."""
+        return float(self._norm)
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:  # type: ignore[override]
@@ -44,8 +52,11 @@ class SAEAdam(torch.optim.Optimizer):
                     state["step"] = 0
                     state["square"] = torch.zeros_like(parameter)
                 state["step"] += 1
-        fused = self.sae.W_dec.device.type == "cpu" if self.fused is None else self.fused
-        self._fused() if fused else self._plain()
+        kind = self.sae.W_dec.device.type
+        if self.fused is False or not (kind == "cpu" or multiplies_bfloat16(kind)):
+            self._plain()
+        else:
+            self._by_kernels() if kind == "cpu" else self._by_passes()
         if self.recipe.positive_threshold:
             self.sae.threshold.clamp_(min=1e-6)
         return loss
@@ -55,8 +66,7 @@ class SAEAdam(torch.optim.Optimizer):
         assert grad is not None
         rows = W_dec / (W_dec.norm(dim=1, keepdim=True) + 1e-6)
         grad -= (grad * rows).sum(1, keepdim=True) * rows
-        norm = torch.nn.utils.clip_grad_norm_(self.sae.parameters(), self.recipe.grad_clip_norm)
-        self.gradient_norm = norm.item()
+        self._norm = torch.nn.utils.clip_grad_norm_(self.sae.parameters(), self.recipe.grad_clip_norm)
         for group in self.param_groups:
             for parameter in group["params"]:
                 self._update(parameter, parameter.grad, group["lr"])
@@ -70,7 +80,34 @@ class SAEAdam(torch.optim.Optimizer):
         root = square.sqrt().div_(math.sqrt(1 - beta2 ** state["step"])).add_(self.recipe.adam_eps)
         parameter.addcdiv_(grad, root, value=-lr)
 
-    def _fused(self) -> None:
+    def _by_passes(self) -> None:
+        """Every parameter by one compiled pass, which also leaves the matrices' bfloat16 copies for the next loss."""
+        from saemd.sae.fused import scalar
+        from saemd.sae.half import keep_rounded, rounded_rows, rows
+        from saemd.training import passes
+
+        r, sae, W_dec = self.recipe, self.sae, self.sae.W_dec
+        assert W_dec.grad is not None
+        others = [p.grad for p in sae.parameters() if p is not W_dec and p.grad is not None]
+        along_F, norm = passes.gradient_norm(
+            W_dec.detach(), W_dec.grad, [g if g.dim() == 1 else rows(g) for g in others]
+        )
+        self._norm = norm
+        for group in self.param_groups:
+            lr = scalar(group["lr"], norm)
+            for p in group["params"]:
+                state, matrix = self.state[p], p.dim() == 2
+                as_rows = rows if matrix else Tensor.detach
+                rounded = rounded_rows(p, torch.bfloat16) if matrix else None
+                passes.adam_(
+                    as_rows(p), as_rows(p.grad), as_rows(state["square"]), rounded, along_F if p is W_dec else None,
+                    norm, lr, scalar(1 / math.sqrt(1 - r.adam_beta2 ** state["step"]), norm), r.grad_clip_norm,
+                    r.adam_beta2, r.adam_eps,
+                )  # fmt: skip
+                if rounded is not None:
+                    keep_rounded(p, rounded)
+
+    def _by_kernels(self) -> None:
         """Matrices by kernels over their rows; vectors, too short to be worth a second thread, as in `_plain`."""
         from saemd.sae import kernels
 
@@ -84,8 +121,8 @@ class SAEAdam(torch.optim.Optimizer):
             kernels.gradient_norms(W, grad, p is sae.W_dec, along, square)
             alongs.append(along)
             total += square.sum(dtype=np.float64)
-        self.gradient_norm = math.sqrt(total)
-        clip = min(1.0, r.grad_clip_norm / (self.gradient_norm + 1e-6))
+        self._norm = math.sqrt(total)
+        clip = min(1.0, r.grad_clip_norm / (self._norm + 1e-6))
         for p in vectors:
             if p.grad is not None:
                 self._update(p, p.grad * clip, lrs[id(p)])

@@ -1,0 +1,111 @@
+"""The loss of `loss.dense_loss` and its gradients in closed form on a GPU: bfloat16 factors, float32 sums.
+
+Rounded to bfloat16 are the factors of the five matrix products (x, W_enc, W_dec, z, the error, the gradient by the
+pre-activations), ∂z, and the gradients of W_enc and W_dec. Float32 are the sums inside every product, the
+pre-activations and what they are compared with, every figure, the biases, θ, the parameters and the optimizer's state:
+in bfloat16, values near 0.2 are as far apart as the straight-through window is wide.
+
+The rounded factors move a pre-activation by about 0.2 % of its spread over the latents (3e-5 at the paper's size,
+where ε is 1e-3), so that pairs closer than that to their threshold may change sides. The matrices' gradients are
+rounded once, after their sum, as autocast does: with Adam's β₁ = 0 an update moves by at most 0.2 % of itself, and
+three passes over 170 MB are saved.
+
+One step at the paper's size (B = 2,048, D = 2,304, F = 18,432; B·F = 38 M, F·D = 42 M, B·D = 5 M), counted, and what
+a GPU with 600 TFLOP/s and 3 TB/s would need for it (a prediction; measured: see experiments/throughput):
+
+    five products, 10·D·F FLOPs a token     870 GFLOP                                                       1.45 ms
+    `activate`             4 + 2 bytes · B·F                              226 MB                            0.08 ms
+    `activate_backward`    4 + 2 + 2 bytes · B·F                          302 MB                            0.10 ms
+    `errors`, x to bfloat16                                               100 MB                            0.03 ms
+    the gradient's norm    2 bytes · 2·F·D, 4 · F·D for the projection    340 MB                            0.11 ms
+    Adam                   2 + 4·4 + 2 bytes · 2·F·D                    1,700 MB                            0.57 ms
+    together                                                            2,670 MB                            2.34 ms
+
+Adam writes the matrices' bfloat16 copies in its own pass (2 bytes an element): made at each step they would cost 6,
+another 340 MB or 0.11 ms. Memory, bytes for each of 2·F·D = 85 M: parameters, second moment and starting weights 4,
+copies 2, gradients 2, and 2 for the last step's, held until then; 1.5 GB, and 10 bytes · B·F, 0.4 GB, beside them. What
+Python does meanwhile (Lightning's loop, some 40 launches) must take less than the step; capturing the step as a CUDA
+graph would end that condition and is left out until a measurement asks for it.
+"""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from saemd.sae import passes
+from saemd.sae.fused import scalar
+from saemd.sae.loss import Loss, Penalty
+from saemd.sae.model import JumpReLUSAE
+
+
+class HalfLoss:
+    """Called like `dense_loss`, with `grads` filled in. `dtype` is that of the factors; in float32 nothing is rounded.
+
+    It runs anywhere; off CUDA it multiplies the same rounded factors in float32.
+    """
+
+    def __init__(self, dtype: torch.dtype = torch.bfloat16) -> None:
+        self.dtype = dtype
+
+    @torch.no_grad()
+    def __call__(self, sae: JumpReLUSAE, x_BD: Tensor, penalty: Penalty) -> Loss:
+        dtype, step_on_pre = self.dtype, penalty.step_on == "pre"
+        seen_BD = (x_BD if sae.b_enc is not None else x_BD - sae.b_dec).to(dtype)
+        b_enc_F = torch.zeros_like(sae.threshold) if sae.b_enc is None else sae.b_enc
+        W_enc_FD, W_dec_FD = rounded_rows(sae.W_enc, dtype), rounded_rows(sae.W_dec, dtype)
+        product_BF = multiply(seen_BD, W_enc_FD.T, torch.float32)
+        z_BF, active_F = passes.activate(product_BF, b_enc_F, sae.threshold, dtype)
+        grad_x_hat_BD, grad_b_dec_D, total, reconstruction, l0, grad_step = passes.errors(
+            multiply(z_BF, W_dec_FD, torch.float32), sae.b_dec, x_BD, active_F, sae.threshold,
+            scalar(penalty.target_l0, x_BD), scalar(penalty.coefficient, x_BD), step_on_pre, dtype,
+        )  # fmt: skip
+        grads = {"W_dec": multiply(z_BF.T, grad_x_hat_BD, gradient_dtype(dtype)), "b_dec": grad_b_dec_D}
+        grad_z_BF = multiply(grad_x_hat_BD, W_dec_FD.T, dtype)
+        grad_pre_BF, grad_b_enc_F, grads["threshold"] = passes.activate_backward(
+            product_BF, b_enc_F, sae.threshold, grad_z_BF, active_F, grad_step, penalty.bandwidth, step_on_pre
+        )
+        grads["W_enc"] = multiply(grad_pre_BF.T, seen_BD, gradient_dtype(dtype)).T
+        if sae.b_enc is None:  # the bias is also subtracted from the input
+            grads["b_dec"] -= sae.W_enc @ grad_b_enc_F
+        else:
+            grads["b_enc"] = grad_b_enc_F
+        return Loss(total, reconstruction, l0, active_F > 0, grads)
+
+
+def multiply(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
+    """a @ b with float32 sums, in `dtype`: the factors' own or float32."""
+    if a.device.type == "cuda":
+        return a @ b if a.dtype == dtype else torch.mm(a, b, out_dtype=dtype)
+    return (a.float() @ b.float()).to(dtype)
+
+
+def gradient_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Of the matrices' gradients: the factors', where this torch lets a gradient have another than its parameter."""
+    return dtype if hasattr(torch.Tensor, "grad_dtype") else torch.float32
+
+
+class _Rounded(NamedTuple):
+    copy: Tensor  # [F, D]
+    version: int  # the matrix's, when it was rounded
+
+
+def rows(matrix: Tensor) -> Tensor:
+    """A matrix's memory as rows [F, D]: W_enc [D, F] is stored latent by latent."""
+    return matrix.detach() if matrix.is_contiguous() else matrix.detach().T
+
+
+def rounded_rows(matrix: Tensor, dtype: torch.dtype) -> Tensor:
+    """The rows [F, D] of W_enc or W_dec rounded to `dtype`: those kept, or new where the matrix has changed since."""
+    kept: _Rounded | None = getattr(matrix, "_rounded", None)
+    if kept is None or kept.version != matrix._version or (kept.copy.dtype, kept.copy.device) != (dtype, matrix.device):
+        return keep_rounded(matrix, rows(matrix).to(dtype))
+    return kept.copy
+
+
+def keep_rounded(matrix: Tensor, rows_FD: Tensor) -> Tensor:
+    """Say that `rows_FD` is the matrix rounded as it stands now; any later change of the matrix ends that."""
+    matrix._rounded = _Rounded(rows_FD, matrix._version)  # type: ignore[attr-defined]
+    return rows_FD

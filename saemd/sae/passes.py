@@ -1,0 +1,58 @@
+"""What a step of `half.HalfLoss` does between its matrix products: each function is one pass over its tensors.
+
+Plain functions of tensors, compiled on CUDA (`fused`). Not hand-written Triton: a compiler kept by others, of which
+the byte counts in `half` are asked, against kernels that would have to be tuned for each GPU.
+
+Shape suffixes: B tokens in a batch, D d_in, F latents.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from saemd.sae.fused import fused
+
+
+@fused
+def activate(product_BF: Tensor, b_enc_F: Tensor, threshold_F: Tensor, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """(z [B, F] rounded to `dtype`, on how many tokens each latent is active [F]); pre-activations stay float32."""
+    pre_BF = product_BF + b_enc_F
+    on_BF = pre_BF > threshold_F
+    return torch.where(on_BF, pre_BF, 0.0).to(dtype), on_BF.sum(0, dtype=torch.int32)
+
+
+@fused
+def errors(
+    product_BD: Tensor, b_dec_D: Tensor, x_BD: Tensor, active_F: Tensor, threshold_F: Tensor, target_l0: Tensor,
+    coefficient: Tensor, step_on_pre: bool, dtype: torch.dtype,
+) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
+    """The gradient by x̂, 2e/B, rounded to `dtype`; its sum over tokens; total, reconstruction, L0 and ∂total/∂step."""
+    B = len(x_BD)
+    e_BD = product_BD + b_dec_D - x_BD
+    grad_BD = e_BD * (2 / B)
+    on = active_F.sum()
+    if not step_on_pre:  # on JumpReLU's output, where an inactive latent's 0 counts as active once θ < 0
+        on = on + ((B - active_F) * (threshold_F < 0)).sum()
+    reconstruction, l0 = e_BD.pow(2).sum() / B, on / B
+    excess = l0 / target_l0 - 1
+    total = reconstruction + coefficient * excess.pow(2)
+    return grad_BD.to(dtype), grad_BD.sum(0), total, reconstruction, l0, coefficient * 2 * excess / (target_l0 * B)
+
+
+@fused
+def activate_backward(
+    product_BF: Tensor, b_enc_F: Tensor, threshold_F: Tensor, grad_z_BF: Tensor, active_F: Tensor, grad_step: Tensor,
+    bandwidth: float, step_on_pre: bool,
+) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
+    """Gradients of the pre-activations [B, F] (in grad_z's dtype), b_enc [F] and θ [F]: `jumprelu`'s, together."""
+    pre_BF, grad_BF = product_BF + b_enc_F, grad_z_BF.float()
+    on_BF = pre_BF > threshold_F
+    near_BF = ((pre_BF - threshold_F) / bandwidth).abs() < 0.5
+    step_BF = grad_step if step_on_pre else torch.where(on_BF, grad_step, 0.0)
+    grad_threshold_F = -torch.where(near_BF, threshold_F * grad_BF + step_BF, 0.0).sum(0) / bandwidth
+    if not step_on_pre:  # an inactive latent's output, 0, lies in the window where |θ| < ε/2
+        zero_near_F = (threshold_F / bandwidth).abs() < 0.5
+        grad_threshold_F = grad_threshold_F - grad_step / bandwidth * (len(pre_BF) - active_F) * zero_near_F
+    grad_pre_BF = torch.where(on_BF, grad_BF, 0.0)
+    return grad_pre_BF.to(grad_z_BF.dtype), grad_pre_BF.sum(0), grad_threshold_F

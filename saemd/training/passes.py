@@ -1,0 +1,52 @@
+"""The passes of `optimizer.SAEAdam` on a GPU: one for the gradient's norm, one for everything after it.
+
+Plain functions of tensors, compiled on CUDA (`saemd.sae.fused`). Shape suffixes: D d_in, F latents.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from saemd.sae.fused import fused
+
+
+@fused
+def gradient_norm(W_dec_FD: Tensor, grad_FD: Tensor, others: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """(along [F], the norm of the whole gradient, W_dec's part without what lies along its rows: g − along · W).
+
+    With w = W/(‖W‖ + 1e-6), as `dictionary_learning` has it, that is g − ⟨g, w⟩w. Nothing is written: the next pass
+    subtracts it again.
+    """
+    g_FD = grad_FD.float()
+    norm_F = W_dec_FD.pow(2).sum(1)
+    dot_F = (g_FD * W_dec_FD).sum(1)
+    along_F = dot_F / (norm_F.sqrt() + 1e-6).pow(2)
+    square_F = g_FD.pow(2).sum(1) + along_F.pow(2) * norm_F - 2 * along_F * dot_F
+    total = square_F.clamp(min=0).sum()
+    for grad in others:
+        total = total + grad.float().pow(2).sum()
+    return along_F, total.sqrt()
+
+
+@fused
+def adam_(
+    parameter: Tensor, grad: Tensor, square: Tensor, rounded: Tensor | None, along_F: Tensor | None, norm: Tensor,
+    lr: Tensor, correction: Tensor, max_norm: float, beta2: float, eps: float,
+) -> None:  # fmt: skip
+    """Adam without first moment on a vector or on rows [F, D], of the gradient clipped to `max_norm`.
+
+    `correction` = 1/√(1 − β₂ᵗ). `rounded` takes a copy of the result in its own dtype. With `along_F` the part of the
+    gradient along each row is removed, and the rows are divided by their norm at the end.
+    """
+    g = grad.float() * (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    if along_F is not None:
+        g = g - (along_F * (max_norm / (norm + 1e-6)).clamp(max=1.0)).unsqueeze(1) * parameter
+    v = beta2 * square + (1 - beta2) * g * g
+    w = parameter - lr * g / (v.sqrt() * correction + eps)
+    if along_F is not None:
+        w = w / (w.pow(2).sum(1, keepdim=True).sqrt() + torch.finfo(torch.float32).eps)
+    square.copy_(v)
+    parameter.copy_(w)
+    if rounded is not None:
+        rounded.copy_(w)
