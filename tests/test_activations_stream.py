@@ -239,46 +239,27 @@ def test_the_order_is_the_documented_one(cache: ActivationCache, size: int, begi
     assert torch.equal(torch.cat(list(resumed)), wanted[begin * 128 : 46 * 128])
 
 
-def test_the_next_window_is_brought_in_meanwhile(cache: ActivationCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All windows but the first, each whole, before it is read; without a thread none; nothing behind the end."""
-    brought, told, real_read, real_send = set(), [], cache.read, os.sendfile
+def test_the_next_window_is_announced_to_the_disk(cache: ActivationCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of it but the first window's, evenly over the batches, in pieces that Linux takes, nothing behind the end."""
+    asked, told, real = set(), [], cache.read
 
     def reading(shard, start, out) -> None:  # type: ignore[no-untyped-def]
-        told.extend((shard.file, i) in brought for i in range(start, start + len(out)))
-        real_read(shard, start, out)
+        told.extend((shard.file, i) in asked for i in range(start, start + len(out)))
+        real(shard, start, out)
 
-    def sending(nowhere: int, file: int, first: int, size: int) -> int:
-        sent = real_send(nowhere, file, first, min(size, 1000 * 16))
+    def advised(file: int, first: int, size: int, advice: int) -> None:
+        assert advice == os.POSIX_FADV_WILLNEED
+        assert 0 < size <= 1 << 17
         name = Path(os.readlink(f"/proc/self/fd/{file}")).name
-        brought.update((name, i) for i in range(first // 16, (first + sent) // 16))
-        return sent
+        asked.update((name, i) for i in range(first // 16, (first + size) // 16))
 
     monkeypatch.setattr(cache, "read", reading)
-    monkeypatch.setattr(os, "sendfile", sending)
-    list(stream(cache, tokens=N, window=1000, batch_size=100))
+    monkeypatch.setattr(os, "posix_fadvise", advised)
+    sizes = []
+    for _ in stream(cache, tokens=N, window=1000, batch_size=100, prefetch_batches=0):
+        sizes.append(len(asked))
+    assert sizes == [min(100 * (i + 1), N - 1000) for i in range(30)]
     assert told == [False] * 1000 + [True] * (N - 1000)
-    assert len(brought) == N - 1000
-    list(stream(cache, tokens=N, window=1000, batch_size=100, prefetch_batches=0))
-    assert len(brought) == N - 1000
-
-
-def test_reading_ahead_stops_with_the_iteration(cache: ActivationCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    started, sent = threading.Event(), []
-
-    def slow(nowhere: int, file: int, first: int, size: int) -> int:
-        sent.append(first)
-        started.set()
-        time.sleep(0.02)
-        return 16
-
-    monkeypatch.setattr(os, "sendfile", slow)
-    iterator = iter(stream(cache))
-    next(iterator)
-    assert started.wait(10)
-    iterator.close()  # type: ignore[attr-defined]
-    assert threads() == 0
-    assert not any(thread.name.startswith("read-ahead") for thread in threading.enumerate())
-    assert len(sent) < 1100
 
 
 def test_a_shard_that_is_gone_is_refused_by_name(tmp_path: Path) -> None:

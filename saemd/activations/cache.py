@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from threading import Event
 from typing import Any
 
 import numpy as np
@@ -77,10 +76,9 @@ class ActivationCache:
         shards.check_content(path, shard.tokens, self.d_in, shard.sha256 if self.verify else None)
         shards.read_rows(path, start, out_ND)
 
-    def read_ahead(self, parts: Iterable[tuple[Shard, int, int]], stop: Event) -> None:
-        """Bring (shard, its first token, tokens) after one another into the page cache, until `stop` is set."""
-        for shard, first, tokens in parts:
-            shards.read_ahead(self.path / shard.file, first, tokens, self.d_in, stop)
+    def read_ahead(self, shard: Shard, start: int, tokens: int) -> None:
+        """Have the disk bring a shard's tokens into the page cache, without waiting for it."""
+        shards.read_ahead(self.path / shard.file, start, tokens, self.d_in)
 
     @property
     def factor(self) -> np.float32:

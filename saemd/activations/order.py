@@ -47,9 +47,10 @@ class Window:
     first: int
     seeds: tuple[int, int, int]
 
-    def parts(self) -> Iterator[tuple[Shard, int, int]]:
-        """(shard, its first token, tokens) of what the window holds."""
-        return self.line.parts(self.start, self.tokens)
+    def parts(self, begin: int = 0, tokens: int | None = None) -> Iterator[tuple[Shard, int, int]]:
+        """(shard, its first token, tokens) of the window's tokens from `begin` on; fewer where it ends."""
+        rest = self.tokens - begin
+        return self.line.parts(self.start + begin, rest if tokens is None else min(tokens, rest))
 
     def order(self) -> np.ndarray:
         return np.random.default_rng(self.seeds).permutation(self.tokens)

@@ -11,7 +11,6 @@ import os
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
-from threading import Event
 
 import numpy as np
 import torch
@@ -20,7 +19,7 @@ from torch import Tensor
 from saemd.errors import UserError
 
 BYTES = 2  # of one bfloat16
-_PIECE = 1 << 23  # bytes read ahead between two looks at whether to stop
+_PIECE = 1 << 17  # bytes: Linux's usual read-ahead
 _EXPONENT = 0x7F80  # all ones: NaN or infinite
 _checked: set[tuple[str, int, int, bool]] = set()  # shards this process has read whole and found good
 
@@ -122,16 +121,12 @@ def read_rows(path: Path, start: int, out_ND: np.ndarray) -> None:
             done += got
 
 
-def read_ahead(path: Path, start: int, tokens: int, d_in: int, stop: Event) -> None:
-    """Bring a shard's tokens from `start` on into the page cache, without copying them, until `stop` is set.
+def read_ahead(path: Path, start: int, tokens: int, d_in: int) -> None:
+    """Ask for a shard's tokens from `start` on to be brought into the page cache, in the background.
 
-    Through `sendfile` to nowhere, since that reads ahead in large pieces, which are faster to copy from later than the
-    single pages of `posix_fadvise`. What hinders it hinders nothing else: the reader meets it again, and says so.
+    In small pieces: of a larger one Linux brings the beginning alone. A missing file is for the reader to refuse.
     """
     first, end = disk_bytes(start, d_in), disk_bytes(start + tokens, d_in)
-    with suppress(OSError), open(path, "rb", buffering=0) as file, open(os.devnull, "wb") as nowhere:
-        while first < end and not stop.is_set():
-            sent = os.sendfile(nowhere.fileno(), file.fileno(), first, min(_PIECE, end - first))
-            if not sent:
-                return
-            first += sent
+    with suppress(FileNotFoundError), open(path, "rb", buffering=0) as file:
+        for offset in range(first, end, _PIECE):
+            os.posix_fadvise(file.fileno(), offset, min(_PIECE, end - offset), os.POSIX_FADV_WILLNEED)

@@ -12,7 +12,6 @@ from collections import deque
 from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
-from threading import Event
 from typing import Any
 
 import numpy as np
@@ -115,29 +114,24 @@ class ActivationStream:
         return islice(made, len(self) - begin)
 
     def _rows(self, token: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(a window's rows, their order) from the stream's given token on.
+        """(a window's rows, a batch's part of its order) from the stream's given token on.
 
-        While a window is used the disk brings the next one into the page cache, in a thread that only waits for it.
+        For each batch that a window gives, the disk is told of as many tokens of the next one, so that it works in the
+        meantime and the next comes out of the page cache.
         """
         shards = self.cache.manifest.splits["train"].shards
         buffer_ND = np.empty((min(self.window_tokens, self.cache.n_train), self.cache.d_in), dtype=np.uint16)
         upcoming = windows(shards, self.seed, self.window_tokens, token)
-        window, stop = next(upcoming), Event()
-        disk = ThreadPoolExecutor(max_workers=1, thread_name_prefix="read-ahead")
-        try:
-            while True:
-                rows_ND, done = buffer_ND[: window.tokens], 0
-                for shard, first, tokens in window.parts():
-                    self.cache.read(shard, first, rows_ND[done : done + tokens])
-                    done += tokens
-                following = next(upcoming)
-                coming = None
-                if self.prefetch_batches and following.first < self.tokens:
-                    coming = disk.submit(self.cache.read_ahead, following.parts(), stop)
-                yield rows_ND, window.order()[max(0, token - window.first) :]
-                if coming is not None:
-                    coming.result()
-                window = following
-        finally:
-            stop.set()
-            disk.shutdown(wait=True)
+        window = next(upcoming)
+        while True:
+            rows_ND, done = buffer_ND[: window.tokens], 0
+            for shard, first, tokens in window.parts():
+                self.cache.read(shard, first, rows_ND[done : done + tokens])
+                done += tokens
+            following, order = next(upcoming), window.order()
+            for i in range(max(0, token - window.first), window.tokens, self.batch_size):
+                if following.first < self.tokens:
+                    for shard, first, tokens in following.parts(i, self.batch_size):
+                        self.cache.read_ahead(shard, first, tokens)
+                yield rows_ND, order[i : i + self.batch_size]
+            window = following
