@@ -2,10 +2,9 @@
 
     python experiments/embedded-sweep/peer.py cache=<folder of an activation cache> [l0=40] [seed=24] [out=peer.json]
 
-Every key is a field of `Arguments`. The trainer comes out of its published wheel (checked by sha256,
-not installed). Importing it needs torch, tqdm and einops; the package's root also imports nnsight, for a class that
-only collects activations, so an empty module stands in for it. The seed sets the global generator, since the trainer
-stores its `seed` and never uses it, and the order of the activations is that of a saemd run with this `data_seed`.
+Every key is a field of `Arguments`. The trainer comes out of its published wheel (`experiments/peers.py`). The seed
+sets the global generator, since the trainer stores its `seed` and never uses it, and the order of the activations is
+that of a saemd run with this `data_seed`.
 """
 
 from __future__ import annotations
@@ -15,7 +14,6 @@ import json
 import os
 import sys
 import time
-import types
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -28,19 +26,14 @@ from saemd.activations.cache import ActivationCache
 from saemd.activations.config import ActivationsConfig
 from saemd.activations.stream import ActivationStream
 from saemd.cli import entry
-from saemd.errors import UserError
-from saemd.packages import Package, fetch_package
 from saemd.progress import bar
 from saemd.sae import JumpReLUSAE
 from saemd.training.config import RecipeConfig, check_recipe
 from saemd.training.metrics import Pooled
 from saemd.training.schedules import schedules
 
-PEER = Package(
-    name="dictionary-learning",
-    version="0.1.0",
-    sha256="211116f9cc6fde643ea447f11da1c1ea9d0174dd9460e2031ae95b2724622ca5",
-)
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from peers import NAME, VERSION, jump_relu_trainer
 
 
 @dataclass
@@ -59,20 +52,6 @@ class Arguments:
     threads: int | None = None  # CPU threads of torch; null: all cores
     cache_root: str = "${oc.env:SAEMD_CACHE,${oc.env:HOME}/.cache/saemd}"  # where the wheel is kept
     out: str = "peer.json"
-
-
-def jump_relu_trainer(cache_root: Path) -> Any:
-    """The class, out of the package's archive. Raises `UserError` where a package that it imports is missing."""
-    sys.path.insert(0, str(fetch_package(PEER, cache_root)))
-    if "nnsight" not in sys.modules:
-        nnsight = types.ModuleType("nnsight")
-        nnsight.LanguageModel = object  # type: ignore[attr-defined]
-        sys.modules["nnsight"] = nnsight
-    try:
-        from dictionary_learning.trainers.jumprelu import JumpReluTrainer  # type: ignore[import-not-found]
-    except ModuleNotFoundError as error:
-        raise UserError(f"{PEER.name} imports {error.name}, which is not here: pip install einops tqdm") from error
-    return JumpReluTrainer
 
 
 def train(arguments: Arguments) -> dict[str, Any]:
@@ -112,7 +91,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
     )
     start = {name: value.detach().clone() for name, value in trainer.ae.state_dict().items()}
     began = time.perf_counter()
-    with bar(f"{PEER.name} l0={arguments.l0} seed={arguments.seed}", total=steps * arguments.batch_size) as progress:
+    with bar(f"{NAME} l0={arguments.l0} seed={arguments.seed}", total=steps * arguments.batch_size) as progress:
         for step, x_BD in enumerate(stream):
             loss = trainer.update(step, x_BD)
             progress.advance(len(x_BD))
@@ -147,7 +126,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
         "held_out_tokens": held_out.tokens,
         "negative_thresholds": negative,
         "about": {
-            "trainer": f"{PEER.name} {PEER.version} JumpReluTrainer",
+            "trainer": f"{NAME} {VERSION} JumpReluTrainer",
             "arguments": {k: v for k, v in asdict(arguments).items() if k not in ("cache", "cache_root", "out")},
             "warmup_steps": plan.lr_warmup,
             "sparsity_warmup_steps": plan.sparsity_warmup,

@@ -63,7 +63,7 @@ def main(words: list[str]) -> None:
     )
     batches = Batches(iter(stream), warm)
     trainer = SAETrainer(
-        SAETrainerConfig(total, B, lr=LR, adam_beta1=0.0, adam_beta2=0.999),
+        SAETrainerConfig(total, B, lr=LR, lr_end=LR, adam_beta1=0.0, adam_beta2=0.999),
         sae,
         batches,  # type: ignore[arg-type]
     )

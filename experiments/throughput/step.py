@@ -16,14 +16,12 @@ from __future__ import annotations
 import importlib.metadata
 import json
 import os
-import platform
 import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from datetime import date
 from functools import partial
 from pathlib import Path
@@ -32,67 +30,16 @@ from typing import Any
 import lightning as pl
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
 
 from saemd.activations.cache import ActivationCache
-from saemd.activations.config import ActivationsConfig
-from saemd.activations.manifest import SPLITS, Origin, SplitName
 from saemd.activations.stream import ActivationStream
-from saemd.activations.write import write_cache
-from saemd.sae import JumpReLUSAE
-from saemd.training.config import RecipeConfig
 from saemd.training.module import SAETraining
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "embedded-sweep"))
-from peer import jump_relu_trainer
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from common import RECIPE, SIZES, Size, processor, random_cache, start
+from peers import jump_relu_trainer
 
 B, WARM = 2048, 3
-RECIPE = RecipeConfig(lr_warmup_fraction=0.0, sparsity_warmup_fraction=0.0)
-
-
-@dataclass(frozen=True)
-class Size:
-    d_in: int
-    d_sae: int
-    l0: int
-
-
-SIZES = {"small": Size(576, 3072, 40), "paper": Size(2304, 18432, 80)}
-
-
-def random_cache(folder: Path, d_in: int, tokens: int) -> ActivationCache:
-    """Independent normal activations."""
-    config = ActivationsConfig(
-        tokens=tokens, heldout_tokens=B, context_length=256, shard_tokens=16_384, outlier_factor=None
-    )
-    origin = Origin(
-        "random", "random", 0, d_in, "random", "random", config.context_length, tokens, B, config.shard_tokens, None,
-        "float32",
-    )  # fmt: skip
-    generator = torch.Generator().manual_seed(0)
-
-    def contexts() -> Iterator[tuple[Tensor, Tensor]]:
-        while True:
-            yield torch.zeros(256, dtype=torch.long), torch.ones(256, dtype=torch.bool)
-
-    def forward(ids_BT: Tensor) -> Tensor:
-        return torch.randn(*ids_BT.shape, d_in, generator=generator)
-
-    sources: dict[SplitName, partial] = {split: partial(contexts) for split in SPLITS}
-    write_cache(folder, origin, config, sources, forward, "float32")
-    return ActivationCache.open(folder)
-
-
-def start(cache: ActivationCache, size: Size) -> JumpReLUSAE:
-    """Random unit rows, tied, with the θ at which L0 is the target."""
-    sae = JumpReLUSAE(size.d_in, size.d_sae, scale=cache.scale)
-    rows = torch.randn(size.d_sae, size.d_in, generator=torch.Generator().manual_seed(1))
-    with torch.no_grad():
-        sae.W_dec.copy_(rows / rows.norm(dim=1, keepdim=True))
-        sae.W_enc.copy_(sae.W_dec.T)
-        pre = sae.pre_activations(cache.sample(256) / cache.scale).flatten()
-        sae.threshold.fill_(pre.kthvalue(int(len(pre) * (1 - size.l0 / size.d_sae))).values.item())
-    return sae
 
 
 def stream(cache: ActivationCache, steps: int) -> ActivationStream:
@@ -165,11 +112,6 @@ def sae_lens(python: str, versions: dict[str, str], cache: ActivationCache, size
 
 Side = Callable[[ActivationCache, Size, int], float]
 SIDES: dict[str, Side] = {"saemd": saemd, "bare": bare, "dictionary_learning": dictionary_learning}
-
-
-def processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text().splitlines()
-    return next((line.split(":")[1].strip() for line in lines if line.startswith("model name")), platform.processor())
 
 
 def main(words: list[str]) -> None:

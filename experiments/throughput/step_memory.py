@@ -30,25 +30,26 @@ from saemd.training.config import RecipeConfig
 from saemd.training.module import SAETraining
 
 sys.path.insert(0, str(Path(__file__).parent))
-import step
+import common
 
+B = 2048
 STARTS = ("target", "uniform", "mirror")
 
 
-def sae_of(kind: str, cache: ActivationCache, size: step.Size) -> JumpReLUSAE:
+def sae_of(kind: str, cache: ActivationCache, size: common.Size) -> JumpReLUSAE:
     if kind == "target":
-        return step.start(cache, size)
+        return common.start(cache, size)
     U = torch.randn(size.d_in, size.d_sae // 2, generator=torch.Generator().manual_seed(2))
     sources = Sources(size.d_in, size.d_sae, lambda: (U, None), lambda: cache.sample(16_384) / cache.scale)
     config = InitConfig("uniform", "uniform", "tied") if kind == "uniform" else MirrorConfig("mirror", "mirror", "dual")
     return build(config, sources, seed=0, scale=cache.scale, bias="separate")
 
 
-def one(kind: str, folder: Path, size: step.Size, steps: int) -> dict[str, Any]:
+def one(kind: str, folder: Path, size: common.Size, steps: int) -> dict[str, Any]:
     """Train in this process and tell its peak."""
     cache = ActivationCache.open(folder)
     data = ActivationDataModule(
-        cache, batch_size=step.B, tokens=steps * step.B, seed=0, window_tokens=262_144, prefetch_batches=4
+        cache, batch_size=B, tokens=steps * B, seed=0, window_tokens=262_144, prefetch_batches=4
     )
     module = SAETraining(sae_of(kind, cache, size), RecipeConfig(), target_l0=size.l0, steps=steps, mean_D=cache.mean)
     trainer = pl.Trainer(
@@ -65,13 +66,13 @@ def one(kind: str, folder: Path, size: step.Size, steps: int) -> dict[str, Any]:
 
 def main(words: list[str]) -> None:
     given = dict(word.split("=", 1) for word in words)
-    size, steps = step.SIZES[given.get("size", "paper")], int(given.get("steps", 6))
+    size, steps = common.SIZES[given.get("size", "paper")], int(given.get("steps", 6))
     if "one" in given:
         print(json.dumps(one(given["one"], Path(given["cache"]), size, steps)))
         return
-    result: dict[str, Any] = {"date": date.today().isoformat(), "processor": step.processor(), "runs": []}
+    result: dict[str, Any] = {"date": date.today().isoformat(), "processor": common.processor(), "runs": []}
     with tempfile.TemporaryDirectory() as folder:
-        cache = step.random_cache(Path(folder) / "cache", size.d_in, 16 * step.B)
+        cache = common.random_cache(Path(folder) / "cache", size.d_in, 16 * B)
         for kind in STARTS:
             command = [sys.executable, __file__, f"one={kind}", f"cache={cache.path}", *words]
             done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)

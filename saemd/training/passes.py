@@ -39,9 +39,10 @@ def adam_(
     `correction` = 1/√(1 − β₂ᵗ). `rounded` takes a copy of the result in its own dtype. With `along_F` the part of the
     gradient along each row is removed, and the rows are divided by their norm at the end.
     """
-    g = grad.float() * (max_norm / (norm + 1e-6)).clamp(max=1.0)
+    g = grad.float()
     if along_F is not None:
-        g = g - (along_F * (max_norm / (norm + 1e-6)).clamp(max=1.0)).unsqueeze(1) * parameter
+        g = g - along_F.unsqueeze(1) * parameter
+    g = g * (max_norm / (norm + 1e-6)).clamp(max=1.0)
     v = beta2 * square + (1 - beta2) * g * g
     w = parameter - lr * g / (v.sqrt() * correction + eps)
     if along_F is not None:

@@ -1,0 +1,214 @@
+"""One training step on a GPU: this project through Lightning, beside its peer under autocast and the chip's own rate.
+
+    python experiments/throughput/gpu.py [size=paper] [batch=2048] [steps=50] [repetitions=5] [wheels=<folder>]
+                                         [sides=saemd,loop,dictionary_learning] [out=gpu-paper.json]
+
+`saemd` is the step as a user runs it: through Lightning, batches read from a cache and sent ahead, clipping, optimizer,
+unit rows, a logged point every ten steps. `loop` is the same step in a bare loop: what is missing to `saemd` is
+Lightning's share. `dictionary_learning` is 0.1.0's JumpReluTrainer as its own training loop calls it on a GPU, under
+bfloat16 autocast, given the same batches, sent ahead too. All start from the same weights at the target L0 and take
+turns; the first ten steps of each are not timed. Sizes are `common.SIZES`, or d_in=… d_sae=… l0=….
+
+Needs torch, lightning, safetensors and triton; the peer needs its wheel: `wheels=` names a folder filled by
+
+    pip download --no-deps --dest <folder> dictionary-learning==0.1.0 einops tqdm
+
+and without it the wheel is fetched (einops and tqdm must be installed then). `device=cpu` rehearses the same code on a
+machine without a GPU, in small: its times say nothing. d_in=64 d_sae=256 l0=8 batch=128 steps=5 will do.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from datetime import date
+from pathlib import Path
+from typing import Any
+
+import lightning as pl
+import torch
+
+from saemd.activations.cache import ActivationCache
+from saemd.activations.datamodule import ActivationDataModule
+from saemd.sae import Penalty
+from saemd.sae.half import HalfLoss
+from saemd.training.module import SAETraining
+from saemd.training.optimizer import SAEAdam
+
+sys.path.insert(0, str(Path(__file__).parent.parent))
+from common import RECIPE, SIZES, Size, processor, random_cache, start
+from parts import matrix_rate, parts, wait
+from peers import jump_relu_trainer, jump_relu_trainer_from
+
+WARM = 10  # steps: the passes are compiled in the first
+CACHED = 32  # batches in the cache, read again and again
+SIDES = ("saemd", "loop", "dictionary_learning")
+
+
+class Bench:
+    """One size on one device; each side returns the seconds of a step and its last loss."""
+
+    def __init__(self, cache: ActivationCache, size: Size, batch: int, steps: int, device: torch.device) -> None:
+        self.cache, self.size, self.batch, self.steps, self.device = cache, size, batch, steps, device
+        self.peer: Any = None
+
+    def data(self) -> ActivationDataModule:
+        return ActivationDataModule(
+            self.cache, self.batch, (WARM + self.steps) * self.batch, seed=0, window_tokens=262_144, prefetch_batches=4
+        )
+
+    def module(self) -> SAETraining:
+        steps = WARM + self.steps
+        sae = start(self.cache, self.size)
+        module = SAETraining(sae, RECIPE, target_l0=self.size.l0, steps=steps, mean_D=self.cache.mean)
+        if self.device.type == "cpu":  # what the recipe chooses on a GPU
+            module._loss_of = HalfLoss()
+            SAEAdam._by_kernels = SAEAdam._by_passes  # type: ignore[method-assign]
+        return module
+
+    def saemd(self) -> tuple[float, float]:
+        module, clock = self.module(), Clock(self.device)
+        trainer = pl.Trainer(
+            accelerator="gpu" if self.device.type == "cuda" else "cpu", devices=1, max_epochs=1,
+            max_steps=WARM + self.steps, logger=False, enable_checkpointing=False, callbacks=[clock],
+            enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
+        )  # fmt: skip
+        trainer.fit(module, datamodule=self.data())
+        return clock.seconds / self.steps, module.last_figures["train/loss"]
+
+    def loop(self) -> tuple[float, float]:
+        module = self.module().to(self.device)
+        optimizer = module.configure_optimizers()["optimizer"]
+
+        def step(i: int, x_BD: torch.Tensor) -> torch.Tensor:
+            optimizer.zero_grad()
+            loss = module._loss_of(module.sae, x_BD, module.penalty(i))
+            loss.backward(module.sae)
+            optimizer.step()
+            return loss.total
+
+        return self._each_batch(step)
+
+    def dictionary_learning(self) -> tuple[float, float]:
+        size, steps = self.size, WARM + self.steps
+        trainer = self.peer(
+            steps=steps, activation_dim=size.d_in, dict_size=size.d_sae, layer=0, lm_name="random", lr=RECIPE.lr,
+            warmup_steps=1, sparsity_warmup_steps=None, decay_start=None, target_l0=size.l0, device=str(self.device),
+        )  # fmt: skip
+        ours = start(self.cache, size).state_dict()
+        trainer.ae.load_state_dict({name: ours[name] for name in trainer.ae.state_dict()})
+        autocast = torch.autocast(self.device.type, torch.bfloat16) if self.device.type == "cuda" else nullcontext()
+
+        def step(i: int, x_BD: torch.Tensor) -> float:
+            with autocast:
+                return trainer.update(i, x_BD)
+
+        return self._each_batch(step)
+
+    def _each_batch(self, step: Callable[[int, torch.Tensor], Any]) -> tuple[float, float]:
+        began, loss, stream = 0.0, torch.nan, self.data().stream
+        stream.device = self.device if self.device.type == "cuda" else None
+        for i, x_BD in enumerate(stream):
+            if i == WARM:
+                wait(self.device)
+                began = time.perf_counter()
+            loss = step(i, x_BD)
+        wait(self.device)
+        return (time.perf_counter() - began) / self.steps, float(loss)
+
+
+class Clock(pl.Callback):
+    """Seconds from the end of the last warm step to the end of the last step, the GPU's work included."""
+
+    def __init__(self, device: torch.device) -> None:
+        self.device, self.began, self.seconds = device, 0.0, 0.0
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        if batch_idx == WARM - 1:
+            wait(self.device)
+            self.began = time.perf_counter()
+        elif batch_idx == trainer.max_steps - 1:
+            wait(self.device)
+            self.seconds = time.perf_counter() - self.began
+
+
+def measure(bench: Bench, sides: list[str], repetitions: int) -> dict[str, Any]:
+    """Milliseconds of every repetition, last losses, and peak memory, by side."""
+    seconds: dict[str, list[float]] = {side: [] for side in sides}
+    losses: dict[str, float] = {}
+    peak: dict[str, float] = {}
+    for _ in range(repetitions):
+        for side in sides:
+            if bench.device.type == "cuda":
+                torch.cuda.empty_cache()
+                torch.cuda.reset_peak_memory_stats()
+            found, losses[side] = getattr(bench, side)()
+            seconds[side].append(found)
+            if bench.device.type == "cuda":
+                peak[side] = torch.cuda.max_memory_allocated() / 1e9
+            print(f"{side}: {found * 1e3:.2f} ms a step, loss {losses[side]:.4f}", flush=True)
+    return {
+        "milliseconds": {side: [round(1e3 * s, 3) for s in values] for side, values in seconds.items()},
+        "tokens_per_second": {side: round(bench.batch / statistics.median(values)) for side, values in seconds.items()},
+        "last_loss": losses,
+        "peak_gigabytes": peak or "not measured",
+    }
+
+
+def compare(result: dict[str, Any], bench: Bench) -> dict[str, Any]:
+    """The figures that are asked for: the ratio to the peer, and the share of the chip's matrix rate."""
+    took, found = result["milliseconds"], {}
+    if {"saemd", "dictionary_learning"} <= took.keys():
+        ratios = [peer / ours for ours, peer in zip(took["saemd"], took["dictionary_learning"], strict=True)]
+        found["ratio"] = {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
+    if "saemd" in took:
+        flops = 10 * bench.size.d_in * bench.size.d_sae * bench.batch
+        rate = flops / (statistics.median(took["saemd"]) * 1e-3) / 1e12
+        found["teraflops_per_second"] = rate
+        found["of_matrix_rate"] = rate / result["matrix_teraflops_per_second"]
+    return found
+
+
+def main(words: list[str]) -> None:
+    given = dict(word.split("=", 1) for word in words)
+    known = {"size", "d_in", "d_sae", "l0", "batch", "steps", "repetitions", "sides", "wheels", "device", "out"}
+    if given.keys() - known:
+        sys.exit(f"error: unknown {', '.join(sorted(given.keys() - known))}; known are {', '.join(sorted(known))}")
+    name, device = given.get("size", "paper"), torch.device(given.get("device", "cuda"))
+    size = SIZES[name]
+    if "d_sae" in given:
+        name, size = "own", Size(int(given["d_in"]), int(given["d_sae"]), int(given["l0"]))
+    sides = given.get("sides", ",".join(SIDES)).split(",")
+    batch, steps = int(given.get("batch", 2048)), int(given.get("steps", 50))
+    with tempfile.TemporaryDirectory() as folder:
+        bench = Bench(random_cache(Path(folder) / "cache", size.d_in, CACHED * batch), size, batch, steps, device)
+        if "dictionary_learning" in sides:
+            wheels, here = given.get("wheels"), Path.home() / ".cache" / "saemd"
+            bench.peer = jump_relu_trainer_from(Path(wheels)) if wheels else jump_relu_trainer(here)
+        result: dict[str, Any] = {
+            "date": date.today().isoformat(),
+            "device": torch.cuda.get_device_name() if device.type == "cuda" else f"{processor()} (a rehearsal)",
+            "versions": {
+                **{p: importlib.metadata.version(p) for p in ("torch", "lightning")},
+                "cuda": torch.version.cuda, "dictionary_learning": "0.1.0",
+            },
+            "size": name, "d_in": size.d_in, "d_sae": size.d_sae, "l0": size.l0, "batch_size": batch, "steps": steps,
+            "matrix_teraflops_per_second": matrix_rate(device),
+        }  # fmt: skip
+        result |= measure(bench, sides, int(given.get("repetitions", 5)))
+        result |= compare(result, bench)
+        x_BD = bench.cache.sample(batch).to(device) / bench.cache.scale
+        penalty = Penalty(size.l0, 1.0, RECIPE.bandwidth)
+        result["parts"] = parts(start(bench.cache, size).to(device), x_BD, penalty)
+    print(json.dumps(result, indent=1))
+    Path(given.get("out", Path(__file__).parent / f"gpu-{name}.json")).write_text(json.dumps(result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
