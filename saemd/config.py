@@ -42,6 +42,8 @@ class Config:
     accelerator: str = "auto"  # Lightning's: auto, cpu, gpu
     threads: int | None = None  # CPU threads of torch; null: all cores
     checkpoint_minutes: float = 5.0  # at most this much work is lost when a run is killed
+    together: int = 1  # so many jobs of a sweep train at once on one stream. Each holds 4 matrices [d_in, d_sae], or 6
+    # where its start is its own: 0.7 or 1.0 GB at the paper's size, beside the 1.2 GB that a group holds once
 
 
 def check(config: Config) -> None:
@@ -58,5 +60,7 @@ def check(config: Config) -> None:
         raise bad_value("layer", config.layer, "layers count from 0")
     if config.threads is not None and config.threads < 1:
         raise bad_value("threads", config.threads, "use at least 1, or null for all cores")
+    if config.together < 1:
+        raise bad_value("together", config.together, "use 1 (one job after another) or more")
     check_activations(config.activations)
     check_recipe(config.recipe)

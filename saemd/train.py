@@ -4,6 +4,7 @@
     python -m saemd.train init=uniform l0=80 seed=42              # another
     python -m saemd.train -m init=mirror,uniform seed=24,42 l0=20,40,80,160,320
     python -m saemd.train -m experiment=paper init=mirror,uniform seed=24,42 l0=20,40,80,160,320
+    python -m saemd.train -m together=5 seed=24,42 l0=20,40,80,160,320     # five SAEs at a time from one stream
 
 The same command again skips what is finished and goes on with what is not. Results: <run_root>, `runs` by default.
 """
@@ -23,6 +24,7 @@ from rich.console import Console
 from saemd.cli import CONF, FLAGS, compose_all, entry, one_line, typed
 from saemd.config import Config
 from saemd.errors import UserError, bad_value
+from saemd.training.groups import train_groups
 from saemd.training.record import finished, run_dir
 
 say = partial(Console(stderr=True, highlight=False).print, soft_wrap=True)
@@ -34,17 +36,27 @@ def job(composed: DictConfig) -> dict[str, float]:
     from saemd.training.run import train
 
     config = typed(composed)
-    folder = run_dir(config)
     try:
         started = time.monotonic()
         metrics = train(config)
     except Exception as error:
-        if not isinstance(error, UserError):
-            traceback.print_exc()
-        say(f"[red]failed[/] {folder}: {one_line(error)}")
+        tell_failure(config, error)
         raise
     tell(config, metrics, f"{time.monotonic() - started:.0f} s")
     return metrics
+
+
+def tell_outcome(config: Config, outcome: dict[str, float] | Exception, when: str) -> None:
+    if isinstance(outcome, Exception):
+        tell_failure(config, outcome)
+    else:
+        tell(config, outcome, when)
+
+
+def tell_failure(config: Config, error: Exception) -> None:
+    if not isinstance(error, UserError):
+        traceback.print_exception(error)
+    say(f"[red]failed[/] {run_dir(config)}: {one_line(error)}")
 
 
 def tell(config: Config, metrics: dict[str, float], when: str) -> None:
@@ -89,17 +101,25 @@ def main(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(__doc__)
         return 0
-    configs = compose_all(arguments)
+    configs, multirun = compose_all(arguments), bool(FLAGS & set(arguments))
     check_sweep(configs)
+    together = configs[0].together
+    if together > 1 and not multirun:
+        raise bad_value("together", together, "one job trains alone; add -m and several values, such as l0=20,40")
+    if together > 1 and any(word.startswith("hydra/") for word in arguments):
+        raise bad_value("together", together, "such jobs share one process: leave hydra/launcher and hydra/sweeper out")
     failed = False
     try:
         if not finished_before(configs):
-            job()
+            if together > 1:
+                failed = not train_groups(configs, tell_outcome)
+            else:
+                job()
     except Exception:
-        if not FLAGS & set(arguments):
+        if not multirun:
             raise
         failed = True  # each failed job has said so; what is finished is compared all the same
-    if FLAGS & set(arguments):
+    if multirun:
         conclude(configs)
     return int(failed)
 

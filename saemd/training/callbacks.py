@@ -1,10 +1,13 @@
-"""Callbacks of a training job: its progress bar, its checkpoint, and the comparison with the runs of other seeds."""
+"""Callbacks of training: the progress bar, the checkpoint, each run's files, and its comparison with other seeds.
+
+They are for a `Together`, of one run or several.
+"""
 
 from __future__ import annotations
 
 import json
-import os
 import time
+from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -12,41 +15,46 @@ from typing import Any
 import lightning as pl
 import numpy as np
 import torch
+from lightning.pytorch.loggers import Logger
 
 from saemd.config import Config
 from saemd.progress import Bar, bar
 from saemd.sae import save_sae
 from saemd.training import record
+from saemd.training.checkpoints import CHECKPOINT
 from saemd.training.metrics import row_cosines
-
-CHECKPOINT = "last.ckpt"
+from saemd.training.module import SAETraining
+from saemd.training.together import Together
 
 
 class ProgressBar(pl.Callback):
-    """Tokens trained, with L0 and FVU of the last logged batch, at the end of the held-out activations."""
+    """Tokens each run has seen, with L0 and FVU of the last logged batch, at the end of the held-out activations."""
 
-    def __init__(self, description: str, tokens: int) -> None:
-        self.description, self.tokens, self._open = description, tokens, ExitStack()
+    def __init__(self, description: str, steps: int, batch_size: int) -> None:
+        self.description, self.tokens, self.batch_size = description, steps * batch_size, batch_size
+        self._open = ExitStack()
         self._bar: Bar | None = None
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        done = trainer.global_step * (self.tokens // pl_module.schedules.steps)
+        done = trainer.global_step * self.batch_size
         self._bar = self._open.enter_context(bar(self.description, total=self.tokens, done=done))
         self._bar.note("first step (compiles its loops where this was never done)")
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         assert self._bar
         self._bar.advance(len(batch))
-        if figures := pl_module.last_figures:
-            self._bar.note(f"L0 {figures['train/l0']:.0f}  FVU {figures['train/fvu']:.3f}")
+        figures = [member.last_figures for member in pl_module.members if member not in pl_module.failed]
+        if figures and all(figures):
+            self._bar.note(_l0_and_fvu((f["train/l0"] for f in figures), (f["train/fvu"] for f in figures)))
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if self._bar:  # none where a trained run has only to be measured
             self._bar.note("measuring on held-out activations")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if self._bar:
-            self._bar.note(f"L0 {pl_module.held_out.l0:.0f}  FVU {pl_module.held_out.fvu:.3f} held-out")
+        held_out = [member.held_out for member in pl_module.members if member not in pl_module.failed]
+        if self._bar and held_out:
+            self._bar.note(_l0_and_fvu((h.l0 for h in held_out), (h.fvu for h in held_out)) + " held-out")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self._open.close()
@@ -55,16 +63,24 @@ class ProgressBar(pl.Callback):
         self._open.close()
 
 
-class TimedCheckpoint(pl.Callback):
-    """`last.ckpt` every so many minutes and at the end, written aside and renamed: a kill leaves the one before."""
+def _l0_and_fvu(l0: Iterable[float], fvu: Iterable[float]) -> str:
+    """Short, for one run or several: the smallest and the largest."""
+    return f"L0 {_spread(l0, '.0f')}  FVU {_spread(fvu, '.3f')}"
 
-    def __init__(self, folder: Path, minutes: float) -> None:
-        self.path, self.seconds, self._last = folder / CHECKPOINT, 60 * minutes, time.monotonic()
+
+def _spread(values: Iterable[float], form: str) -> str:
+    ordered = sorted(values)
+    return " to ".join(f"{value:{form}}" for value in (ordered[0], ordered[-1])[: len(ordered)])
+
+
+class TimedCheckpoint(pl.Callback):
+    """Every run's `last.ckpt` every so many minutes and at the end (`RunCheckpoints` puts them in their places)."""
+
+    def __init__(self, minutes: float) -> None:
+        self.seconds, self._last = 60 * minutes, time.monotonic()
 
     def save(self, trainer: pl.Trainer) -> None:
-        aside = self.path.with_name(f".{CHECKPOINT}.partial")
-        trainer.save_checkpoint(aside)
-        os.replace(aside, self.path)
+        trainer.save_checkpoint(CHECKPOINT)
         self._last = time.monotonic()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -76,16 +92,25 @@ class TimedCheckpoint(pl.Callback):
 
 
 class SaveRun(pl.Callback):
-    """Writes the finished run's files once the held-out figures are there; `metrics.json` last."""
+    """Writes a finished run's files once the held-out figures are there; `metrics.json` last.
 
-    def __init__(self, config: Config, folder: Path) -> None:
-        self.config, self.folder = config, folder
+    `tokens_per_second` and `seconds` are the run's tokens and time by the wall clock, which runs for all of the
+    `trained_together` runs at once.
+    """
+
+    def __init__(self, config: Config, folder: Path, module: SAETraining) -> None:
+        self.config, self.folder, self.module = config, folder, module
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        config, folder, sae, held_out = self.config, self.folder, pl_module.sae, pl_module.held_out
+        pl_module.turn(self.module, self._save, trainer.global_step, pl_module)
+
+    def _save(self, steps: int, together: Together) -> None:
+        config, folder, module, sae = self.config, self.folder, self.module, self.module.sae
+        held_out = module.held_out
+        assert held_out
         with torch.no_grad():
-            cos_dec = row_cosines(sae.W_dec, pl_module.start_dec).cpu()
-            cos_enc = row_cosines(sae.W_enc.T, pl_module.start_enc.T).cpu()
+            cos_dec = row_cosines(sae.W_dec, module.start_dec).cpu()
+            cos_enc = row_cosines(sae.W_enc.T, module.start_enc.T).cpu()
         metadata = {
             "model_name": config.lm.name,
             "hook_name": f"blocks.{config.layer}.hook_resid_post",
@@ -94,7 +119,7 @@ class SaveRun(pl.Callback):
             "trained_with": "saemd",
         }
         save_sae(sae, folder, metadata)
-        latents = {
+        latents: dict[str, Any] = {
             "alive": held_out.alive.numpy(),
             "fire_rate": held_out.fire_rate.numpy(),
             "cos_dec_start": cos_dec.numpy(),
@@ -102,8 +127,8 @@ class SaveRun(pl.Callback):
         }
         record.replace_with(folder / record.LATENTS, lambda path: np.savez(path, **latents))
         metrics = {
-            "tokens": trainer.global_step * config.batch_size,
-            "steps": trainer.global_step,
+            "tokens": steps * config.batch_size,
+            "steps": steps,
             "target_l0": config.l0,
             "l0": held_out.l0,
             "fvu": held_out.fvu,
@@ -112,8 +137,9 @@ class SaveRun(pl.Callback):
             "dead_fraction": held_out.dead_fraction,
             "drift_dec": cos_dec.mean().item(),
             "drift_enc": cos_enc.mean().item(),
-            "tokens_per_second": pl_module.tokens_per_second,
-            "seconds": pl_module.seconds,
+            "tokens_per_second": module.tokens_per_second,
+            "seconds": module.seconds,
+            "trained_together": len(together.members),
             "held_out_tokens": held_out.tokens,
         }
         record.replace_with(folder / record.METRICS, lambda path: path.write_text(json.dumps(metrics, indent=2) + "\n"))
@@ -122,13 +148,16 @@ class SaveRun(pl.Callback):
 class CompareSiblings(pl.Callback):
     """Compares the run that `SaveRun` has just written with its finished siblings (Hungarian method), and logs it."""
 
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
+    def __init__(self, folder: Path, module: SAETraining, logger: Logger | None) -> None:
+        self.folder, self.module, self.logger = folder, module, logger
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        pl_module.turn(self.module, self._compare, trainer.global_step)
+
+    def _compare(self, step: int) -> None:
         from saemd.stability import compare_run
 
         for pair in compare_run(self.folder):
             figures = {f"siblings/{key}": pair[key] for key in ("same_match", "shared", "mean_cos_enc", "mean_cos_dec")}
-            for logger in trainer.loggers:
-                logger.log_metrics(figures, step=trainer.global_step)
+            if self.logger:
+                self.logger.log_metrics(figures, step=step)

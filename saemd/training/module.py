@@ -7,9 +7,10 @@ from typing import Any
 
 import lightning as pl
 import torch
+from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
-from saemd.sae import JumpReLUSAE, Loss, Penalty, make_loss
+from saemd.sae import JumpReLUSAE, Loss, LossFunction, Penalty, make_loss
 from saemd.training.config import RecipeConfig
 from saemd.training.metrics import HeldOut, Pooled, row_cosines
 from saemd.training.optimizer import SAEAdam
@@ -23,6 +24,7 @@ class SAETraining(pl.LightningModule):
     """Trains `sae` on batches [B, D] of activations in normalised units, for exactly `steps` steps.
 
     Clipping, projection and unit rows belong to the optimizer's step. `held_out` holds the last validation's figures.
+    `loss` is by default what the recipe says; runs that take turns (`Together`) share one, and with it its buffers.
     """
 
     start_dec: Tensor
@@ -30,7 +32,16 @@ class SAETraining(pl.LightningModule):
     last_fired: Tensor
     mean: Tensor
 
-    def __init__(self, sae: JumpReLUSAE, recipe: RecipeConfig, *, target_l0: float, steps: int, mean_D: Tensor) -> None:
+    def __init__(
+        self,
+        sae: JumpReLUSAE,
+        recipe: RecipeConfig,
+        *,
+        target_l0: float,
+        steps: int,
+        mean_D: Tensor,
+        loss: LossFunction | None = None,
+    ) -> None:
         super().__init__()
         self.sae, self.recipe, self.target_l0 = sae, recipe, target_l0
         self.schedules = schedules(recipe, steps)
@@ -39,16 +50,18 @@ class SAETraining(pl.LightningModule):
         self.register_buffer("start_enc", sae.W_enc.detach().clone(), persistent=False)
         self.register_buffer("mean", mean_D / sae.scale, persistent=False)  # of the training activations, normalised
         self.register_buffer("last_fired", torch.zeros(sae.d_sae, dtype=torch.long))  # step, per latent
-        self._loss_of = make_loss(recipe.fast)
+        self._loss_of = loss or make_loss(recipe.fast)
+        self.logs_to: list[Logger] | None = None  # None: the trainer's loggers
         self.last_figures: dict[str, float] = {}
         self._log_now = False
         self._clock = (time.perf_counter(), 0)
-        self.seconds = self.tokens_per_second = 0.0  # of this process's part of the training
+        # Of this process's part of the training, by the wall clock: it also runs while others train together with it.
+        self.seconds = self.tokens_per_second = 0.0
 
     def configure_optimizers(self) -> Any:
-        optimizer = SAEAdam(self.sae, self.recipe, fused=None if self.recipe.fast else False)
-        schedule = torch.optim.lr_scheduler.LambdaLR(optimizer, self.schedules.lr)
-        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+        self.optimizer = SAEAdam(self.sae, self.recipe, fused=None if self.recipe.fast else False)
+        schedule = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.schedules.lr)
+        return {"optimizer": self.optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
     def penalty(self, step: int) -> Penalty:
         r = self.recipe
@@ -69,16 +82,12 @@ class SAETraining(pl.LightningModule):
     def backward(self, loss: Tensor, *_: Any, **__: Any) -> None:
         self._loss.backward(self.sae)
 
-    def optimizer_step(self, epoch: int, batch_idx: int, optimizer: Any, *args: Any, **kwargs: Any) -> None:
-        super().optimizer_step(epoch, batch_idx, optimizer, *args, **kwargs)
-        if self._log_now:
-            self.last_figures["train/grad_norm"] = optimizer.gradient_norm
-
     def on_train_batch_end(self, outputs: Any, batch: Tensor, batch_idx: int) -> None:
         self.seconds = time.perf_counter() - self._began[0]
         self.tokens_per_second = (self.global_step - self._began[1]) * len(batch) / self.seconds
         if self._log_now:
-            for logger in self.loggers:
+            self.last_figures["train/grad_norm"] = self.optimizer.gradient_norm
+            for logger in self.loggers if self.logs_to is None else self.logs_to:
                 logger.log_metrics(self.last_figures, step=self.global_step)
 
     @torch.no_grad()

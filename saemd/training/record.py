@@ -26,7 +26,9 @@ from saemd.errors import UserError
 CONFIG, METRICS, LATENTS = "config.yaml", "metrics.json", "latents.npz"
 
 # Keys that change where and how a run is computed but not what it is; the cache's fingerprint stands for lm and corpus.
-_ELSEWHERE = ("lm", "corpus", "logger", "run_root", "cache_root", "accelerator", "threads", "checkpoint_minutes")
+_ELSEWHERE = (
+    "lm", "corpus", "logger", "run_root", "cache_root", "accelerator", "threads", "checkpoint_minutes", "together",
+)  # fmt: skip
 _SEEDS = ("seed", "init_seed", "data_seed")
 
 
