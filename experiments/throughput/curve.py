@@ -1,7 +1,7 @@
 """Does the fast path change what is learned? Two runs that differ in `recipe.fast` alone, their logged curves compared.
 
-    python -m saemd.train logger=csv tokens=2_048_000 recipe.fast=false run_root=runs/curve/plain
-    python -m saemd.train logger=csv tokens=2_048_000 recipe.fast=true run_root=runs/curve/fast
+    python -m saemd.train logger=csv tokens=2_048_000 init=uniform recipe.fast=false run_root=runs/curve/plain
+    python -m saemd.train logger=csv tokens=2_048_000 init=uniform recipe.fast=true run_root=runs/curve/fast
     python experiments/throughput/curve.py root=runs/curve [out=curve.json]
 
 Prints, for the loss, L0 and θ's quantiles, the largest and the median relative difference over all logged steps.
