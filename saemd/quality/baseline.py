@@ -67,7 +67,7 @@ class Baseline:
 
     def ablated(self, index: int) -> dict[str, Tensor]:
         """`ce_<ablation>` [B, T-1] of each of `ABLATIONS`, and `kl_zero`."""
-        return load_file(self.folder / f"ablated-{index:05d}.safetensors")
+        return load_file(_path(self.folder, "ablated", index))
 
 
 def make_baseline(bench: Bench, tokens: int, outlier_factor: float | None) -> Baseline:
@@ -82,9 +82,8 @@ def make_baseline(bench: Bench, tokens: int, outlier_factor: float | None) -> Ba
     batches = -(-n // at_once)
     factor = "all" if outlier_factor is None else f"{outlier_factor:g}"
     folder = bench.folder(f"core-{n}x{at_once}-{factor}")
-    last = folder / f"ablated-{batches - 1:05d}.safetensors"
     steps = batches * (1 + len(ABLATIONS))
-    if not last.is_file():
+    if any(not _path(folder, kind, index).is_file() for kind in ("clean", "ablated") for index in range(batches)):
         found = bench.contexts(n)  # loads the model and reads the corpus: these may show a bar of their own
         if len(found) < n:
             there = f"the held-out documents of {bench.corpus.name} give {len(found) * bench.context_length:,} tokens"
@@ -102,7 +101,7 @@ def make_baseline(bench: Bench, tokens: int, outlier_factor: float | None) -> Ba
 
 
 def _write_clean(bench: Bench, folder: Path, index: int, found: list) -> None:
-    path = folder / f"clean-{index:05d}.safetensors"
+    path = _path(folder, "clean", index)
     if path.is_file():
         return
     ids_BT = torch.stack([context.input_ids for context in found]).to(bench.device)
@@ -114,7 +113,7 @@ def _write_clean(bench: Bench, folder: Path, index: int, found: list) -> None:
 
 
 def _write_ablated(bench: Bench, baseline: Baseline, index: int, progress: Bar) -> None:
-    path = baseline.folder / f"ablated-{index:05d}.safetensors"
+    path = _path(baseline.folder, "ablated", index)
     if path.is_file():
         progress.advance(len(ABLATIONS))
         return
@@ -137,12 +136,16 @@ def _write_ablated(bench: Bench, baseline: Baseline, index: int, progress: Bar) 
     replace_with(path, lambda aside: save_file(losses, aside))
 
 
+def _path(folder: Path, kind: str, index: int) -> Path:
+    return folder / f"{kind}-{index:05d}.safetensors"
+
+
 def _where(mask_BT: Tensor, a: Tensor, b: Tensor) -> Tensor:
     return torch.where(mask_BT[..., None], a, b)
 
 
 def _read(folder: Path, index: int, device: str) -> Batch:
-    there = load_file(folder / f"clean-{index:05d}.safetensors", device=device)
+    there = load_file(_path(folder, "clean", index), device=device)
     return Batch(there["ids"], there["patch"], there["x"], there["states"], there["ce"].cpu())
 
 

@@ -64,15 +64,16 @@ def paired(differences: list[float]) -> dict[str, Any]:
     """Wilcoxon's signed-rank test and the paired t test of differences, two-sided; None where they cannot be run."""
     d = np.asarray(differences, dtype=np.float64)
     n = len(d)
+    varies = n > 1 and d.std() > 1e-12 * np.abs(d).max()
     result: dict[str, Any] = {
         "n": n,
         "mean_difference": float(d.mean()),
         "std_of_differences": float(d.std(ddof=1)) if n > 1 else None,
         "wilcoxon_p": float(stats.wilcoxon(d).pvalue) if n > 1 and np.any(d) else None,
-        "t_p": float(stats.ttest_1samp(d, 0.0).pvalue) if n > 1 and d.std() > 0 else None,
+        "t_p": float(stats.ttest_1samp(d, 0.0).pvalue) if varies else None,
         "interval_95": None,
     }
-    if n > 1 and d.std() > 0:
+    if varies:
         half = stats.t.ppf(0.975, n - 1) * d.std(ddof=1) / np.sqrt(n)
         result["interval_95"] = [float(d.mean() - half), float(d.mean() + half)]
     result["remark"] = None
