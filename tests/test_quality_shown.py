@@ -65,9 +65,10 @@ def test_the_test_is_scipys_over_the_cells_that_both_starts_have():
     records = [record("a", 10 * i, 1, a[i]) for i in range(8)] + [record("b", 10 * i, 1, b[i]) for i in range(8)]
     records += [record("a", 999, 1, 0.1), record("b", 10, 2, 0.1), record("a", 20, 3, None), record("b", 20, 3, 0.1)]
     (found,) = paired_tests(records)
+    wilcoxon: Any = stats.wilcoxon(a, b)
     assert found["init"] == ["a", "b"]
     assert found["n"] == 8
-    assert found["wilcoxon_p"] == pytest.approx(stats.wilcoxon(a, b).pvalue)
+    assert found["wilcoxon_p"] == pytest.approx(wilcoxon.pvalue)
     assert found["t_p"] == pytest.approx(stats.ttest_rel(a, b).pvalue)
     low, high = stats.ttest_rel(a, b).confidence_interval(0.95)
     assert found["interval_95"] == pytest.approx([low, high])
@@ -125,7 +126,8 @@ def test_figures_show_every_score_and_say_what_is_missing(tmp_path):
         assert said["Unlearning"].startswith("not applicable the model answers 24.8 %")
         assert len(panels["Loss Recovered"].containers) == lines
         assert len(panels["RAVEL"].containers) == 0  # nothing is drawn at zero
-    drawn = figure3(records).axes[0].containers[0].lines[0]
+    container: Any = figure3(records).axes[0].containers[0]
+    drawn = container.lines[0]
     assert drawn.get_xdata() == pytest.approx([1.02 * l0 for l0 in (20, 40, 80, 160, 320)])
     assert drawn.get_ydata() == pytest.approx([0.802, 0.842, 0.882, 0.922, 0.962])
 

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 from safetensors.torch import load_file, save_file
-from torch import Tensor
+from torch import Tensor, nn
 
 from saemd.errors import bad_value
 from saemd.lm.patch import clean_pass, upper_states
@@ -82,7 +82,7 @@ def make_baseline(bench: Bench, tokens: int, outlier_factor: float | None) -> Ba
     batches = -(-n // at_once)
     factor = "all" if outlier_factor is None else f"{outlier_factor:g}"
     folder = bench.folder(f"core-{n}x{at_once}-{factor}")
-    steps = batches * (1 + len(ABLATIONS))
+    steps = batches * len(ABLATIONS)  # zero_ordinary takes next to no time
     if any(not _path(folder, kind, index).is_file() for kind in ("clean", "ablated") for index in range(batches)):
         found = bench.contexts(n)  # loads the model and reads the corpus: these may show a bar of their own
         if len(found) < n:
@@ -115,25 +115,44 @@ def _write_clean(bench: Bench, folder: Path, index: int, found: list) -> None:
 def _write_ablated(bench: Bench, baseline: Baseline, index: int, progress: Bar) -> None:
     path = _path(baseline.folder, "ablated", index)
     if path.is_file():
-        progress.advance(len(ABLATIONS))
+        progress.advance(len(ABLATIONS) - 1)
         return
     batch = _read(baseline.folder, index, bench.device)
-    zero = torch.zeros_like(baseline.mean)
+    zero_BTD = torch.zeros_like(batch.x)
     inputs = {
-        "zero": _where(batch.patch, zero, batch.x),
+        "zero": _where(batch.patch, zero_BTD, batch.x),
         "mean": _where(batch.patch, baseline.mean, batch.x),
-        "zero_everywhere": torch.zeros_like(batch.x),
-        "zero_ordinary": _where(baseline.ordinary(batch), zero, batch.x),
+        "zero_everywhere": zero_BTD,
     }
     losses: dict[str, Tensor] = {}
-    for name in ABLATIONS:
-        states_BTD = upper_states(bench.lm.model, bench.layer, batch.ids, inputs[name])
+    for name, residual_BTD in inputs.items():
+        states_BTD = upper_states(bench.lm.model, bench.layer, batch.ids, residual_BTD)
         clean_BTD = batch.states if name == "zero" else None
         losses[f"ce_{name}"], kl_BT = token_losses(bench.lm.model, batch.ids, states_BTD, clean_BTD)
         if kl_BT is not None:
             losses[f"kl_{name}"] = kl_BT
         progress.advance()
+    losses["ce_zero_ordinary"] = outliers_clean(
+        bench.lm.model, bench.layer, baseline, batch, zero_BTD, losses["ce_zero"]
+    )
     replace_with(path, lambda aside: save_file(losses, aside))
+
+
+def outliers_clean(
+    model: nn.Module, layer: int, baseline: Baseline, batch: Batch, replacement_BTD: Tensor, ce_BT: Tensor
+) -> Tensor:
+    """CE [B, T-1] where outliers are left clean as special tokens are; `ce_BT` is that with them replaced.
+
+    Only contexts that hold an outlier are run again: in the others nothing changes.
+    """
+    ordinary_BT = baseline.ordinary(batch)
+    other_B = (batch.patch & ~ordinary_BT).any(1)
+    ce_BT = ce_BT.clone()
+    if other_B.any():
+        residual_BTD = _where(ordinary_BT[other_B], replacement_BTD[other_B], batch.x[other_B])
+        states_BTD = upper_states(model, layer, batch.ids[other_B], residual_BTD)
+        ce_BT[other_B.cpu()], _ = token_losses(model, batch.ids[other_B], states_BTD)
+    return ce_BT
 
 
 def _path(folder: Path, kind: str, index: int) -> Path:

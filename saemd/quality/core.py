@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from saemd.errors import bad_value
 from saemd.lm.patch import upper_states
 from saemd.progress import Bar, bar
-from saemd.quality.baseline import ABLATIONS, Baseline, Batch, make_baseline
+from saemd.quality.baseline import ABLATIONS, Baseline, Batch, make_baseline, outliers_clean
 from saemd.quality.bench import Bench
 from saemd.quality.score import Outcome, Score, Subject, not_applicable, one_by_one
 from saemd.quality.token_loss import token_losses
@@ -89,18 +89,12 @@ def _patched_losses(
     model: nn.Module, layer: int, baseline: Baseline, batch: Batch, sae: JumpReLUSAE
 ) -> dict[str, Tensor]:
     """`ce_sae`, `kl_sae` [B, T-1], and `ce_sae_ordinary`, for which outliers stay clean like special tokens."""
-    ordinary_BT = baseline.ordinary(batch)
     sae_BTD = sae(batch.x)
     patched_BTD = torch.where(batch.patch[..., None], sae_BTD, batch.x)
     states_BTD = upper_states(model, layer, batch.ids, patched_BTD)
     ce_BT, kl_BT = token_losses(model, batch.ids, states_BTD, batch.states)
     assert kl_BT is not None
-    ce_ordinary_BT = ce_BT.clone()
-    other_B = (batch.patch & ~ordinary_BT).any(1)  # the other contexts hold no outlier: nothing changes there
-    if other_B.any():
-        patched_BTD = torch.where(ordinary_BT[other_B][..., None], sae_BTD[other_B], batch.x[other_B])
-        states_BTD = upper_states(model, layer, batch.ids[other_B], patched_BTD)
-        ce_ordinary_BT[other_B.cpu()], _ = token_losses(model, batch.ids[other_B], states_BTD)
+    ce_ordinary_BT = outliers_clean(model, layer, baseline, batch, sae_BTD, ce_BT)
     return {"ce_sae": ce_BT, "kl_sae": kl_BT, "ce_sae_ordinary": ce_ordinary_BT}
 
 

@@ -48,7 +48,8 @@ def figure3(records: list[Record], columns: int = COLUMNS) -> Figure:
     colours = _colours(inits)
     handles = [_handle(init, color=colours[init], marker=_marker(colours, init)) for init in inits]
     several = any(cell["std"] is not None for cell in cells(records))
-    caption = "bars: one standard deviation over seeds" if several else "bars: the score's own standard deviation"
+    own = "the score's own standard deviation"
+    caption = f"bars: one standard deviation over seeds (of a single seed: {own})" if several else f"bars: {own}"
     return _panels(records, columns, draw, handles, caption)
 
 

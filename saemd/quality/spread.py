@@ -65,12 +65,14 @@ def paired(differences: list[float]) -> dict[str, Any]:
     d = np.asarray(differences, dtype=np.float64)
     n = len(d)
     varies = n > 1 and d.std() > 1e-12 * np.abs(d).max()
+    wilcoxon: Any = stats.wilcoxon(d) if n > 1 and np.any(d) else None
+    t_test: Any = stats.ttest_1samp(d, 0.0) if varies else None
     result: dict[str, Any] = {
         "n": n,
         "mean_difference": float(d.mean()),
         "std_of_differences": float(d.std(ddof=1)) if n > 1 else None,
-        "wilcoxon_p": float(stats.wilcoxon(d).pvalue) if n > 1 and np.any(d) else None,
-        "t_p": float(stats.ttest_1samp(d, 0.0).pvalue) if varies else None,
+        "wilcoxon_p": None if wilcoxon is None else float(wilcoxon.pvalue),
+        "t_p": None if t_test is None else float(t_test.pvalue),
         "interval_95": None,
     }
     if varies:
