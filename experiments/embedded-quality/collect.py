@@ -2,7 +2,7 @@
 
     python experiments/embedded-quality/collect.py [run_root=runs] [out=experiments/embedded-quality]
 
-Writes `quality.json`, `spread.json`, the figures 3 and 4, and `table.md`: the core measures of every run, and the tests.
+Writes `quality.json`, `spread.json`, the figures 3 and 4, and `table.md`: the core measures of every run, the tests.
 """
 
 from __future__ import annotations
