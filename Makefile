@@ -5,7 +5,7 @@ RUN_ROOT ?= runs
 export OMP_NUM_THREADS ?= $(shell nproc)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check stability dashboard clean
+.PHONY: help setup demo test test-fast check stability evaluate dashboard clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -36,6 +36,9 @@ check: setup ## formatting, lint and types
 
 stability: setup ## compare the seeds of what RUN_ROOT holds (RUN_ROOT=runs)
 	$(BIN)/python -m saemd.stability run_root=$(RUN_ROOT)
+
+evaluate: setup ## measure the quality of the finished runs in RUN_ROOT
+	$(BIN)/python -m saemd.evaluate run_root=$(RUN_ROOT)
 
 dashboard: setup ## build the wandb workspace (needs an account: wandb login)
 	$(BIN)/python -m saemd.logging.dashboard

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from saemd import cache as cache_entry
-from saemd import cli, train
+from saemd import cli, evaluate, train
 from tests.pipeline import documents
 from tests.test_sweep import command, world  # noqa: F401 - fixtures
 
@@ -63,7 +63,7 @@ def test_empty_text(world, command, tmp_path, capsys):  # noqa: F811
 
 
 def test_every_entry_has_help(command, capsys):  # noqa: F811
-    for main in (train.main, cache_entry.main):
+    for main in (train.main, cache_entry.main, evaluate.main):
         assert command("--help", main=main) == 0
         assert "python -m saemd." in capsys.readouterr().out
 

@@ -1,10 +1,10 @@
-"""Where metrics go: `make_logger` before training, `finish` after it, `log_stability` after a sweep.
+"""Where metrics go: `make_logger` before training, `finish` after it, `log_stability` and `log_quality` after a sweep.
 
 Lightning and wandb are imported only when a logger needs them.
 """
 
 from saemd.logging.config import LoggerConfig
+from saemd.logging.folders import log_quality, log_stability
 from saemd.logging.loggers import finish, log_summary, make_logger, run_id, run_name
-from saemd.logging.stability import log_stability
 
-__all__ = ["LoggerConfig", "finish", "log_stability", "log_summary", "make_logger", "run_id", "run_name"]
+__all__ = ["LoggerConfig", "finish", "log_quality", "log_stability", "log_summary", "make_logger", "run_id", "run_name"]

@@ -47,6 +47,9 @@ STABILITY = (
     "stability/random_floor",
 )
 
+# The quality run: one row per target L0 with `quality/<score>/<init label>`, averaged over seeds.
+QUALITY_L0 = "quality/l0"
+
 CONFIG_INIT = "init.label"
 CONFIG_L0 = "l0"
 CONFIG_SEED = "seed"

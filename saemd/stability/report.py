@@ -17,13 +17,19 @@ if TYPE_CHECKING:
 
 
 def write_report(outcome: Outcome, threshold: float) -> None:
-    """Draw the figures of all records and write `report.html`; without a record it shows quality alone."""
+    """Draw the figures of all records and write `report.html`; without a record it shows quality alone.
+
+    Scores that `saemd.evaluate` has measured are shown too.
+    """
+    from saemd.quality.section import scores
+
     draw_all(outcome.folder, outcome.records)
     models = _values(outcome.runs, "lm.name")
     title = f"Stability over seeds · {models}" if models else "Stability over seeds"
     body = [f"<h1>{escape(title)}</h1>", *_opening(outcome), *_warning(outcome.records)]
     if outcome.records:
         body += _comparison(outcome, threshold)
+    body += scores(outcome.folder.parent / "quality")
     body += ["<h2>Quality of each run</h2>", _quality(outcome.runs)]
     body.append(html.paragraph("On held-out activations. Stability means little where the FVU is poor.", "soft"))
     if outcome.records:

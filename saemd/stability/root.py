@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -51,6 +52,14 @@ def compare_all(run_root: Path, shared_threshold: float) -> Outcome:
     if runs:
         write_report(outcome, shared_threshold)
     return outcome
+
+
+def renew_report(run_root: Path) -> Path:
+    """Bring `report.html` up to date without changing the threshold of an earlier comparison; its path."""
+    path = run_root / "stability" / "stability.json"
+    records = json.loads(path.read_text()) if path.is_file() else []
+    threshold = records[0]["shared_threshold"] if records else SHARED_THRESHOLD
+    return compare_all(run_root, threshold).folder / "report.html"
 
 
 def compare_run(run_dir: Path | str, shared_threshold: float = SHARED_THRESHOLD) -> list[Record]:

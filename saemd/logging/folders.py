@@ -1,10 +1,14 @@
-"""The sweep's last run: the stability table, its figures, and curves over the target L0 for the dashboard."""
+"""What a sweep's folders hold, as wandb runs of their own: a table, its figures, and curves over the target L0.
+
+`stability` compares seeds, `quality` holds the scores.
+"""
 
 from __future__ import annotations
 
 import hashlib
 import json
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 from statistics import fmean
 from typing import Any
@@ -14,27 +18,39 @@ from saemd.logging.account import resolve_mode, server
 from saemd.logging.config import LoggerConfig, check
 from saemd.logging.loggers import run_id, start_run
 
+Curves = Callable[[list[dict[str, Any]]], list[dict[str, float]]]
+
 
 def log_stability(config: LoggerConfig, run_root: Path, group: str) -> None:
-    """Log `<run_root>/stability/` to wandb as a run of job type `stability` in the sweep's group.
+    """Log `<run_root>/stability/` as `log_folder` does, with one curve per figure of `names.STABILITY` and start."""
+    log_folder(config, run_root, group, "stability", curves)
+
+
+def log_quality(config: LoggerConfig, run_root: Path, group: str) -> None:
+    """Log `<run_root>/quality/` as `log_folder` does, with one curve per score and start: the mean over seeds."""
+    log_folder(config, run_root, group, "quality", score_curves)
+
+
+def log_folder(config: LoggerConfig, run_root: Path, group: str, kind: str, make_curves: Curves) -> None:
+    """Log `<run_root>/<kind>/` to wandb as a run of job type `kind` in the sweep's group.
 
     Called again for the same group it takes the earlier one's place, or does nothing where table and figures are still
-    those that were logged (`stability/wandb/logged` says so; delete it to log them again). Nothing happens either for
-    `none` and `csv` (the report is in the folder already) and where no seeds have been compared yet. Raises `UserError`
+    those that were logged (`<kind>/wandb/logged` says so; delete it to log them again). Nothing happens either for
+    `none` and `csv` (the report is in the folder already) and where `<kind>.json` has no record yet. Raises `UserError`
     where wandb cannot be reached.
     """
     check(config)
     if config.name != "wandb" or (mode := resolve_mode(config)) == "disabled":
         return
-    folder = run_root / "stability"
-    records = json.loads((folder / "stability.json").read_text()) if (folder / "stability.json").is_file() else []
+    folder, file = run_root / kind, run_root / kind / f"{kind}.json"
+    records = json.loads(file.read_text()) if file.is_file() else []
     if not records:
         return
     pictures = [path for path in sorted(folder.rglob("*.png")) if "wandb" not in path.relative_to(folder).parts]
-    identity = run_id(config.group or group, "stability", config.project)
+    identity = run_id(config.group or group, kind, config.project)
     earlier = list(folder.glob(f"wandb/offline-run-*-{identity}"))
     marker = folder / "wandb" / "logged"
-    shown = _digest([folder / "stability.json", *pictures], identity, mode, config.entity, server())
+    shown = _digest([file, *pictures], identity, mode, config.entity, server())
     if marker.is_file() and marker.read_text() == shown and (earlier or mode == "online"):
         return
     import wandb
@@ -42,17 +58,17 @@ def log_stability(config: LoggerConfig, run_root: Path, group: str) -> None:
     marker.unlink(missing_ok=True)
     for stale in earlier:
         shutil.rmtree(stale)
-    run = start_run(config, folder, group=group, name="stability", id=identity, job_type="stability")
+    run = start_run(config, folder, group=group, name=kind, id=identity, job_type=kind)
     exit_code = 1
     try:
-        run.define_metric(names.STABILITY_L0, hidden=True)
-        run.define_metric("stability/*", step_metric=names.STABILITY_L0)
-        for row in curves(records):
+        run.define_metric(f"{kind}/l0", hidden=True)
+        run.define_metric(f"{kind}/*", step_metric=f"{kind}/l0")
+        for row in make_curves(records):
             run.log(row)
         columns, data = table(records)
         figures = [wandb.Image(str(path), caption=str(path.relative_to(folder).with_suffix(""))) for path in pictures]
-        media: dict[str, Any] = {names.STABILITY_TABLE: wandb.Table(columns=columns, data=data)}
-        run.log(media | ({names.STABILITY_FIGURES: figures} if figures else {}))
+        media: dict[str, Any] = {f"{kind}/table": wandb.Table(columns=columns, data=data)}
+        run.log(media | ({f"{kind}/figures": figures} if figures else {}))
         exit_code = 0
     finally:
         run.finish(exit_code=exit_code)
@@ -78,6 +94,20 @@ def curves(records: list[dict[str, Any]]) -> list[dict[str, float]]:
                 values = [pair[name.removeprefix("stability/")] for pair in pairs]
                 if None not in values:  # a figure over no latents
                     row[f"{name}/{init}"] = fmean(values)
+        rows.append(row)
+    return rows
+
+
+def score_curves(records: list[dict[str, Any]]) -> list[dict[str, float]]:
+    """One row per target L0, ascending: means over seeds, `quality/<score>/<init>` and `quality/achieved_l0/<init>`."""
+    rows: list[dict[str, float]] = []
+    for l0 in sorted({record["l0"] for record in records}):
+        row: dict[str, float] = {names.QUALITY_L0: l0}
+        done = [record for record in records if record["l0"] == l0 and record["status"] == "done"]
+        for score, init in dict.fromkeys((record["score"], record["init"]) for record in done):
+            mine = [record for record in done if (record["score"], record["init"]) == (score, init)]
+            row[f"quality/{score}/{init}"] = fmean(record["value"] for record in mine)
+            row[f"quality/achieved_l0/{init}"] = fmean(record["achieved_l0"] for record in mine)
         rows.append(row)
     return rows
 

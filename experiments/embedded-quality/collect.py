@@ -1,0 +1,67 @@
+"""Collect a finished evaluation's evidence into a folder, by default this one.
+
+    python experiments/embedded-quality/collect.py [run_root=runs] [out=experiments/embedded-quality]
+
+Writes `quality.json`, `spread.json`, the figures 3 and 4, and `table.md`: the core measures of every run, the tests.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sys
+from pathlib import Path
+from typing import Any
+
+from saemd.quality.table import test_lines
+
+HERE = Path(__file__).parent
+FILES = ("quality.json", "spread.json", "figure3.png", "figure4.png")
+COLUMNS = {
+    "Loss Recovered": ("loss_recovered", ".4f"),
+    "of mean ablation": ("loss_recovered_mean", ".4f"),
+    "zero everywhere": ("loss_recovered_zero_everywhere", ".4f"),
+    "outliers clean": ("loss_recovered_outliers_clean", ".4f"),
+    "CE": ("ce_sae", ".3f"),
+    "KL": ("kl_sae", ".3f"),
+    "FVU": ("fvu", ".3f"),
+    "FVU with outliers": ("fvu_with_outliers", ".3f"),
+    "L0": ("l0", ".1f"),
+}
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """The core measures of each run; a run without them keeps its reason in their place."""
+    lines = [
+        f"| start | target L0 | seed | std | {' | '.join(COLUMNS)} | seconds |",
+        "| --- | ---: | ---: " + "| ---: " * (len(COLUMNS) + 2) + "|",
+    ]
+    for record in records:
+        if record["score"] != "core":
+            continue
+        start = f"| {record['init']} | {record['l0']} | {record['seed']}"
+        if record["status"] != "done":
+            lines.append(f"{start} | {record['status']}: {record['reason']} |" + " |" * (len(COLUMNS) + 1))
+            continue
+        cells = [format(record["values"][key], form) for key, form in COLUMNS.values()]
+        lines.append(f"{start} | {record['std']:.4f} | {' | '.join(cells)} | {record['seconds']:.0f} |")
+    return "\n".join(lines) + "\n"
+
+
+def main(words: list[str]) -> None:
+    given = dict(word.split("=", 1) for word in words)
+    folder = Path(given.get("run_root", "runs")) / "quality"
+    out = Path(given.get("out", HERE))
+    if not (folder / "quality.json").is_file():
+        sys.exit(f"run_root={folder.parent}: nothing measured here; run python -m saemd.evaluate first")
+    for name in FILES:
+        shutil.copy(folder / name, out)
+    spread = json.loads((folder / "spread.json").read_text())
+    lines = "\n".join(f"- {line}" for line in test_lines(spread["tests"]))
+    text = f"{table(json.loads((folder / 'quality.json').read_text()))}\n{lines}\n"
+    (out / "table.md").write_text(text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

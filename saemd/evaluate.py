@@ -1,0 +1,65 @@
+"""Measure the quality of finished SAEs: what their reconstructions cost the language model, and whatever else is known.
+
+    python -m saemd.evaluate                                   # every score of every finished run below runs
+    python -m saemd.evaluate run_root=runs/big scores=core     # one score (scores=a,b: several)
+    python -m saemd.evaluate run_root=runs core.tokens=50_000  # a score's own settings
+
+The same command again measures only what is missing, failed, or asked for with other settings. Results: a file per run
+and score, <run>/quality/<score>.json; <run_root>/quality/ has quality.json, spread.json, figure3.png and figure4.png;
+<run_root>/stability/report.html shows them beside the stability.
+"""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from saemd.cli import entry
+
+if TYPE_CHECKING:
+    from saemd.quality.evaluation import Evaluation
+
+
+def main(arguments: list[str]) -> int:
+    """Exit code 0; 1 where a score failed or a run cannot be read."""
+    if {"-h", "--help"} & set(arguments):
+        from saemd.quality.scores import SCORES
+
+        print(__doc__)
+        print("Scores:", *(f"    {score.name:<18} {score.title}: {score.needs}" for score in SCORES.values()), sep="\n")
+        return 0
+    from saemd.quality.config import compose_evaluation
+    from saemd.quality.evaluation import evaluate_root
+
+    config = compose_evaluation(arguments)
+    evaluation = evaluate_root(config)
+    conclude(config, evaluation)
+    return int(bool(evaluation.failures or evaluation.broken))
+
+
+def conclude(config: Any, evaluation: Evaluation) -> None:
+    """The table, the figures, the report and wandb; then what failed, and where everything is."""
+    from saemd.logging import log_quality
+    from saemd.quality.figures import draw_figures
+    from saemd.quality.spread import summary
+    from saemd.quality.table import print_table
+    from saemd.stability.root import renew_report
+
+    folder, run_root = evaluation.folder, Path(config.run_root)
+    draw_figures(folder, evaluation.records)
+    print_table(evaluation.records, summary(evaluation.records))
+    report = renew_report(run_root)
+    log_quality(config.logger, run_root, group=run_root.resolve().name)
+    for line in evaluation.broken:
+        print(f"left out: {line}")
+    for line in evaluation.failures:
+        print(f"failed: {line}")
+    print(f"scores   {folder / 'quality.json'}")
+    print(f"figures  {folder / 'figure3.png'}, {folder / 'figure4.png'}")
+    print(f"report   {report}")
+
+
+if __name__ == "__main__":
+    entry(main)
+    sys.exit()

@@ -1,0 +1,80 @@
+"""Run a causal language model with another residual stream put in at one layer's output.
+
+`patched` is the plain way: a whole pass with a hook. `upper_states` starts behind the layer, with what the layers below
+it gave in an earlier pass: a test holds the two together for every family.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saemd.lm.anatomy import decoder_layers
+
+Replace = Callable[[Tensor], Tensor]  # [B, T, d] → [B, T, d]
+
+
+@contextmanager
+def patched(model: nn.Module, layer: int, replace: Replace) -> Iterator[None]:
+    """Inside, the output of decoder layer `layer` is what `replace` makes of it."""
+
+    def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
+        if isinstance(output, tuple):
+            return (replace(output[0]), *output[1:])
+        return replace(output)
+
+    handle = decoder_layers(model)[layer].register_forward_hook(hook)
+    try:
+        yield
+    finally:
+        handle.remove()
+
+
+@torch.inference_mode()
+def final_states(model: nn.Module, input_ids_BT: Tensor) -> Tensor:
+    """What the language model's head sees [B, T, d]: the last layer's output behind the final norm."""
+    return model.base_model(input_ids=input_ids_BT, use_cache=False).last_hidden_state  # type: ignore[operator]
+
+
+def clean_pass(model: nn.Module, layer: int, input_ids_BT: Tensor) -> tuple[Tensor, Tensor]:
+    """The output of layer `layer` and the final states, both [B, T, d], of one pass."""
+    caught: list[Tensor] = []
+
+    def keep(residual_BTD: Tensor) -> Tensor:
+        caught.append(residual_BTD)
+        return residual_BTD
+
+    with patched(model, layer, keep):
+        states_BTD = final_states(model, input_ids_BT)
+    return caught[0], states_BTD
+
+
+@torch.inference_mode()
+def upper_states(model: nn.Module, layer: int, input_ids_BT: Tensor, residual_BTD: Tensor) -> Tensor:
+    """`final_states` with `residual_BTD` as the output of layer `layer`; the layers up to it are passed over."""
+    lower = decoder_layers(model)[: layer + 1]
+
+    def passed_over(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+        return hidden
+
+    for module in lower:
+        module.forward = passed_over
+    try:
+        with patched(model, layer, lambda _: residual_BTD):
+            return final_states(model, input_ids_BT)
+    finally:
+        for module in lower:
+            del module.forward  # the class's own again
+
+
+@torch.inference_mode()
+def logits(model: nn.Module, states: Tensor) -> Tensor:
+    """The head's logits [..., vocabulary] of `final_states`."""
+    scores = model.get_output_embeddings()(states)  # type: ignore[operator]
+    config: Any = model.config
+    cap = getattr(config.get_text_config(), "final_logit_softcapping", None)  # Gemma-2
+    return scores if cap is None else cap * torch.tanh(scores / cap)

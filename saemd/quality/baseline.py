@@ -1,0 +1,182 @@
+"""What the core measures need of the language model alone: its clean pass and its ablations, computed once, on disk.
+
+A folder of batches, each written aside and renamed, so that an interrupted pass goes on. Shape suffixes: B contexts in
+a batch, T tokens in a context, D d_in.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from saemd.errors import bad_value
+from saemd.lm.patch import clean_pass, upper_states
+from saemd.progress import Bar, bar
+from saemd.quality.bench import Bench
+from saemd.quality.token_loss import token_losses
+from saemd.training.record import replace_with
+
+ABLATIONS = ("zero", "mean", "zero_everywhere", "zero_ordinary")
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Contexts with their clean pass. A position counts where it is not special and has a next token."""
+
+    ids: Tensor  # int64 [B, T]
+    patch: Tensor  # bool [B, T]: not special (BOS, EOS, padding); these positions are patched, the others stay clean
+    x: Tensor  # float32 [B, T, D], the layer's output
+    states: Tensor  # float32 [B, T, D], what the head sees
+    ce: Tensor  # float32 [B, T-1], clean, on the CPU
+
+    @property
+    def counts(self) -> Tensor:
+        """bool [B, T-1]: positions whose losses are averaged, those of input tokens that are not special."""
+        return self.patch[:, :-1].cpu()
+
+    def per_context(self, losses_BT: Tensor) -> Tensor:
+        """Sums [B] in float64 over the positions that count."""
+        return (losses_BT.double() * self.counts).sum(1)
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """The batches on disk and what is known of all of them."""
+
+    folder: Path
+    contexts: int
+    batches: int
+    device: str
+    limit: float  # tokens whose norm exceeds it are outliers: massive activations, dropped from training
+    outliers: int  # tokens, special ones left out
+    tokens: int  # patched, outliers included
+    mean: Tensor  # [D], of the tokens that are neither special nor outliers, float32
+
+    def __iter__(self) -> Iterator[Batch]:
+        for index in range(self.batches):
+            yield _read(self.folder, index, self.device)
+
+    def ordinary(self, batch: Batch) -> Tensor:
+        """bool [B, T]: neither special nor an outlier."""
+        return batch.patch & (batch.x.norm(dim=-1) <= self.limit)
+
+    def ablated(self, index: int) -> dict[str, Tensor]:
+        """`ce_<ablation>` [B, T-1] of each of `ABLATIONS`, and `kl_zero`."""
+        return load_file(_path(self.folder, "ablated", index))
+
+
+def make_baseline(bench: Bench, tokens: int, outlier_factor: float | None) -> Baseline:
+    """The clean pass and the ablations over `tokens` tokens of held-out text; only what is missing is computed.
+
+    Ablations: the layer's output is replaced by 0 (`zero`) or by the mean (`mean`) where an SAE would be patched in;
+    `zero_everywhere` also at special tokens, as SAEBench does; `zero_ordinary` leaves outliers clean. Raises
+    `UserError` where there is less held-out text.
+    """
+    n = tokens // bench.context_length
+    at_once = max(1, bench.activations.lm_batch_tokens // bench.context_length)
+    batches = -(-n // at_once)
+    factor = "all" if outlier_factor is None else f"{outlier_factor:g}"
+    folder = bench.folder(f"core-{n}x{at_once}-{factor}")
+    steps = batches * len(ABLATIONS)  # zero_ordinary takes next to no time
+    if any(not _path(folder, kind, index).is_file() for kind in ("clean", "ablated") for index in range(batches)):
+        found = bench.contexts(n)  # loads the model and reads the corpus: these may show a bar of their own
+        if len(found) < n:
+            there = f"the held-out documents of {bench.corpus.name} give {len(found) * bench.context_length:,} tokens"
+            raise bad_value("core.tokens", tokens, f"{there}; use fewer, or train with more corpus.heldout_fraction")
+        folder.mkdir(parents=True, exist_ok=True)
+        with bar("language model, clean and ablated", total=steps) as progress:
+            for index in range(batches):
+                _write_clean(bench, folder, index, found[index * at_once : (index + 1) * at_once])
+                progress.advance()
+            baseline = _describe(folder, n, batches, bench.device, outlier_factor)
+            for index in range(batches):
+                _write_ablated(bench, baseline, index, progress)
+        return baseline
+    return _describe(folder, n, batches, bench.device, outlier_factor)
+
+
+def _write_clean(bench: Bench, folder: Path, index: int, found: list) -> None:
+    path = _path(folder, "clean", index)
+    if path.is_file():
+        return
+    ids_BT = torch.stack([context.input_ids for context in found]).to(bench.device)
+    patch_BT = torch.stack([context.keep for context in found])
+    x_BTD, states_BTD = clean_pass(bench.lm.model, bench.layer, ids_BT)
+    ce_BT, _ = token_losses(bench.lm.model, ids_BT, states_BTD)
+    tensors = {"ids": ids_BT.cpu(), "patch": patch_BT, "x": x_BTD.cpu(), "states": states_BTD.cpu(), "ce": ce_BT}
+    replace_with(path, lambda aside: save_file({name: value.contiguous() for name, value in tensors.items()}, aside))
+
+
+def _write_ablated(bench: Bench, baseline: Baseline, index: int, progress: Bar) -> None:
+    path = _path(baseline.folder, "ablated", index)
+    if path.is_file():
+        progress.advance(len(ABLATIONS) - 1)
+        return
+    batch = _read(baseline.folder, index, bench.device)
+    zero_BTD = torch.zeros_like(batch.x)
+    inputs = {
+        "zero": _where(batch.patch, zero_BTD, batch.x),
+        "mean": _where(batch.patch, baseline.mean, batch.x),
+        "zero_everywhere": zero_BTD,
+    }
+    losses: dict[str, Tensor] = {}
+    for name, residual_BTD in inputs.items():
+        states_BTD = upper_states(bench.lm.model, bench.layer, batch.ids, residual_BTD)
+        clean_BTD = batch.states if name == "zero" else None
+        losses[f"ce_{name}"], kl_BT = token_losses(bench.lm.model, batch.ids, states_BTD, clean_BTD)
+        if kl_BT is not None:
+            losses[f"kl_{name}"] = kl_BT
+        progress.advance()
+    losses["ce_zero_ordinary"] = outliers_clean(
+        bench.lm.model, bench.layer, baseline, batch, zero_BTD, losses["ce_zero"]
+    )
+    replace_with(path, lambda aside: save_file(losses, aside))
+
+
+def outliers_clean(
+    model: nn.Module, layer: int, baseline: Baseline, batch: Batch, replacement_BTD: Tensor, ce_BT: Tensor
+) -> Tensor:
+    """CE [B, T-1] where outliers are left clean as special tokens are; `ce_BT` is that with them replaced.
+
+    Only contexts that hold an outlier are run again: in the others nothing changes.
+    """
+    ordinary_BT = baseline.ordinary(batch)
+    other_B = (batch.patch & ~ordinary_BT).any(1)
+    ce_BT = ce_BT.clone()
+    if other_B.any():
+        residual_BTD = _where(ordinary_BT[other_B], replacement_BTD[other_B], batch.x[other_B])
+        states_BTD = upper_states(model, layer, batch.ids[other_B], residual_BTD)
+        ce_BT[other_B.cpu()], _ = token_losses(model, batch.ids[other_B], states_BTD)
+    return ce_BT
+
+
+def _path(folder: Path, kind: str, index: int) -> Path:
+    return folder / f"{kind}-{index:05d}.safetensors"
+
+
+def _where(mask_BT: Tensor, a: Tensor, b: Tensor) -> Tensor:
+    return torch.where(mask_BT[..., None], a, b)
+
+
+def _read(folder: Path, index: int, device: str) -> Batch:
+    there = load_file(_path(folder, "clean", index), device=device)
+    return Batch(there["ids"], there["patch"], there["x"], there["states"], there["ce"].cpu())
+
+
+def _describe(folder: Path, n: int, batches: int, device: str, outlier_factor: float | None) -> Baseline:
+    """Norms first, for the limit; then the mean of the tokens within it. Two passes over the disk, none of the LM."""
+    norms = torch.cat([(b := _read(folder, i, "cpu")).x[b.patch].norm(dim=-1) for i in range(batches)])
+    limit = float("inf") if outlier_factor is None else outlier_factor * norms.median().item()
+    total_D, count = torch.zeros(1), 0
+    for index in range(batches):
+        batch = _read(folder, index, "cpu")
+        x_ND = batch.x[batch.patch]
+        x_ND = x_ND[x_ND.norm(dim=-1) <= limit]
+        total_D, count = total_D + x_ND.double().sum(0), count + len(x_ND)
+    mean_D = (total_D / count).float().to(device)
+    return Baseline(folder, n, batches, device, limit, int((norms > limit).sum()), len(norms), mean_D)

@@ -1,0 +1,114 @@
+"""What SAEs are measured on: the runs' own language model, layer and held-out text. Loaded when first asked for."""
+
+from __future__ import annotations
+
+import hashlib
+import importlib.metadata
+import itertools
+import json
+import re
+from collections.abc import Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import torch
+from omegaconf import OmegaConf
+from omegaconf.errors import OmegaConfBaseException
+
+from saemd import __version__
+from saemd.activations import harvest
+from saemd.activations.config import ActivationsConfig
+from saemd.corpus.config import CorpusConfig
+from saemd.corpus.documents import documents
+from saemd.corpus.documents import fingerprint as corpus_fingerprint
+from saemd.corpus.pack import Context, contexts
+from saemd.errors import UserError, bad_value
+from saemd.lm.config import LMConfig
+from saemd.lm.load import LM, LMInfo, lm_info, load_lm
+from saemd.stability.runs import Run
+
+
+class Bench:
+    """One language model, layer and corpus, out of a run's configuration, and the folder for what is kept of them.
+
+    The language model runs whole and in float32, whatever the activation cache was written with. Raises `UserError`
+    where the configuration, the model or the corpus cannot be read.
+    """
+
+    def __init__(self, run_config: dict[str, Any], cache_root: Path, device: str = "cpu") -> None:
+        self.lm_config: LMConfig = _typed(LMConfig, run_config, "lm")
+        self.corpus: CorpusConfig = _typed(CorpusConfig, run_config, "corpus")
+        self.activations: ActivationsConfig = _typed(ActivationsConfig, run_config, "activations")
+        self.layer: int = run_config["layer"]  # decoder layer whose output the SAEs take, from 0
+        self.context_length = self.activations.context_length
+        self.cache_root, self.device = cache_root, device
+
+    @cached_property
+    def info(self) -> LMInfo:
+        """Sizes and fingerprint of the language model, without its weights."""
+        info = lm_info(self.lm_config, self.cache_root)
+        if not 0 <= self.layer < info.n_layers:
+            raise bad_value("layer", self.layer, f"{info.name} has layers 0 to {info.n_layers - 1}")
+        return info
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Identifies model, layer and text; not how many of its contexts a score takes."""
+        about = [self.info.fingerprint, self.layer, corpus_fingerprint(self.corpus), self.context_length]
+        return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
+
+    @cached_property
+    def lm(self) -> LM:
+        """The whole model in eval mode, float32, on `device`, with its tokenizer."""
+        lm = load_lm(self.lm_config, self.cache_root, dtype=torch.float32, device=self.device)
+        lm.model.requires_grad_(False)
+        return lm
+
+    def texts(self) -> Iterator[str]:
+        """The held-out documents, which no SAE was trained on, in a fixed order."""
+        return documents(self.corpus, self.cache_root, "heldout")
+
+    def contexts(self, n: int) -> list[Context]:
+        """The first `n` contexts of held-out text, packed as in training; fewer where there is less text."""
+        return list(itertools.islice(contexts(self.texts(), self.lm.tokenizer, self.context_length), n))
+
+    def folder(self, name: str) -> Path:
+        """Where a score keeps what it computes once for all SAEs: not made here, safe to delete."""
+        label = re.sub(r"[^A-Za-z0-9._]+", "-", self.info.name).strip("-.")
+        return self.cache_root / "quality" / f"{label}-layer{self.layer}-{self.fingerprint}" / name
+
+    @property
+    def data(self) -> dict[str, Any]:
+        """What a record says of it."""
+        return {
+            "lm": self.info.name,
+            "lm_fingerprint": self.info.fingerprint,
+            "layer": self.layer,
+            "corpus": self.corpus.name,
+            "split": "heldout",
+            "context_length": self.context_length,
+        }
+
+    @property
+    def versions(self) -> dict[str, str]:
+        return {"saemd": __version__, **{name: importlib.metadata.version(name) for name in ("torch", "transformers")}}
+
+    def refuse_stranger(self, run: Run) -> None:
+        """Raises `UserError` for a run of another width or model than its configuration finds here."""
+        if run.d_in != self.info.d_model:
+            width = f"{self.info.name} has activations of width {self.info.d_model}"
+            raise bad_value("run_dir", run.path, f"its SAE takes width {run.d_in}, but {width}; remove this folder")
+        origin = harvest.describe(self.lm_config, self.layer, self.corpus, self.activations, self.cache_root)
+        if origin.fingerprint != run.saved["cache_fingerprint"]:
+            there = f"lm={self.info.name}, corpus={self.corpus.name}"
+            remedy = f"{there} are not what it was trained on any more; bring these back, or train it again"
+            raise bad_value("run_dir", run.path, remedy)
+
+
+def _typed(schema: type, run_config: dict[str, Any], key: str) -> Any:
+    try:
+        return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), run_config[key]))
+    except (OmegaConfBaseException, KeyError) as error:
+        reason = str(error).splitlines()[0]
+        raise UserError(f"config.yaml: its {key} cannot be read ({reason}); train the run again") from error

@@ -1,0 +1,134 @@
+"""A run root evaluated: every score of every finished run, measured where it is missing."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saemd.errors import UserError, bad_value
+from saemd.quality.bench import Bench
+from saemd.quality.records import Record, make_record, read_record, write_record
+from saemd.quality.score import Score, Subject, failed, fingerprint
+from saemd.quality.scores import SCORES
+from saemd.quality.spread import summary
+from saemd.sae.export import load_sae
+from saemd.stability.runs import Run, find_runs
+from saemd.stability.store import locked, write_json
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """What an evaluation of a run root found."""
+
+    folder: Path  # <run_root>/quality
+    records: list[Record]  # every score of every run that has one, earlier ones included
+    failures: list[str]  # a line for each measurement that was asked for and failed
+    broken: list[str]  # runs that cannot be read
+
+
+def evaluate_root(config: Any) -> Evaluation:
+    """Measure what `config` (a `FullConfig`) asks for and is missing; write `<run_root>/quality/quality.json`.
+
+    A failing score is recorded as failed, with its reason, and the others go on. Raises `UserError` for a run root
+    without a finished run.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise bad_value("device", config.device, "this machine has no GPU that torch can use; use cpu")
+    run_root = Path(config.run_root)
+    runs, broken = find_runs(run_root)
+    if not runs:
+        more = f" ({broken[0]})" if broken else ""
+        raise bad_value("run_root", run_root, f"no finished run below it{more}; train one with python -m saemd.train")
+    subjects = [subject_of(run) for run in runs]
+    wanted = [SCORES[name] for name in config.scores or SCORES]
+    failures: list[str] = []
+    for bench, members in _benches(runs, subjects, config):
+        accepted = _refuse_strangers(bench, members, wanted, config, failures)
+        for score in wanted:
+            failures += _measure(score, getattr(config, score.name), bench, accepted)
+    records = [record for s in SCORES.values() for subject in subjects if (record := read_record(subject, s))]
+    folder = run_root / "quality"
+    with locked(folder):
+        write_json(folder / "quality.json", records)
+        write_json(folder / "spread.json", summary(records))
+    return Evaluation(folder, records, failures, broken)
+
+
+def subject_of(run: Run) -> Subject:
+    """A finished run as something to measure."""
+    return Subject(
+        init=run.init,
+        l0=run.l0,
+        seed=run.seed,
+        measured_l0=run.metrics["l0"],
+        d_in=run.d_in,
+        folder=run.path,
+        weights=run.weights,
+        load=partial(load_sae, run.path),
+    )
+
+
+def _benches(runs: list[Run], subjects: list[Subject], config: Any) -> list[tuple[Bench, list[tuple[Run, Subject]]]]:
+    """The runs by the language model, layer and text that they are measured on."""
+    groups: dict[str, tuple[Bench, list[tuple[Run, Subject]]]] = {}
+    for run, subject in zip(runs, subjects, strict=True):
+        bench = Bench(run.config, Path(config.cache_root), config.device)
+        groups.setdefault(bench.fingerprint, (bench, []))[1].append((run, subject))
+    return list(groups.values())
+
+
+def _refuse_strangers(
+    bench: Bench, members: list[tuple[Run, Subject]], wanted: list[Score], config: Any, failures: list[str]
+) -> list[Subject]:
+    """The subjects that belong to this language model; the others fail every score that is wanted."""
+    accepted = []
+    for run, subject in members:
+        try:
+            bench.refuse_stranger(run)
+            accepted.append(subject)
+        except UserError as error:
+            failures.append(str(error))
+            for score in wanted:
+                record = make_record(subject, score, getattr(config, score.name), bench, failed(error))
+                write_record(subject, score, record)
+    return accepted
+
+
+def _measure(score: Score, settings: Any, bench: Bench, subjects: list[Subject]) -> list[str]:
+    """Measure where the record is missing, failed, or of other settings, data, weights or version; write each at once.
+
+    Returns a line for each that failed.
+    """
+    waiting = {}
+    for subject in subjects:
+        record = read_record(subject, score)
+        fresh = record and record["fingerprint"] == fingerprint(score, settings, bench.fingerprint, record["weights"])
+        if not record or not fresh or record["status"] == "failed":
+            waiting[subject] = None
+    failures = []
+
+    def note(subject: Subject, outcome: Any) -> None:
+        write_record(subject, score, make_record(subject, score, settings, bench, outcome))
+        del waiting[subject]
+        if outcome.status == "failed":
+            failures.append(f"{score.name}, {subject.name}: {outcome.reason}")
+            print(f"failed: {failures[-1]}", file=sys.stderr)
+
+    if not waiting:
+        return []
+    try:
+        for subject, outcome in score.measure(bench, settings, list(waiting)):
+            note(subject, outcome)
+        assert not waiting, f"{score.name} yielded no outcome for {[subject.name for subject in waiting]}"
+    except Exception as error:  # reported: as failed, with its reason, and a traceback where it is a defect
+        outcome = failed(error)
+        for subject in list(waiting):
+            note(subject, outcome)
+    return failures

@@ -1,0 +1,185 @@
+"""Figures 3 and 4 of the paper as PNG: every score over the measured L0, by start; and the same for each seed.
+
+One panel per score. A score without a value anywhere says in words why. Only here is matplotlib imported, when drawing.
+"""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from saemd.quality.records import Record
+from saemd.quality.spread import cells
+from saemd.stability.store import replacing
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
+
+DOTS_PER_INCH = 150
+COLUMNS = 4
+LINES = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))  # one per seed
+
+
+def draw_figures(folder: Path, records: list[Record]) -> None:
+    """`figure3.png`, `figure4.png`, and `…_narrow.png` of both for phones. Nothing without a record."""
+    if not records:
+        return
+    for name, make in (("figure3", figure3), ("figure4", figure4)):
+        for suffix, columns in (("", COLUMNS), ("_narrow", 1)):
+            with replacing(folder / f"{name}{suffix}.png") as file:
+                make(records, columns).savefig(file, format="png", dpi=DOTS_PER_INCH)
+
+
+def figure3(records: list[Record], columns: int = COLUMNS) -> Figure:
+    """Mean over seeds, bars of one standard deviation over seeds; of a single seed, the score's own."""
+
+    def draw(axes: Axes, mine: list[Record], colours: dict[str, str]) -> None:
+        for init, colour in colours.items():
+            of_start = [cell for cell in cells(mine) if cell["init"] == init]
+            own = {(r["init"], r["l0"]): r["std"] for r in mine if r["status"] == "done"}
+            stds = [own[init, cell["l0"]] if cell["std"] is None else cell["std"] for cell in of_start]
+            points = [(c["achieved_l0"], c["mean"], s) for c, s in zip(of_start, stds, strict=True)]
+            _line(axes, points, color=colour, marker=_marker(colours, init))
+
+    inits = _inits(records)
+    colours = _colours(inits)
+    handles = [_handle(init, color=colours[init], marker=_marker(colours, init)) for init in inits]
+    several = any(cell["std"] is not None for cell in cells(records))
+    own = "the score's own standard deviation"
+    caption = f"bars: one standard deviation over seeds (of a single seed: {own})" if several else f"bars: {own}"
+    return _panels(records, columns, draw, handles, caption)
+
+
+def figure4(records: list[Record], columns: int = COLUMNS) -> Figure:
+    """Each seed a line, bars of one standard deviation of the score's own."""
+    seeds = sorted({record["seed"] for record in records if record["seed"] is not None})
+    style = {seed: LINES[place % len(LINES)] for place, seed in enumerate(seeds)}
+
+    def draw(axes: Axes, mine: list[Record], colours: dict[str, str]) -> None:
+        for init, colour in colours.items():
+            for seed in [*seeds, None]:
+                points = [
+                    (r["achieved_l0"], r["value"], r["std"])
+                    for r in mine
+                    if r["status"] == "done" and (r["init"], r["seed"]) == (init, seed)
+                ]
+                marker = _marker(colours, init)
+                _line(axes, sorted(points), color=colour, marker=marker, linestyle=style.get(seed, "-"))
+
+    colours = _colours(_inits(records))
+    pairs = dict.fromkeys((record["init"], record["seed"]) for record in records)
+    handles = [
+        _handle(
+            init if seed is None else f"{init}, seed {seed}",
+            color=colours[init],
+            marker=_marker(colours, init),
+            linestyle=style.get(seed, "-"),
+        )
+        for init, seed in pairs
+    ]
+    return _panels(records, columns, draw, handles, "bars: one standard deviation of the score's own")
+
+
+def _panels(
+    records: list[Record],
+    columns: int,
+    draw: Callable[[Axes, list[Record], dict[str, str]], None],
+    handles: list[Any],
+    caption: str,
+) -> Figure:
+    from matplotlib.ticker import FixedLocator, NullLocator
+
+    from saemd.stability.style import GREY, INK, new_figure, quiet
+
+    titles = dict.fromkeys((record["score"], record["title"]) for record in records)
+    columns = min(columns, len(titles))
+    rows = -(-len(titles) // columns)
+    width = max(3.1 * columns, 4.6)
+    per_row = max(1, int(width // 2.2))
+    bottom = 0.75 + 0.22 * -(-len(handles) // per_row)  # inches
+    height = 2.6 * rows + bottom + 0.3
+    figure = new_figure(width, height)
+    grid = figure.subplots(rows, columns, squeeze=False)
+    colours = _colours(_inits(records))
+    targets = sorted({record["l0"] for record in records})
+    for axes in grid.flat[len(titles) :]:
+        axes.set_axis_off()
+    for axes, (score, title) in zip(grid.flat, titles, strict=False):
+        mine = [record for record in records if record["score"] == score]
+        quiet(axes)
+        axes.set_title(title, fontsize=11, fontweight="bold", color=INK, loc="left")
+        if any(record["status"] == "done" for record in mine):
+            draw(axes, mine, colours)
+            axes.set_xscale("log", base=2)
+            axes.xaxis.set_major_locator(FixedLocator(targets))
+            axes.xaxis.set_minor_locator(NullLocator())
+            axes.set_xticklabels([f"{target:g}" for target in targets])
+            axes.set_xlabel("L0", fontsize=10, color=INK)
+            axes.margins(x=0.07, y=0.1)
+        _say(axes, mine)
+    left, right = 0.62 / width, 1 - 0.12 / width
+    spaces = {"hspace": 0.42, "wspace": 0.3 if columns > 1 else 0}
+    figure.subplots_adjust(left=left, right=right, top=1 - 0.35 / height, bottom=bottom / height, **spaces)
+    place = {"loc": "lower left", "bbox_to_anchor": (0.1 / width, 0.2 / height), "frameon": False}
+    figure.legend(handles=handles, ncols=per_row, fontsize=9.5, labelcolor=INK, handlelength=2.6, **place)
+    figure.text(0.2 / width, 0.09 / height, f"larger is better; {caption}", fontsize=9, color=GREY)
+    return figure
+
+
+def _say(axes: Axes, mine: list[Record]) -> None:
+    """In words: why a panel is empty, or how many of its points are missing."""
+    from saemd.stability.style import GREY, WARNING
+
+    missing = [record for record in mine if record["status"] != "done"]
+    if not missing:
+        return
+    kinds = dict.fromkeys((record["status"], record["reason"]) for record in missing)
+    status, reason = next(iter(kinds))
+    colour = WARNING if any(kind == "failed" for kind, _ in kinds) else GREY
+    if len(missing) < len(mine):
+        text = ", ".join(
+            f"{count} of {len(mine)} {kind}"
+            for kind in ("failed", "not applicable")
+            if (count := sum(record["status"] == kind for record in missing))
+        )
+        axes.text(0.98, 0.03, text, transform=axes.transAxes, ha="right", va="bottom", fontsize=8.5, color=colour)
+        return
+    axes.set_xticks([])
+    axes.set_yticks([])
+    more = f" (and {len(kinds) - 1} other reasons)" if len(kinds) > 1 else ""
+    lines = textwrap.wrap(textwrap.shorten(reason + more, 190, placeholder=" …"), 36)
+    text = "\n".join([status, *lines])
+    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=8.5, color=colour)
+
+
+def _line(axes: Axes, points: list[tuple[float, float, float | None]], **style: Any) -> None:
+    """A line through points (x, y, half bar), without bars where there are none."""
+    if points:
+        x, y, bars = zip(*sorted(points), strict=True)
+        heights = [0.0 if bar is None else bar for bar in bars]
+        axes.errorbar(x, y, yerr=heights, linewidth=1.8, markersize=5, capsize=2.5, elinewidth=1.1, **style)
+
+
+def _inits(records: list[Record]) -> list[str]:
+    return list(dict.fromkeys(record["init"] for record in records))
+
+
+def _colours(inits: list[str]) -> dict[str, str]:
+    from saemd.stability.style import SERIES
+
+    return {init: SERIES[place % len(SERIES)] for place, init in enumerate(inits)}
+
+
+def _marker(colours: dict[str, str], init: str) -> str:
+    from saemd.stability.style import MARKERS
+
+    return MARKERS[list(colours).index(init) % len(MARKERS)]
+
+
+def _handle(label: str, **style: Any) -> Any:
+    from matplotlib.lines import Line2D
+
+    return Line2D([], [], linewidth=1.8, markersize=5, label=label, **style)

@@ -1,0 +1,10 @@
+"""Every score, in the order of tables and figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from saemd.quality.core import CORE
+from saemd.quality.score import Score
+
+SCORES: Mapping[str, Score] = {score.name: score for score in (CORE,)}

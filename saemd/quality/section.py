@@ -1,0 +1,118 @@
+"""The report's part on scores: what `saemd.evaluate` found, in `saemd.stability.html`'s terms."""
+
+from __future__ import annotations
+
+import json
+from html import escape
+from pathlib import Path
+from typing import Any
+
+from saemd.quality.published import LOSS_RECOVERED, comparable
+from saemd.quality.records import Record
+from saemd.quality.spread import summary
+from saemd.quality.table import table_rows, test_lines
+from saemd.stability import html
+from saemd.stability.table import number
+
+CORE_COLUMNS = {
+    "CE|sae": ("ce_sae", 3),
+    "CE|clean": ("ce_clean", 3),
+    "CE|zero": ("ce_zero", 3),
+    "CE|mean": ("ce_mean", 3),
+    "recovered|of zero": ("loss_recovered", 4),
+    "recovered|of mean": ("loss_recovered_mean", 4),
+    "recovered|outliers clean": ("loss_recovered_outliers_clean", 4),
+    "KL": ("kl_sae", 3),
+    "FVU": ("fvu", 3),
+    "FVU|with outliers": ("fvu_with_outliers", 3),
+    "L0": ("l0", 1),
+}
+DEFINITIONS = {
+    "Loss Recovered": "(CE_ablated − CE_sae) / (CE_ablated − CE_clean): the share of the model's loss that the "
+    "reconstruction keeps, when it takes the place of the layer's output at every token that is not special. "
+    "Ablated: 0 in its place (the headline), or the mean activation, which is the harder reference.",
+    "CE, KL": "Cross-entropy of the next token, and the divergence of the patched from the clean model's prediction, "
+    "in nats, pooled over tokens.",
+    "outliers": "Tokens whose activation is longer than ten medians (massive activations) are left out of training. "
+    "They are patched here too; “outliers clean” leaves them as they are, in the reconstruction as in the ablation.",
+    "std own": "The score's own standard deviation: of Loss Recovered, over resampled contexts. It says how far the "
+    "value depends on the text, not on the seed.",
+}
+
+
+def scores(folder: Path) -> list[str]:
+    """HTML of `<run_root>/quality/`; empty where nothing has been measured."""
+    path = folder / "quality.json"
+    records: list[Record] = json.loads(path.read_text()) if path.is_file() else []
+    if not records:
+        return []
+    found = summary(records)
+    head = ["score", "init", "L0|target", "L0|reached", "mean", "std|seeds", "std|own", "seeds", "missing"]
+    body = ["<h2>Scores</h2>", html.table(head, table_rows(records, found), group=True)]
+    body.append(html.paragraph("Larger is better. A score that failed has no value; it is never a zero.", "soft"))
+    body += _missing(records)
+    for name, text in (("figure3", "Each score over the measured L0, by start."), ("figure4", "The same by seed.")):
+        image = folder / f"{name}.png"
+        if image.is_file():
+            body.append(html.image(image, text, "wide", narrow=folder / f"{name}_narrow.png"))
+    body += _tests(found["tests"])
+    core = [record for record in records if record["score"] == "core" and record["values"]]
+    if core:
+        body += ["<details open><summary>Core measures of each run</summary>", _core_table(core), "</details>"]
+        body.append(html.paragraph(_on(core[0]), "soft"))
+        body += ["<h3>What they mean</h3>", html.definitions(DEFINITIONS)]
+    return body
+
+
+def _missing(records: list[Record]) -> list[str]:
+    reasons: dict[tuple[str, str, str], list[str]] = {}
+    for record in records:
+        if record["status"] != "done":
+            seed = "" if record["seed"] is None else f" seed {record['seed']}"
+            key = (record["title"], record["status"], record["reason"])
+            reasons.setdefault(key, []).append(f"{record['init']} L0 {record['l0']}{seed}")
+    if not reasons:
+        return []
+    items = "".join(
+        f"<li>{escape(title)}, {escape(status)}: {escape(reason)} ({escape(', '.join(runs))})</li>"
+        for (title, status, reason), runs in reasons.items()
+    )
+    return [f'<div class="warning"><p><strong>Not measured</strong></p><ul>{items}</ul></div>']
+
+
+def _tests(tests: list[dict[str, Any]]) -> list[str]:
+    if not tests:
+        return []
+    body = ["<h3>Do the starts differ?</h3>", *(html.paragraph(line) for line in test_lines(tests))]
+    note = (
+        "Paired over the cells (target L0, seed) that both starts have. The cells are not independent: seeds of one "
+        "start may share their weights, and all use the same text. A small p says that the difference exceeds the "
+        "scatter between these cells, not that it would hold on another model or text."
+    )
+    return [*body, html.paragraph(note, "soft")]
+
+
+def _core_table(records: list[Record]) -> str:
+    rows = [
+        [
+            record["init"],
+            str(record["l0"]),
+            str(record["seed"]),
+            *(number(record["values"].get(key), digits) for key, digits in CORE_COLUMNS.values()),
+        ]
+        for record in records
+    ]
+    return html.table(["init", "L0|target", "seed", *CORE_COLUMNS], rows, group=True)
+
+
+def _on(record: Record) -> str:
+    """What the core measures were measured on, and whether published figures may stand beside them."""
+    data = record["data"]
+    text = (
+        f"{data['tokens']:,} held-out tokens of {data['corpus']} in {data['contexts']} contexts of "
+        f"{data['context_length']}, {data['outliers']} of them outliers; {data['lm']}, layer {data['layer']}."
+    )
+    if comparable(record):
+        return text
+    low, high = min(LOSS_RECOVERED.values()), max(LOSS_RECOVERED.values())
+    return f"{text} Not comparable with published values ({low:.3f} to {high:.3f}), which are of Gemma-2-2B, layer 12."

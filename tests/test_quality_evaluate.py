@@ -1,0 +1,220 @@
+"""`python -m saemd.evaluate` from the command line to its files: what is measured, what is not repeated, what fails."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from saemd import evaluate
+from saemd.quality import config as quality_config
+from saemd.quality import evaluation
+from saemd.quality.core import CORE
+from saemd.quality.score import Outcome, Score, not_applicable
+from tests.quality_world import CONTEXT, D, add_run, exact_sae, learnt_world, rough_sae
+from tests.stability_fakes import fake_run
+from tests.test_sweep import command  # noqa: F401 - a fixture
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory) -> tuple[dict[str, Any], Path]:
+    """The world, and a run root: two starts, two L0, two seeds."""
+    root = tmp_path_factory.mktemp("world")
+    world = learnt_world(root)
+    for init, noise in (("mirror", 0.2), ("uniform", 0.4)):
+        for l0 in (4, 8):
+            for seed in (24, 42):
+                add_run(root / "runs", world, rough_sae(seed + l0, noise), init, l0, seed)
+    return world, root
+
+
+@pytest.fixture
+def run_root(made, tmp_path) -> Path:
+    return Path(shutil.copytree(made[1] / "runs", tmp_path / "runs"))
+
+
+@pytest.fixture
+def arguments(made, run_root) -> list[str]:
+    cache = f"cache_root={made[1] / 'cache'}"
+    return [f"run_root={run_root}", cache, "logger=none", f"core.tokens={8 * CONTEXT}", "core.resamples=20"]
+
+
+def records(run_root: Path) -> list[dict[str, Any]]:
+    return json.loads((run_root / "quality" / "quality.json").read_text())
+
+
+def written(run_root: Path) -> dict[Path, int]:
+    return {path: path.stat().st_mtime_ns for path in run_root.glob("init=*/l0=*/seed=*/quality/*.json")}
+
+
+@dataclass
+class FlakySettings:
+    """`flaky.…`"""
+
+    level: int = 1
+
+
+def with_flaky(monkeypatch, measure: Any) -> None:
+    """Enter a second score, `flaky`, beside the core measures."""
+    flaky = Score("flaky", "Flaky", "nothing", FlakySettings, measure)
+    scores = {"core": CORE, "flaky": flaky}
+    monkeypatch.setattr(evaluation, "SCORES", scores)
+    monkeypatch.setattr(quality_config, "SCORES", scores)
+    monkeypatch.setattr(quality_config, "FullConfig", quality_config.full_config(scores))
+
+
+def test_from_runs_to_report(run_root, arguments, command, capsys):  # noqa: F811
+    assert command(*arguments, main=evaluate.main) == 0
+    found = records(run_root)
+    assert [(r["init"], r["l0"], r["seed"]) for r in found] == [
+        (init, l0, seed) for init in ("mirror", "uniform") for l0 in (4, 8) for seed in (24, 42)
+    ]
+    for record in found:
+        assert record["status"] == "done"
+        assert record["score"] == "core"
+        assert record["settings"] == {"tokens": 8 * CONTEXT, "outlier_factor": 10.0, "resamples": 20}
+        assert record["data"]["contexts"] == 8
+        assert record["versions"].keys() == {"saemd", "torch", "transformers"}
+        assert 0 < record["value"] < 1
+        assert record["std"] > 0
+        assert record["achieved_l0"] == pytest.approx(1.03 * record["l0"])  # the run's own metrics.json
+    out = capsys.readouterr().out
+    assert max(len(line) for line in out.splitlines() if not line.startswith(("report", "scores", "figures"))) <= 100
+    assert "core: mirror − uniform = +" in out
+    assert "4 pairs are too few" in out
+    page = (run_root / "stability" / "report.html").read_text()
+    assert "<h2>Scores</h2>" in page
+    assert "Not comparable with published values" in page
+    assert page.count("data:image/png") >= 4
+
+    before = written(run_root)
+    assert command(*arguments, main=evaluate.main) == 0
+    assert written(run_root) == before  # nothing was measured twice
+
+
+def test_only_what_changed_is_measured_again(run_root, arguments, command):  # noqa: F811
+    assert command(*arguments, main=evaluate.main) == 0
+    before = written(run_root)
+    changed = run_root / "init=mirror" / "l0=4" / "seed=24"
+    weights = load_file(changed / "sae_weights.safetensors")
+    save_file({**weights, "b_dec": weights["b_dec"] + 0.01}, changed / "sae_weights.safetensors")
+    assert command(*arguments, main=evaluate.main) == 0
+    assert {path for path, when in written(run_root).items() if before[path] != when} == {
+        changed / "quality" / "core.json"
+    }
+    before = written(run_root)
+    assert command(*arguments, "core.resamples=21", main=evaluate.main) == 0
+    assert all(before[path] != when for path, when in written(run_root).items())
+
+
+def test_an_interrupted_evaluation_goes_on(run_root, arguments, command, monkeypatch, capsys):  # noqa: F811
+    calls = []
+
+    def stops(bench: Any, settings: Any, subjects: list) -> Iterator:
+        for subject in subjects:
+            if len(calls) == 3:
+                raise KeyboardInterrupt
+            calls.append(subject.name)
+            yield subject, Outcome("done", value=1.0)
+
+    with_flaky(monkeypatch, stops)
+    assert command(*arguments, "scores=flaky", main=evaluate.main) == 130
+    assert len(written(run_root)) == 3
+
+    def goes_on(bench: Any, settings: Any, subjects: list) -> Iterator:
+        for subject in subjects:
+            calls.append(subject.name)
+            yield subject, Outcome("done", value=1.0)
+
+    with_flaky(monkeypatch, goes_on)
+    assert command(*arguments, "scores=flaky", main=evaluate.main) == 0
+    assert len(calls) == len(set(calls)) == 8
+
+
+def test_a_failed_score_is_shown_as_failed_and_the_others_go_on(run_root, arguments, command, monkeypatch, capsys):  # noqa: F811
+    attempts = []
+
+    def breaks(bench: Any, settings: Any, subjects: list) -> Iterator:
+        attempts.append(len(subjects))
+        yield subjects[0], Outcome("done", value=0.5, std=0.1)
+        yield subjects[1], not_applicable("the model knows nothing of this")
+        raise RuntimeError("the judge\n  answered nonsense")
+
+    with_flaky(monkeypatch, breaks)
+    assert command(*arguments, main=evaluate.main) == 1
+    found = records(run_root)
+    assert [r["status"] for r in found if r["score"] == "core"] == ["done"] * 8
+    flaky = [r for r in found if r["score"] == "flaky"]
+    assert [r["status"] for r in flaky] == ["done", "not applicable", *["failed"] * 6]
+    assert [r["value"] for r in flaky] == [0.5, *[None] * 7]
+    assert {r["reason"] for r in flaky[2:]} == {"RuntimeError: the judge answered nonsense"}
+    out, err = capsys.readouterr()
+    assert out.count("failed: flaky, init=") == 6
+    assert "Traceback" in err  # a defect is not hidden behind its one line
+    page = (run_root / "stability" / "report.html").read_text()
+    assert "Flaky, failed: RuntimeError: the judge answered nonsense (mirror L0 8 seed 24, " in page
+    assert "Flaky, not applicable: the model knows nothing of this (mirror L0 4 seed 42)" in page
+    command(*arguments, main=evaluate.main)
+    assert attempts == [8, 6]  # what failed is tried again, what is done or not applicable is not
+
+
+def test_settings_reach_the_score_and_unknown_ones_are_refused(run_root, arguments, command, monkeypatch, capsys):  # noqa: F811
+    seen = []
+
+    def sees(bench: Any, settings: Any, subjects: list) -> Iterator:
+        seen.append(settings.level)
+        yield from ((subject, Outcome("done", value=1.0)) for subject in subjects)
+
+    with_flaky(monkeypatch, sees)
+    assert command(*arguments, "scores=flaky", "flaky.level=7", main=evaluate.main) == 0
+    assert seen == [7]
+    for word, message in (
+        ("scores=core,absorbtion", "scores=absorbtion: known are core, flaky"),
+        ("scores=[]", "scores=[]: name at least one of core, flaky"),
+        ("core.tokns=5", "core.tokns: there is no such key"),
+        ("core.tokens=many", "core.tokens=many: "),
+        ("colour=red", "colour: there is no such key"),
+        ("-m", "-m: write key=value"),
+        ("threads=0", "threads=0: "),
+        ("device=tpu", "device=tpu: known are cpu, cuda"),
+        ("logger=tensorboard", "logger=tensorboard: known are"),
+        (f"run_root={run_root / 'nowhere'}", f"run_root={run_root / 'nowhere'}: no such folder"),
+        (f"run_root={run_root / 'quality'}", f"run_root={run_root / 'quality'}: no finished run below it"),
+    ):
+        capsys.readouterr()
+        assert command(*arguments, word, main=evaluate.main) == 2, word
+        errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1
+        assert errors[0].startswith(f"error: {message}"), errors
+    assert seen == [7]
+
+
+def test_strangers_fail_in_one_line_and_the_others_are_measured(made, run_root, arguments, command, capsys):  # noqa: F811
+    world = made[0]
+    fake_run(run_root, "wide", 4, 1, start=torch.eye(12), config=world)
+    other = add_run(run_root, world, exact_sae(), "moved", 4, 1)
+    text = (other / "config.yaml").read_text()
+    (other / "config.yaml").write_text(text.replace("cache_fingerprint: ", "cache_fingerprint: another"))
+    assert command(*arguments, main=evaluate.main) == 1
+    found = {record["init"]: record for record in records(run_root)}
+    assert f"its SAE takes width 12, but {world['lm']['name']} has activations of width {D}" in found["wide"]["reason"]
+    assert "are not what it was trained on any more" in found["moved"]["reason"]
+    assert found["mirror"]["status"] == "done"
+
+
+def test_too_little_held_out_text_is_one_line(run_root, arguments, command, capsys):  # noqa: F811
+    assert command(*arguments, "core.tokens=1_000_000", main=evaluate.main) == 1
+    assert "core.tokens=1000000: the held-out documents of files give" in records(run_root)[0]["reason"]
+    assert "Traceback" not in capsys.readouterr().err
+
+
+def test_help_lists_the_scores(command, capsys):  # noqa: F811
+    assert command("--help", main=evaluate.main) == 0
+    assert "Loss Recovered: the runs' language model and held-out text" in capsys.readouterr().out
