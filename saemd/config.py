@@ -42,8 +42,8 @@ class Config:
     accelerator: str = "auto"  # Lightning's: auto, cpu, gpu
     threads: int | None = None  # CPU threads of torch; null: all cores
     checkpoint_minutes: float = 5.0  # at most this much work is lost when a run is killed
-    # So many jobs of a sweep train at once on one stream. Each holds 4 matrices [d_in, d_sae], or 6 where its start is its
-    # own: 0.7 or 1.0 GB at the paper's size, beside the 1.2 GB that a group holds once.
+    # So many jobs of a sweep train at once on one stream. Each holds 4 matrices [d_in, d_sae], or 6 where its start is
+    # its own: 0.7 or 1.0 GB at the paper's size, beside the 1.2 GB that a group holds once.
     together: int = 1
 
 
