@@ -1,11 +1,12 @@
 PYTHON ?= python3.11
 VENV ?= .venv
+SAEBENCH := .venv-saebench
 BIN := $(VENV)/bin
 RUN_ROOT ?= runs
 export OMP_NUM_THREADS ?= $(shell nproc)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup demo test test-fast check stability evaluate dashboard clean
+.PHONY: help setup saebench demo test test-fast check stability evaluate dashboard clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -18,6 +19,16 @@ $(VENV)/.ready: requirements.lock pyproject.toml
 	$(BIN)/python -m pip install --quiet "$$(grep -E '^torch==' requirements.lock)"
 	$(BIN)/python -m pip install --quiet --requirement requirements.lock
 	$(BIN)/python -m pip install --quiet --no-deps --editable .
+	@touch $@
+
+saebench: $(SAEBENCH)/.ready ## an environment of its own for SAEBench's evaluations (3 GB, Python 3.11)
+
+# Every package is in the lock: pip on its own would fall back to an older sae-bench where a pin does not fit, in silence.
+$(SAEBENCH)/.ready: requirements-saebench.lock
+	python3.11 -m venv $(SAEBENCH)
+	$(SAEBENCH)/bin/python -m pip install --quiet "$$(grep -E '^torch==' requirements-saebench.lock)"
+	$(SAEBENCH)/bin/python -m pip install --quiet --no-deps --requirement requirements-saebench.lock
+	$(SAEBENCH)/bin/python saemd/quality/saebench/check.py
 	@touch $@
 
 demo: setup ## a small finished sweep on a real language model, with its stability report (about ten minutes)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from saemd.quality.core import CORE
+from saemd.quality.saebench.scores import SAEBENCH_SCORES
 from saemd.quality.score import Score
 
-SCORES: Mapping[str, Score] = {score.name: score for score in (CORE,)}
+SCORES: Mapping[str, Score] = {CORE.name: CORE, **SAEBENCH_SCORES}

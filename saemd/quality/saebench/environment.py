@@ -1,0 +1,46 @@
+"""The environment that `make saebench` builds, and whether it is the right one."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from functools import lru_cache
+from pathlib import Path
+
+from saemd.errors import UserError, bad_value
+
+REPOSITORY = Path(__file__).resolve().parents[3]
+VARIABLE = "SAEMD_SAEBENCH"  # another place for the environment
+SAE_BENCH = "0.6.0"
+PACKAGES = ("sae-bench", "sae-lens", "sae-probes", "transformer-lens", "transformers", "datasets", "torch")
+
+
+def environment() -> Path:
+    """The environment's folder: $SAEMD_SAEBENCH, by default .venv-saebench beside this code."""
+    return Path(os.environ.get(VARIABLE) or REPOSITORY / ".venv-saebench")
+
+
+def python() -> Path:
+    """Its interpreter. Raises `UserError` where it is not there."""
+    found = environment() / "bin" / "python"
+    if not found.is_file():
+        raise UserError(f"SAEBench's environment {environment()} is missing: run `make saebench` (3 GB, once)")
+    return found
+
+
+def versions() -> dict[str, str]:
+    """Of the packages that take part. Raises `UserError` where SAEBench is missing or another one."""
+    return dict(_versions(python()))
+
+
+@lru_cache
+def _versions(interpreter: Path) -> tuple[tuple[str, str], ...]:
+    code = f"from importlib.metadata import version\nfor name in {PACKAGES}: print(name, version(name))"
+    ran = subprocess.run([interpreter, "-c", code], capture_output=True, text=True)
+    if ran.returncode:
+        reason = (ran.stderr.strip().splitlines() or ["it does not start"])[-1]
+        raise UserError(f"SAEBench's environment {environment()} is incomplete ({reason}): run `make saebench` again")
+    found = tuple((line.split()[0], line.split()[1]) for line in ran.stdout.splitlines())
+    if (sae_bench := dict(found)["sae-bench"]) != SAE_BENCH:
+        raise bad_value("sae-bench", sae_bench, f"{SAE_BENCH} is wanted: remove {environment()}, run `make saebench`")
+    return found

@@ -1,0 +1,119 @@
+"""Gemma Scope's JumpReLU SAEs, to be measured beside the runs (arXiv 2408.05147; figure 3 of the paper).
+
+`params.npz` holds W_enc [D, F], W_dec [F, D], b_enc [F], b_dec [D], threshold [F] for raw activations. The SAEs were
+trained on 4 B tokens at width 16,384, so they are no baseline of equal budget.
+"""
+
+from __future__ import annotations
+
+import re
+import zipfile
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from saemd.errors import bad_value
+from saemd.quality.score import Subject
+from saemd.sae.model import JumpReLUSAE
+
+REPOSITORY = "google/gemma-scope-2b-pt-res"
+LM = "google/gemma-2-2b"
+LAYER, WIDTH = 12, "16k"
+L0S = (22, 41, 82, 176, 445)  # of layer 12 at this width; 82 is the canonical one
+PARAMETERS = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
+
+
+def member(l0: int, layer: int = LAYER, width: str = WIDTH) -> str:
+    """Its path in the repository, as in a local copy of it."""
+    return f"layer_{layer}/width_{width}/average_l0_{l0}/params.npz"
+
+
+def locate(l0: int, folder: str = "", layer: int = LAYER, width: str = WIDTH) -> Path:
+    """The file in a local copy of the repository (`folder`), or fetched from the hub where `folder` is empty.
+
+    Raises `UserError` where it cannot be had.
+    """
+    name = member(l0, layer, width)
+    if folder:
+        path = Path(folder).expanduser() / name
+        if not path.is_file():
+            raise bad_value("gemma_scope", folder, f"holds no {name}; name a copy of {REPOSITORY}")
+        return path
+    from huggingface_hub import hf_hub_download
+    from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
+
+    try:
+        return Path(hf_hub_download(REPOSITORY, name))
+    except LocalEntryNotFoundError as error:
+        remedy = f"the hub cannot be reached ({type(error).__name__}); name a local copy of {REPOSITORY}"
+        raise bad_value("gemma_scope", name, remedy) from error
+    except EntryNotFoundError as error:
+        raise bad_value("gemma_scope", name, f"{REPOSITORY} has no such file; layer 12 has L0 {L0S}") from error
+    except GatedRepoError as error:
+        remedy = f"gated: accept its licence on the hub's page of {REPOSITORY} and set HF_TOKEN"
+        raise bad_value("gemma_scope", name, remedy) from error
+    except (HfHubHTTPError, OSError) as error:
+        remedy = f"the hub did not give it ({type(error).__name__}); name a local copy of {REPOSITORY}"
+        raise bad_value("gemma_scope", name, remedy) from error
+
+
+def average_l0(path: Path) -> int:
+    """The L0 that its folder is named by."""
+    found = re.fullmatch(r"average_l0_(\d+)", path.parent.name)
+    if found is None:
+        raise bad_value("gemma_scope", path, "lies in a folder average_l0_<L0>")
+    return int(found[1])
+
+
+def layer_of(path: Path) -> int:
+    """The layer that its folder is named by."""
+    found = re.fullmatch(r"layer_(\d+)", path.parents[2].name)
+    if found is None:
+        raise bad_value("gemma_scope", path, "lies in layer_<n>/width_<w>/average_l0_<L0>")
+    return int(found[1])
+
+
+def subjects(results: Path, folder: str = "", l0s: tuple[int, ...] = L0S, layer: int = LAYER) -> list[Subject]:
+    """These SAEs as something to measure, from a local copy of the repository or the hub; scores go to `results`."""
+    found = []
+    for l0 in l0s:
+        path = locate(l0, folder, layer)
+        found.append(
+            Subject(
+                init="gemma-scope",
+                l0=l0,
+                seed=None,
+                measured_l0=None,
+                d_in=read_params(path).d_in,
+                folder=results / f"l0={l0}",
+                weights=path,
+                load=partial(read_params, path),
+            )
+        )
+    return found
+
+
+def read_params(path: Path) -> JumpReLUSAE:
+    """The SAE in `params.npz`, read without pickle, decoder rows of unit norm. `UserError` names what is amiss."""
+    if not zipfile.is_zipfile(path):
+        raise bad_value("gemma_scope", path, "no such file, or no npz; fetch it again")
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            missing = [name for name in PARAMETERS if name not in file]
+            weights = {name: torch.from_numpy(file[name].astype(np.float32)) for name in PARAMETERS if name in file}
+    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
+        reason = str(error).split("\n")[0]
+        raise bad_value("gemma_scope", path, f"cannot be read ({reason}); fetch it again") from error
+    if missing:
+        raise bad_value("gemma_scope", path, f"lacks {', '.join(missing)}; this is not a JumpReLU SAE of Gemma Scope")
+    if weights["W_enc"].ndim != 2:
+        raise bad_value("gemma_scope", path, f"W_enc of shape {tuple(weights['W_enc'].shape)}; [d_in, d_sae] is wanted")
+    d_in, d_sae = weights["W_enc"].shape
+    sae = JumpReLUSAE(d_in, d_sae)
+    for name, tensor in weights.items():
+        if (own := getattr(sae, name)).shape != tensor.shape:
+            raise bad_value("gemma_scope", path, f"{name} has shape {tuple(tensor.shape)}, not {tuple(own.shape)}")
+    sae.load_state_dict({**weights, "scale": torch.tensor(1.0)})
+    return sae.folded()

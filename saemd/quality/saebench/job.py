@@ -1,0 +1,114 @@
+"""What the worker is asked to do: plain data, from the bench, the settings and the SAEs' files."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saemd.errors import bad_value
+from saemd.lm.config import LMConfig
+from saemd.lm.files import resolve
+from saemd.lm.pickled import with_safetensors
+from saemd.quality.bench import Bench
+from saemd.quality.saebench.settings import (
+    HELDOUT,
+    AbsorptionSettings,
+    AutoInterpSettings,
+    CoreSettings,
+    SAEBenchSettings,
+    UnlearningSettings,
+    endpoint_key,
+)
+
+UNLEARNING_LMS = ("gemma-2-2b-it", "gemma-2-9b-it")  # the ones whose prompt format SAEBench knows
+HELDOUT_CHARACTERS = 40_000_000
+
+
+def build(evaluation: str, bench: Bench, settings: SAEBenchSettings, weights: dict[str, Path]) -> dict[str, Any]:
+    """What the worker needs, plain data. Raises `UserError` where the settings cannot be followed here."""
+    data = _data_folder(settings)
+    lm = LMConfig(settings.lm) if isinstance(settings, UnlearningSettings) else bench.lm_config
+    folder = with_safetensors(lm, bench.cache_root, resolve(lm, bench.cache_root))
+    ours = [getattr(settings, key, None) for key in ("text", "max_words")]
+    about = [evaluation, {**settings.config(), "random_seed": None}, *ours, str(folder), _listing(data)]
+    digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
+    work = bench.folder("saebench") / f"{evaluation}-{digest}"
+    work.mkdir(parents=True, exist_ok=True)
+    job = {
+        "evaluation": evaluation,
+        "model": {"folder": str(folder.absolute()), "name": lm.name.rstrip("/").split("/")[-1]},
+        "layer": bench.layer,
+        "device": bench.device,
+        "threads": torch.get_num_threads(),
+        "llm_dtype": settings.llm_dtype,
+        "seeds": [settings.random_seed + i for i in range(settings.repetitions)],
+        "config": {**settings.config(), **({"llm_dtype": settings.llm_dtype} if evaluation != "sae_probes" else {})},
+        "data": str(data) if data else None,
+        "work": str(work.absolute()),
+        "saes": [{"name": name, "weights": str(path.absolute())} for name, path in weights.items()],
+    }
+    if isinstance(settings, AbsorptionSettings):
+        job["max_words"] = settings.max_words
+    if isinstance(settings, CoreSettings | AutoInterpSettings):
+        job["text"] = _text(bench, settings, work)
+    if isinstance(settings, AutoInterpSettings):
+        endpoint_key(settings.key_variable)
+        judge = {"base_url": settings.base_url, "name": settings.judge, "key_variable": settings.key_variable}
+        job["judge"] = judge  # the key itself is not written down
+    return job
+
+
+def not_applicable_reason(bench: Bench, settings: SAEBenchSettings) -> str | None:
+    """Why this evaluation makes no sense for the bench's model, where that is known beforehand."""
+    if not isinstance(settings, UnlearningSettings):
+        return None
+    name = settings.lm.rstrip("/").split("/")[-1]
+    if name not in UNLEARNING_LMS:
+        raise bad_value("lm", settings.lm, f"SAEBench asks {' or '.join(UNLEARNING_LMS)} alone")
+    base = name.removesuffix("-it")
+    if bench.lm_config.name.rstrip("/").split("/")[-1] != base:
+        return f"SAEBench asks {name} in its own prompt format, so the SAEs must be of {base}, not of {bench.info.name}"
+    return None
+
+
+def _data_folder(settings: SAEBenchSettings) -> Path | None:
+    if not settings.data:
+        return None
+    folder = Path(settings.data).expanduser().absolute()
+    if not folder.is_dir():
+        remedy = "no such folder; it holds copies of hub data sets under their names, as <data>/LabHC/bias_in_bios"
+        raise bad_value("data", settings.data, remedy)
+    return folder
+
+
+def _listing(folder: Path | None) -> list[tuple[str, int, int]]:
+    """Names, sizes and times of the files in it: another state is another data set."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder else []
+    return [(str(path.relative_to(folder or path)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
+
+
+def _text(bench: Bench, settings: CoreSettings | AutoInterpSettings, work: Path) -> str:
+    """What `load_dataset` gets: a hub id, or a folder with train.jsonl (`{"text": …}` a line)."""
+    if settings.text == HELDOUT:
+        folder = work / HELDOUT
+        folder.mkdir(exist_ok=True)
+        characters = 0
+        with open(folder / "train.jsonl", "w") as file:
+            for text in bench.texts():
+                file.write(json.dumps({"text": text}) + "\n")
+                characters += len(text)
+                if characters > HELDOUT_CHARACTERS:
+                    break
+        return str(folder.absolute())
+    local = Path(settings.text).expanduser()
+    if local.is_dir():
+        if not any(local.glob("*train*")):
+            raise bad_value("text", settings.text, "this folder has no train.jsonl, train.parquet or the like")
+        return str(local.absolute())
+    if settings.text.startswith((".", "/", "~")):
+        raise bad_value("text", settings.text, "no such folder; name a hub id, a folder with train.jsonl, or heldout")
+    return settings.text
