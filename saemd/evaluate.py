@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
         from saemd.quality.scores import SCORES
 
         print(__doc__)
-        print("Scores:", *(f"    {score.name:<18} {score.title}: {score.needs}" for score in SCORES.values()), sep="\n")
+        print("Scores:", *(f"    {score.name:<20} {score.title}: {score.needs}" for score in SCORES.values()), sep="\n")
         return 0
     from saemd.quality.config import compose_evaluation
     from saemd.quality.evaluation import evaluate_root
