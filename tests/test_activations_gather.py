@@ -36,11 +36,12 @@ def test_compiled_is_the_reference_bit_for_bit(width: int, factor: float) -> Non
     assert torch.equal(torch.from_numpy(plain_BD), wanted)
 
 
-def test_reference_is_taken_without_numba(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("missing", ["numba", "llvmlite"])  # without numba its part llvmlite may be missed first
+def test_reference_is_taken_without_numba(monkeypatch: pytest.MonkeyPatch, missing: str) -> None:
     assert fastest_gather() is gather
     fastest_gather.cache_clear()
     with monkeypatch.context() as patched:
-        patched.setitem(sys.modules, "numba", None)
+        patched.setitem(sys.modules, missing, None)
         patched.delitem(sys.modules, "saemd.activations.kernels")
         assert fastest_gather() is gather_plain
     fastest_gather.cache_clear()

@@ -26,7 +26,7 @@ def fastest_gather() -> Gather:
     try:
         from saemd.activations.kernels import gather
     except ModuleNotFoundError as error:
-        if error.name != "numba":
+        if error.name not in ("numba", "llvmlite"):  # llvmlite is a part of it
             raise
         return gather_plain
     return gather
