@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from saemd.activations import shards
-from saemd.activations.gather import BatchMemory, batches
+from saemd.activations.gather import batches
 from saemd.activations.manifest import Manifest, Shard, SplitName, read_manifest
 from saemd.errors import UserError, bad_value
 
@@ -118,4 +118,4 @@ class ActivationCache:
                 self.read(shard, 0, bits_ND)
                 yield bits_ND, np.arange(shard.tokens)
 
-        yield from batches(windows(), BatchMemory(batch_size, self.d_in, spare=2), self.factor)
+        yield from batches(windows(), batch_size, self.factor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import weakref
 from collections.abc import Callable, Iterator
 from functools import cache
 
@@ -32,32 +31,9 @@ def fastest_gather() -> Gather:
     return gather
 
 
-class BatchMemory:
-    """Arrays [B, D] float32 for batches, each used again once nobody holds a tensor that lies in it.
-
-    Fresh memory costs as much as the arithmetic: the kernel clears every page. Who keeps a batch keeps its array, and
-    another is made in its place; at most `spare` arrays wait here.
-    """
-
-    def __init__(self, batch_size: int, d_in: int, spare: int) -> None:
-        self.batch_size, self._shape, self._spare = batch_size, (batch_size, d_in), spare
-        self._free: list[np.ndarray] = []
-
-    def take(self) -> np.ndarray:
-        """An array whose content is anything; it comes back by itself, when it and all tensors from it are gone."""
-        array = self._free.pop() if self._free else np.empty(self._shape, np.float32)
-        lent = array.view()  # `torch.from_numpy` keeps this object alive as long as the storage
-        weakref.finalize(lent, self._give_back, array).atexit = False
-        return lent
-
-    def _give_back(self, array: np.ndarray) -> None:
-        if len(self._free) < self._spare:
-            self._free.append(array)
-
-
 def batches(
     windows: Iterator[tuple[np.ndarray, np.ndarray]],
-    memory: BatchMemory,
+    batch_size: int,
     factor: np.float32,
     dtype: torch.dtype = torch.float32,
 ) -> Iterator[Tensor]:
@@ -66,20 +42,18 @@ def batches(
     A window's rest that fills no batch goes into the next window's first batch; the very last batch may be smaller.
     A window may be overwritten as soon as the next one is asked for.
     """
-    gather, size = fastest_gather(), memory.batch_size
+    gather = fastest_gather()
     batch_BD, filled = None, 0
     for rows_ND, order in windows:
         start = 0
         while start < len(order):
-            batch_BD = memory.take() if batch_BD is None else batch_BD
-            part = order[start : start + size - filled]
+            batch_BD = np.empty((batch_size, rows_ND.shape[1]), np.float32) if batch_BD is None else batch_BD
+            part = order[start : start + batch_size - filled]
             gather(rows_ND, part, factor, batch_BD[filled : filled + len(part)])
             start += len(part)
             filled += len(part)
-            if filled == size:
-                made = torch.from_numpy(batch_BD).to(dtype)
+            if filled == batch_size:
+                yield torch.from_numpy(batch_BD).to(dtype)
                 batch_BD, filled = None, 0
-                yield made
-                del made
     if batch_BD is not None:
         yield torch.from_numpy(batch_BD)[:filled].to(dtype)

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from saemd.activations.cache import ActivationCache
-from saemd.activations.gather import BatchMemory, batches
+from saemd.activations.gather import batches
 from saemd.activations.order import windows
 from saemd.activations.transfer import Sent, arrived, send
 from saemd.errors import UserError, bad_value
@@ -31,7 +31,7 @@ class ActivationStream:
     It takes `window_tokens` · D · 2 bytes (or the cache's size where that is less) and `prefetch_batches` + 2 batches;
     the next window waits in the page cache, which the system may take back. Its state is that of the batches taken
     from it, not of those made ahead: after `load_state_dict` the next iteration begins there, and any later one at the
-    first batch. A batch's memory is used again once nobody holds it. Raises `UserError` where no batch is filled.
+    first batch. Raises `UserError` where tokens do not fill a batch.
     """
 
     def __init__(
@@ -109,8 +109,7 @@ class ActivationStream:
         }
 
     def _batches(self, begin: int) -> Iterator[Tensor]:
-        memory = BatchMemory(self.batch_size, self.cache.d_in, spare=self.prefetch_batches + 2)
-        made = batches(self._rows(begin * self.batch_size), memory, self.cache.factor, self.dtype)
+        made = batches(self._rows(begin * self.batch_size), self.batch_size, self.cache.factor, self.dtype)
         return islice(made, len(self) - begin)
 
     def _rows(self, token: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
