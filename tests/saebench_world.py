@@ -210,12 +210,16 @@ def save_data(folder: Path) -> Path:
     _lines(folder / "bio-forget-corpus.jsonl", [{"text": _text(draw, "bz", 60)} for _ in range(40)])
     _config(folder / "wikitext", "wikitext-2-raw-v1", [{"text": _text(draw, "aeio", 60)} for _ in range(40)])
     _save_ravel(folder / "adamkarvonen" / "ravel_prompts")
-    _lines(folder / "corpus" / "train.jsonl", [{"text": _text(draw, string.ascii_lowercase, 80)} for _ in range(300)])
+    _lines(
+        folder / "corpus" / "train.jsonl",
+        [{"text": _text(draw, string.ascii_lowercase, 80, " , ")} for _ in range(300)],
+    )
     return folder
 
 
-def _text(draw: random.Random, letters: str, n: int = 20) -> str:
-    return " ".join(draw.choice(INVENTED[draw.choice(letters)]) for _ in range(n))
+def _text(draw: random.Random, letters: str, n: int = 20, between: str = " ") -> str:
+    """`n` words; with commas in between it has below five characters a token, as AutoInterp expects of any text."""
+    return between.join(draw.choice(INVENTED[draw.choice(letters)]) for _ in range(n))
 
 
 def _save_bios(folder: Path, draw: random.Random) -> None:
