@@ -47,9 +47,11 @@ def figure3(records: list[Record], columns: int = COLUMNS) -> Figure:
     inits = _inits(records)
     colours = _colours(inits)
     handles = [_handle(init, color=colours[init], marker=_marker(colours, init)) for init in inits]
-    several = any(cell["std"] is not None for cell in cells(records))
+    alone = {cell["std"] is None for cell in cells(records)}
     own = "the score's own standard deviation"
-    caption = f"bars: one standard deviation over seeds (of a single seed: {own})" if several else f"bars: {own}"
+    caption = f"bars: {own}" if alone == {True} else "bars: one standard deviation over seeds"
+    if alone == {True, False}:
+        caption += f" (of a single seed: {own})"
     return _panels(records, columns, draw, handles, caption)
 
 
@@ -99,7 +101,9 @@ def _panels(
     rows = -(-len(titles) // columns)
     width = max(3.1 * columns, 4.6)
     per_row = max(1, int(width // 2.2))
-    bottom = 0.75 + 0.22 * -(-len(handles) // per_row)  # inches
+    said = textwrap.wrap(f"larger is better; {caption}", int(13 * width))
+    below = 0.05 + 0.17 * len(said)  # inches, as all heights here
+    bottom = 0.55 + below + 0.22 * -(-len(handles) // per_row)
     height = 2.6 * rows + bottom + 0.3
     figure = new_figure(width, height)
     grid = figure.subplots(rows, columns, squeeze=False)
@@ -123,9 +127,9 @@ def _panels(
     left, right = 0.62 / width, 1 - 0.12 / width
     spaces = {"hspace": 0.42, "wspace": 0.3 if columns > 1 else 0}
     figure.subplots_adjust(left=left, right=right, top=1 - 0.35 / height, bottom=bottom / height, **spaces)
-    place = {"loc": "lower left", "bbox_to_anchor": (0.1 / width, 0.2 / height), "frameon": False}
+    place = {"loc": "lower left", "bbox_to_anchor": (0.1 / width, below / height), "frameon": False}
     figure.legend(handles=handles, ncols=per_row, fontsize=9.5, labelcolor=INK, handlelength=2.6, **place)
-    figure.text(0.2 / width, 0.09 / height, f"larger is better; {caption}", fontsize=9, color=GREY)
+    figure.text(0.2 / width, 0.09 / height, "\n".join(said), fontsize=9, color=GREY)
     return figure
 
 
