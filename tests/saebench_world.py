@@ -51,10 +51,11 @@ COUNTRIES, LANGUAGES, CONTINENTS = (
     ("Arctica", "Tropica"),
 )
 CITIES = [word.capitalize() for word in ALL_WORDS[::20]]
+# Where the entity comes last, what RAVEL changes at its position is what the answer is read from.
 TEMPLATES = {
-    "Country": ["%s is a city in the country of", "The city of %s lies in"],
-    "Language": ["People in %s speak the language", "In %s they speak"],
-    "Continent": ["%s is on the continent of", "The continent of %s is"],
+    "Country": ["%s is a city in the country of", "The country of %s"],
+    "Language": ["People in %s speak the language", "The language of %s"],
+    "Continent": ["%s is on the continent of", "The continent of %s"],
 }
 QUESTION_SETS = {"wmdp-bio": "biology", "human_aging": "human aging", "high_school_geography": "high school geography"}
 _PROMPTS = (
@@ -207,7 +208,7 @@ def save_data(folder: Path) -> Path:
         rows = [row for label in range(4) for row in news[60 * label :][: 60 if split == "test" else 40][-n:]]
         _lines(folder / "fancyzhx" / "ag_news" / f"{split}.jsonl", rows)
     _save_questions(folder, draw)
-    _lines(folder / "bio-forget-corpus.jsonl", [{"text": _text(draw, "bz", 60)} for _ in range(40)])
+    _lines(folder / "bio-forget-corpus.jsonl", [{"text": _text(draw, "bz", 60, " biology ")} for _ in range(40)])
     _config(folder / "wikitext", "wikitext-2-raw-v1", [{"text": _text(draw, "aeio", 60)} for _ in range(40)])
     _save_ravel(folder / "adamkarvonen" / "ravel_prompts")
     _lines(

@@ -95,7 +95,7 @@ CHOSEN: dict[str, settings.SAEBenchSettings] = {
     ),
     "unlearning": settings.UnlearningSettings(
         **SMALL, dataset_names=["wmdp-bio", "human_aging", "high_school_geography"], dataset_size=8, seq_len=64,
-        multipliers=[25, 100], n_features_list=[5, 20], retain_thresholds=[0.01, 0.2],
+        multipliers=[100, 1000], n_features_list=[5, 20], retain_thresholds=[0.01, 0.2],
     ),
     "scr": settings.ScrSettings(**SMALL, **SHIFT, column1_vals_lookup={BIOS: [["professor", "nurse"]]}),
     "tpp": settings.TppSettings(**SMALL, **SHIFT),
@@ -114,6 +114,13 @@ def test_each_score_comes_out_of_saebench_itself(world, score):
         assert outcome.versions["sae-bench"] == "0.6.0"
         for file in outcome.details["results"]:
             assert json.loads(Path(file).read_text())["sae_cfg_dict"]["d_sae"] == tiny.D_SAE
+
+
+def test_what_ravel_changes_reaches_the_answers(world):
+    """A mask that lets other attributes through would leave isolation at 1 and cause at 0: here neither is."""
+    (outcome,) = measure(world, "ravel", replace(CHOSEN["ravel"], data=str(world.data)), world.run)
+    assert (outcome.values["ravel.cause_score"] or 0) > 0.1
+    assert (outcome.values["ravel.isolation_score"] or 0) < 1
 
 
 def test_repetitions_have_seeds_of_their_own(world):

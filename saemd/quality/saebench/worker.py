@@ -16,6 +16,7 @@ from __future__ import annotations
 import json
 import os
 import sys
+import threading
 import time
 import traceback
 import warnings
@@ -36,6 +37,7 @@ MISSING = (
 def main(path: str) -> int:
     job = json.loads(Path(path).read_text())
     os.chdir(job["work"])
+    _end_with_the_caller(os.getppid())
     say = _only_events_on_stdout(Path("log.txt"))
     warnings.simplefilter("ignore")
     try:
@@ -74,6 +76,17 @@ def _run(job: dict[str, Any], say: Say) -> None:
         except Exception as error:  # the other SAEs go on
             not_applicable = isinstance(error, NotApplicableError) or _answers_nothing(job)
             say(name=entry["name"], error=_explained(error, job), not_applicable=not_applicable)
+
+
+def _end_with_the_caller(parent: int) -> None:
+    """An evaluation takes hours: it must not go on when its caller was killed."""
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(2)
+        os._exit(1)
+
+    threading.Thread(target=watch, daemon=True).start()
 
 
 def _only_events_on_stdout(log: Path) -> Say:
