@@ -24,7 +24,7 @@ def python() -> Path:
     """Its interpreter. Raises `UserError` where it is not there."""
     found = environment() / "bin" / "python"
     if not found.is_file():
-        raise UserError(f"SAEBench's environment {environment()} is missing: run `make saebench` (3 GB, once)")
+        raise UserError(f"SAEBench's environment {environment()} is missing: run `make saebench` (2.3 GB, once)")
     return found
 
 
