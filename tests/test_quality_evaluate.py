@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -17,8 +18,9 @@ from saemd import evaluate
 from saemd.quality import config as quality_config
 from saemd.quality import evaluation
 from saemd.quality.core import CORE
+from saemd.quality.saebench import gemma_scope
 from saemd.quality.score import Outcome, Score, not_applicable
-from tests.quality_world import CONTEXT, D, add_run, exact_sae, learnt_world, rough_sae
+from tests.quality_world import CONTEXT, LAYER, D, add_run, exact_sae, learnt_world, rough_sae
 from tests.stability_fakes import fake_run
 from tests.test_sweep import command  # noqa: F401 - a fixture
 
@@ -68,6 +70,41 @@ def with_flaky(monkeypatch, measure: Any) -> None:
     monkeypatch.setattr(evaluation, "SCORES", scores)
     monkeypatch.setattr(quality_config, "SCORES", scores)
     monkeypatch.setattr(quality_config, "FullConfig", quality_config.full_config(scores))
+
+
+def save_gemma_scope(folder: Path, width: int) -> Path:
+    """Made-up SAEs where a copy of Gemma Scope's repository would have them, for the runs' layer."""
+    for l0 in gemma_scope.L0S:
+        path = folder / gemma_scope.member(l0, layer=LAYER)
+        path.parent.mkdir(parents=True)
+        rows = np.concatenate([np.eye(width), -np.eye(width)]).astype(np.float32)
+        zeros = {"b_enc": np.zeros(2 * width), "b_dec": np.zeros(width), "threshold": np.zeros(2 * width)}
+        np.savez(path, W_enc=rows.T, W_dec=rows, **zeros)
+    return folder
+
+
+def test_gemma_scope_beside_the_runs(run_root, arguments, command, tmp_path, capsys):  # noqa: F811
+    folder = save_gemma_scope(tmp_path / "scope", D)
+    assert command(*arguments, f"gemma_scope={folder}", main=evaluate.main) == 0
+    found = {record["l0"]: record for record in records(run_root) if record["init"] == "gemma-scope"}
+    assert found.keys() == set(gemma_scope.L0S)
+    assert found[82]["value"] == pytest.approx(1, abs=1e-4)  # these reconstruct exactly
+    assert (found[82]["seed"], found[82]["achieved_l0"]) == (None, 82)
+    assert len(records(run_root)) == 8 + len(found)
+    assert "gemma-scope" in capsys.readouterr().out
+    assert command(*arguments, main=evaluate.main) == 0
+    assert len(records(run_root)) == 8  # not asked for, not shown
+
+
+@pytest.mark.parametrize(("value", "width"), [("hub", D), ("folder", D), ("folder", 2 * D)])
+def test_gemma_scope_that_does_not_fit(run_root, arguments, command, tmp_path, capsys, value, width):  # noqa: F811
+    place = "hub" if value == "hub" else str(tmp_path / "scope")
+    if width != D:
+        save_gemma_scope(tmp_path / "scope", width)
+    assert command(*arguments, f"gemma_scope={place}", main=evaluate.main) == 2
+    errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: gemma_scope=")]
+    assert len(errors) == 1
+    assert not written(run_root)
 
 
 def test_from_runs_to_report(run_root, arguments, command, capsys):  # noqa: F811
@@ -148,7 +185,7 @@ def test_a_failed_score_is_shown_as_failed_and_the_others_go_on(run_root, argume
         raise RuntimeError("the judge\n  answered nonsense")
 
     with_flaky(monkeypatch, breaks)
-    assert command(*arguments, main=evaluate.main) == 1
+    assert command(*arguments, "scores=core,flaky", main=evaluate.main) == 1
     found = records(run_root)
     assert [r["status"] for r in found if r["score"] == "core"] == ["done"] * 8
     flaky = [r for r in found if r["score"] == "flaky"]
@@ -161,7 +198,7 @@ def test_a_failed_score_is_shown_as_failed_and_the_others_go_on(run_root, argume
     page = (run_root / "stability" / "report.html").read_text()
     assert "Flaky, failed: RuntimeError: the judge answered nonsense (mirror L0 8 seed 24, " in page
     assert "Flaky, not applicable: the model knows nothing of this (mirror L0 4 seed 42)" in page
-    command(*arguments, main=evaluate.main)
+    command(*arguments, "scores=core,flaky", main=evaluate.main)
     assert attempts == [8, 6]  # what failed is tried again, what is done or not applicable is not
 
 

@@ -24,6 +24,7 @@ class EvaluateConfig:
     run_root: str = MISSING  # the sweep: <run_root>/init=<label>/l0=<l0>/seed=<seed>
     cache_root: str = MISSING  # packages, converted models, what is computed once for all SAEs
     scores: list[str] | None = None  # null: all
+    gemma_scope: str | None = None  # Gemma Scope beside the runs: hub, or a folder with a copy of its repository
     device: str = "cpu"  # torch's: cpu, cuda
     threads: int | None = None  # CPU threads of torch; null: all cores
     logger: LoggerConfig = MISSING

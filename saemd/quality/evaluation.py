@@ -13,6 +13,7 @@ import torch
 from saemd.errors import UserError, bad_value
 from saemd.quality.bench import Bench
 from saemd.quality.records import Record, make_record, read_record, write_record
+from saemd.quality.saebench import gemma_scope
 from saemd.quality.score import Score, Subject, failed, fingerprint
 from saemd.quality.scores import SCORES
 from saemd.quality.spread import summary
@@ -49,10 +50,13 @@ def evaluate_root(config: Any) -> Evaluation:
     subjects = [subject_of(run) for run in runs]
     wanted = [SCORES[name] for name in config.scores or SCORES]
     failures: list[str] = []
-    for bench, members in _benches(runs, subjects, config):
-        accepted = _refuse_strangers(bench, members, wanted, config, failures)
+    benches = _benches(runs, subjects, config)
+    published = [published_beside(bench, config) for bench, _ in benches]  # refused before hours of work
+    for (bench, members), beside in zip(benches, published, strict=True):
+        accepted = _refuse_strangers(bench, members, wanted, config, failures) + beside
         for score in wanted:
             failures += _measure(score, getattr(config, score.name), bench, accepted)
+    subjects += [subject for beside in published for subject in beside]
     records = [record for s in SCORES.values() for subject in subjects if (record := read_record(subject, s))]
     folder = run_root / "quality"
     with locked(folder):
@@ -73,6 +77,24 @@ def subject_of(run: Run) -> Subject:
         weights=run.weights,
         load=partial(load_sae, run.path),
     )
+
+
+def published_beside(bench: Bench, config: Any) -> list[Subject]:
+    """Gemma Scope's SAEs of the bench's layer, where `gemma_scope` asks for them.
+
+    Raises `UserError` where they cannot be had, or are for activations of another width than the bench's model has.
+    """
+    if config.gemma_scope is None:
+        return []
+    folder = "" if config.gemma_scope == "hub" else config.gemma_scope
+    if not folder and bench.info.name != gemma_scope.LM:
+        remedy = f"it is of {gemma_scope.LM}, and these runs are of {bench.info.name}; leave it out"
+        raise bad_value("gemma_scope", config.gemma_scope, remedy)
+    found = gemma_scope.subjects(Path(config.run_root) / "quality" / "gemma-scope", folder, layer=bench.layer)
+    if (d_in := found[0].d_in) != bench.info.d_model:
+        remedy = f"its SAEs take width {d_in}, {bench.info.name} has {bench.info.d_model}; leave it out"
+        raise bad_value("gemma_scope", config.gemma_scope, remedy)
+    return found
 
 
 def _benches(runs: list[Run], subjects: list[Subject], config: Any) -> list[tuple[Bench, list[tuple[Run, Subject]]]]:

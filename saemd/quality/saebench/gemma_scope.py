@@ -85,7 +85,7 @@ def subjects(results: Path, folder: str = "", l0s: tuple[int, ...] = L0S, layer:
                 init="gemma-scope",
                 l0=l0,
                 seed=None,
-                measured_l0=None,
+                measured_l0=l0,  # the published average, by which the folder is named
                 d_in=read_params(path).d_in,
                 folder=results / f"l0={l0}",
                 weights=path,
