@@ -189,6 +189,26 @@ def test_killed_run_ends_bit_identical(world, command, tmp_path):
     assert same(tmp_path / "killed" / run, tmp_path / "whole" / run)
 
 
+def test_terminated_run_says_so_and_goes_on(world, command, tmp_path):
+    """SIGTERM, as a queue sends it before its time is up: an exit code, a line, and the same command finishes."""
+    arguments = [*world, "init=uniform", "seed=5", "tokens=65536", "checkpoint_minutes=0.001", f"run_root={tmp_path}"]
+    run = tmp_path / "init=uniform" / "l0=4" / "seed=5"
+    process = subprocess.Popen(
+        [sys.executable, "-m", "saemd.train", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    deadline = time.monotonic() + 120
+    while not (run / "last.ckpt").is_file():
+        assert process.poll() is None, "the run ended before it could be terminated"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.terminate()
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 130
+    assert "interrupted; the same command goes on from here" in said
+    assert not (run / "metrics.json").is_file()
+    assert command(*arguments) == 0
+
+
 def test_another_configuration_is_refused_with_the_difference(world, command, tmp_path, capsys):
     arguments = [*world, f"run_root={tmp_path}", "init=uniform"]
     assert command(*arguments) == 0

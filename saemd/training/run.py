@@ -15,6 +15,7 @@ from typing import Any
 import lightning as pl
 import torch
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from saemd.activations.cache import ActivationCache
@@ -214,7 +215,12 @@ def _through_lightning(together: Together, runs: list[Run], data: ActivationData
         enable_model_summary=False,
         num_sanity_val_steps=0,
     )
-    trainer.fit(together, datamodule=data, ckpt_path=CHECKPOINT if runs[0].step else None)
+    try:
+        trainer.fit(together, datamodule=data, ckpt_path=CHECKPOINT if runs[0].step else None)
+    except SIGTERMException:  # as a SystemExit it would end the program with exit code 0
+        raise KeyboardInterrupt from None
+    if trainer.received_sigterm:  # in the last step
+        raise KeyboardInterrupt
     assert trainer.global_step == steps, f"{trainer.global_step} of {steps} steps"
     if any(run.module.held_out is None and run.module not in together.failed for run in runs):
         trainer.validate(together, datamodule=data, verbose=False)  # the checkpoint was already that of the last step
