@@ -78,8 +78,8 @@ def save_gemma_scope(folder: Path, width: int) -> Path:
         path = folder / gemma_scope.member(l0, layer=LAYER)
         path.parent.mkdir(parents=True)
         rows = np.concatenate([np.eye(width), -np.eye(width)]).astype(np.float32)
-        zeros = {"b_enc": np.zeros(2 * width), "b_dec": np.zeros(width), "threshold": np.zeros(2 * width)}
-        np.savez(path, W_enc=rows.T, W_dec=rows, **zeros)
+        zeros = np.zeros(2 * width, np.float32)
+        np.savez(path, W_enc=rows.T, W_dec=rows, b_enc=zeros, b_dec=zeros[:width], threshold=zeros)
     return folder
 
 
