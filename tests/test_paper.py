@@ -7,6 +7,7 @@ import yaml
 from transformers import Gemma2Config
 
 from saemd.cli import CONF, compose_all, register
+from saemd.quality.config import compose_evaluation
 from saemd.training.schedules import schedules
 from tests.pipeline import WORDS, save_jsonl, save_model
 from tests.test_sweep import command  # noqa: F401 - fixture
@@ -38,7 +39,8 @@ def test_table_1():
 def test_every_yaml_composes(path):
     register()
     needs = {"hf": ["lm.name=x/y"], "files": ["corpus.path=."]}.get(path.stem, [])
-    assert compose_all([f"{path.parent.name}={path.stem}", *needs])
+    compose = compose_evaluation if path.parent.name == "quality" else compose_all
+    assert compose([f"{path.parent.name}={path.stem}", *needs])
 
 
 def test_the_preset_from_the_first_byte_to_the_report(command, tmp_path):  # noqa: F811
