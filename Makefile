@@ -37,7 +37,7 @@ demo: setup ## a small finished sweep on a real language model, with its stabili
 test: setup ## every test, the slow ones on the real language model included
 	$(BIN)/python -m pytest
 
-test-fast: setup ## the tests that need no download (under three minutes)
+test-fast: setup ## the tests that need no download and little time (about three minutes)
 	$(BIN)/python -m pytest -m "not slow"
 
 check: setup ## formatting, lint and types

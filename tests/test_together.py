@@ -37,6 +37,7 @@ def metrics(folder: Path) -> dict[str, float]:
     return json.loads((folder / "metrics.json").read_text())
 
 
+@pytest.mark.slow
 def test_the_same_runs_as_one_by_one(world, command, tmp_path, capsys):  # noqa: F811
     """Bit for bit on a CPU, dense steps, sparse steps and both starts among them; with the same configuration."""
     sweep = ["-m", *world, "init=mirror,uniform", "l0=2,4,8", "seed=0,1"]
@@ -76,6 +77,7 @@ def start_and_kill(arguments: list[str], checkpoint: Path) -> None:
     process.wait()
 
 
+@pytest.mark.slow
 def test_a_killed_group_ends_bit_identical(world, command, tmp_path):  # noqa: F811
     """kill -9 in the middle; then together again, and one by one from the same checkpoints."""
     sweep = ["-m", *world, "init=uniform", "l0=2,4,8", "seed=0", "tokens=65536", "checkpoint_minutes=0.001"]
@@ -94,6 +96,7 @@ def test_a_killed_group_ends_bit_identical(world, command, tmp_path):  # noqa: F
         assert same(run(alone, l0), run(whole, l0)), l0
 
 
+@pytest.mark.slow
 def test_runs_at_different_steps_go_on_one_after_another(world, command, tmp_path):  # noqa: F811
     """One run is at the middle, the other has not begun, as when jobs were added to a sweep that was stopped."""
     arguments = [*world, "init=uniform", "seed=0", "tokens=65536", "checkpoint_minutes=0.001"]
