@@ -2,22 +2,22 @@
 
 import torch
 
-from saemd.sae.products import EXACT, FACTORS_ERROR, OUTPUT_ERROR, Error
+from saemd.sae.products import EXACT, OUTPUT_ERROR, Rounding
 
 
-def exact_products(x_BD, W_enc_FD, out_BF) -> Error:
+def exact_products(x_BD, W_enc_FD, out_BF) -> Rounding:
     """Without bfloat16 units."""
     torch.mm(x_BD, W_enc_FD.T, out=out_BF)
     return EXACT
 
 
-def rounded_factors(x_BD, W_enc_FD, out_BF) -> Error:
+def rounded_factors(x_BD, W_enc_FD, out_BF) -> Rounding:
     """With AMX."""
     torch.mm(x_BD.bfloat16().float(), W_enc_FD.T.bfloat16().float(), out=out_BF)
-    return Error(FACTORS_ERROR, 0.0)
+    return Rounding(True, 0.0)
 
 
-def rounded_products(x_BD, W_enc_FD, out_BF) -> Error:
+def rounded_products(x_BD, W_enc_FD, out_BF) -> Rounding:
     """With AVX512_BF16."""
     out_BF.copy_(x_BD.bfloat16() @ W_enc_FD.bfloat16().T)
-    return Error(FACTORS_ERROR, OUTPUT_ERROR)
+    return Rounding(True, OUTPUT_ERROR)

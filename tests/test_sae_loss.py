@@ -76,6 +76,25 @@ def test_near_the_threshold_pre_activations_are_float32(monkeypatch, product):
     torch.testing.assert_close(found.grads["threshold"], -step * near_BF.sum(0).float(), rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("product", [rounded_factors, rounded_products])
+@pytest.mark.parametrize("off", [2**-8, -(2**-9)])
+def test_the_largest_rounding_errors_lose_no_pair(monkeypatch, product, off):
+    """All entries as far from bfloat16's numbers as they can be, and all errors of one sign."""
+    monkeypatch.setattr(fast, "dense_above", lambda decoder_bytes: 2.0)
+    monkeypatch.setattr(products, "encode", product)
+    sae = random_sae()
+    x = torch.full((64, 12), 1 + off)
+    with torch.no_grad():
+        sae.W_enc.fill_(1 + off)
+        pre = sae.pre_activations(x)[0]
+        sides = torch.where(torch.arange(sae.d_sae) % 2 == 0, -1e-3, 1e-3)
+        sae.threshold.copy_(pre + sides)  # every other latent is active, narrowly
+    penalty = Penalty(target_l0=5, coefficient=0.7, bandwidth=1e-4)
+    found = make_loss(True)(sae, x, penalty)
+    assert found.l0 == dense_loss(sae, x, penalty).l0 == sae.d_sae / 2
+    assert torch.equal(found.fired, sides < 0)
+
+
 def test_pairs_are_taken_below_the_density_and_matrices_above(monkeypatch):
     sae, penalty, taken = random_sae(threshold=2.0), Penalty(5, 1.0, WIDTH), []
     for way in ("_pairs", "_whole"):

@@ -19,6 +19,8 @@ from saemd.sae.loss import Loss, Penalty
 from saemd.sae.model import JumpReLUSAE
 
 CACHED_BYTES = 16e6  # a decoder up to this size lies in the processor's cache: rows are gathered five times faster
+TINY = np.float32(1e-30)
+FLOAT32_SUMS = np.float32(1.01)  # room for float32's rounding of the sums, a hundredth of bfloat16's of the factors
 GIVE_BACK_AFTER = 32  # calls without whole matrices, of all SAEs that take turns
 
 
@@ -65,14 +67,22 @@ class _Search:
     exact: bool
 
     @classmethod
-    def of(cls, low_F: np.ndarray, width: float, error: products.Error, seen_BD: Tensor, W_enc_DF: Tensor) -> _Search:
-        """Where an exact p > low, what was found is > low − output·|low| − (1 + output)·factors·‖x‖‖w‖; so upwards."""
+    def of(
+        cls, low_F: np.ndarray, width: float, rounding: products.Rounding, seen: np.ndarray, W: np.ndarray
+    ) -> _Search:
+        """From x = x̂ + δx and w = ŵ + δw: |x·w − x̂·ŵ| ≤ ‖δx‖‖w‖ + ‖x̂‖‖δw‖ ≤ (‖δx‖ + ‖x̂‖ max ‖δw‖/‖w‖) ‖w‖ = s ‖w‖.
+
+        Where the exact p > low, what was found is > low − output·|low| − (1 + output)·s‖w‖; so upwards.
+        """
         high_F = low_F + np.float32(width)
-        if error == products.EXACT:
-            return cls(low_F, high_F, np.zeros(len(seen_BD), np.float32), np.zeros(len(low_F), np.float32), True)
-        output = np.float32(error.output)
-        slack_B = _array(seen_BD.norm(dim=1)) * np.float32((1 + error.output) * error.factors)
-        norm_F = _array(W_enc_DF.norm(dim=0))
+        if rounding == products.EXACT:
+            return cls(low_F, high_F, np.zeros(len(seen), np.float32), np.zeros(len(low_F), np.float32), True)
+        norm_B, error_B, norm_F, error_F = (np.empty(len(rows), np.float32) for rows in (seen, seen, W, W))
+        kernels.rounding_errors(seen, norm_B, error_B)
+        kernels.rounding_errors(W, norm_F, error_F)
+        largest = np.max(error_F / np.maximum(norm_F, TINY))
+        output = np.float32(rounding.output)
+        slack_B = (error_B + (norm_B + error_B) * largest) * (1 + output) * FLOAT32_SUMS
         return cls(low_F - output * np.abs(low_F), high_F + output * np.abs(high_F), slack_B, norm_F, False)
 
 
@@ -99,8 +109,8 @@ class FastLoss:
         )  # fmt: skip
         product = self._buffer("product", len(x_BD), F)
         low = batch.theta - np.float32(0.5) * batch.width - b_enc_F
-        error = products.encode(seen_BD, sae.W_enc.T, torch.from_numpy(product))
-        search = _Search.of(low, penalty.bandwidth, error, seen_BD, sae.W_enc)
+        rounding = products.encode(seen_BD, sae.W_enc.T, torch.from_numpy(product))
+        search = _Search.of(low, penalty.bandwidth, rounding, batch.seen, batch.W_enc)
         count = self._buffer("count", len(x_BD), dtype=np.int64)
         kernels.count_pairs(product, search.limit, search.slack, search.norm, count)
         if count.sum() > dense_above(batch.W_dec.nbytes) * product.size:

@@ -12,6 +12,27 @@ from numba import njit, prange
 BLOCK = 16  # latents looked at together: most blocks hold no pair
 
 
+@njit(parallel=True, cache=True)  # not fastmath: it would cancel what is found out here
+def rounding_errors(rows_ND, norm_N, error_N):
+    """Each row's norm ‖w‖, and ‖w − ŵ‖ for ŵ rounded to bfloat16's 8 bits (Veltkamp's splitting)."""
+    N, D = rows_ND.shape
+    for r in prange(N):
+        row_D, off_D = rows_ND[r], np.empty(D, np.float32)
+        for d in range(D):
+            far = row_D[d] * np.float32(65537)
+            off_D[d] = row_D[d] - (far - (far - row_D[d]))
+        norm_N[r] = np.sqrt(_square(row_D))
+        error_N[r] = np.sqrt(_square(off_D))
+
+
+@njit(fastmath=True)
+def _square(row_D):
+    total = np.float32(0)
+    for d in range(row_D.shape[0]):
+        total += row_D[d] * row_D[d]
+    return total
+
+
 @njit(parallel=True, fastmath=True, cache=True)
 def count_pairs(product_BF, limit_F, slack_B, norm_F, count_B):
     """How many latents of each token have x W_enc > limit − slack · norm."""

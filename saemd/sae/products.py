@@ -10,19 +10,17 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-# Factors rounded to bfloat16's 8 bits: |product − exact| ≤ 2⁻⁸·(1 + 2⁻⁹)·Σ|xᵢwᵢ| ≤ this · ‖x‖‖w‖, sums being float32.
-FACTORS_ERROR = 2**-8 * 1.01
-OUTPUT_ERROR = 2**-9 * 1.01  # a product rounded to bfloat16, relative to itself
+OUTPUT_ERROR = 2**-8  # of a number rounded to bfloat16's 8 bits, relative to itself
 
 
-class Error(NamedTuple):
-    """|found − exact| ≤ factors · ‖x‖‖w‖ + output · |exact|, beside float32's rounding."""
+class Rounding(NamedTuple):
+    """What of a product was rounded to bfloat16, beside float32's own rounding of sums."""
 
-    factors: float
-    output: float
+    factors: bool
+    output: float  # largest error of the product itself, relative to it
 
 
-EXACT = Error(0.0, 0.0)
+EXACT = Rounding(False, 0.0)
 
 
 @contextmanager
@@ -62,15 +60,15 @@ def halves_are_faster() -> bool:
     return bool(capabilities.get("avx512_bf16", False))
 
 
-def encode(x_BD: Tensor, W_enc_FD: Tensor, out_BF: Tensor) -> Error:
-    """out = x W_encᵀ in the fastest way this CPU has; returns how far off it may be.
+def encode(x_BD: Tensor, W_enc_FD: Tensor, out_BF: Tensor) -> Rounding:
+    """out = x W_encᵀ in the fastest way this CPU has; returns what it rounded.
 
     The way is chosen by the CPU's capabilities, not by a clock: the same run must give the same bits on a busy machine.
     """
     fastest(x_BD, W_enc_FD.T, out_BF)
     if not is_exact():
-        return Error(FACTORS_ERROR, 0.0)
-    return Error(FACTORS_ERROR, OUTPUT_ERROR) if halves_are_faster() else EXACT
+        return Rounding(True, 0.0)
+    return Rounding(True, OUTPUT_ERROR) if halves_are_faster() else EXACT
 
 
 def fastest(a_NK: Tensor, b_KM: Tensor, out_NM: Tensor) -> None:
