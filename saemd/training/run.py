@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import gc
 import json
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -189,6 +190,7 @@ def _conclude(run: Run) -> dict[str, Any]:
 
 
 def _through_lightning(together: Together, runs: list[Run], data: ActivationDataModule) -> None:
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # which devices it found, and advertisements
     config = runs[0].config
     steps = together.members[0].schedules.steps
     own = [
