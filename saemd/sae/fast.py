@@ -96,6 +96,7 @@ class FastLoss:
 
     def __init__(self) -> None:
         self._buffers: dict[str, np.ndarray] = {}
+        self._space = products.Workspace()
         self._since_whole = 0  # calls
 
     @torch.no_grad()
@@ -109,7 +110,7 @@ class FastLoss:
         )  # fmt: skip
         product = self._buffer("product", len(x_BD), F)
         low = batch.theta - np.float32(0.5) * batch.width - b_enc_F
-        rounding = products.encode(seen_BD, sae.W_enc.T, torch.from_numpy(product))
+        rounding = products.encode(seen_BD, sae.W_enc.T, torch.from_numpy(product), self._space)
         search = _Search.of(low, penalty.bandwidth, rounding, batch.seen, batch.W_enc)
         count = self._buffer("count", len(x_BD), dtype=np.int64)
         kernels.count_pairs(product, search.limit, search.slack, search.norm, count)
@@ -153,19 +154,19 @@ class FastLoss:
         active, square, grads = buffer("active", F, dtype=np.int64), buffer("square", B), self._gradients(F, D)
         kernels.activate(product, batch.b_enc, batch.theta, z, active)
         z_BF, grad_z_BF, error_BD = (torch.from_numpy(array) for array in (z, grad_z, error))
-        products.fastest(z_BF, sae.W_dec, error_BD)
+        products.fastest(z_BF, sae.W_dec, error_BD, self._space)
         error += batch.b_dec
         error -= batch.x
-        products.fastest(error_BD, sae.W_dec.T, grad_z_BF)
+        products.fastest(error_BD, sae.W_dec.T, grad_z_BF, self._space)
         np.einsum("bd,bd->b", error, error, out=square)
         figures, grad_step = _figures(batch, square, active)
         kernels.activate_backward(
             product, batch.theta, batch.width, grad_step, batch.penalty.step_on == "pre", batch.scale, grad_z,
             grads["b_enc"], grads["threshold"],
         )  # fmt: skip
-        products.fastest(z_BF.T, error_BD, torch.from_numpy(grads["W_dec"]))
+        products.fastest(z_BF.T, error_BD, torch.from_numpy(grads["W_dec"]), self._space)
         grads["W_dec"] *= batch.scale
-        products.fastest(grad_z_BF.T, torch.from_numpy(batch.seen), torch.from_numpy(grads["W_enc"]))
+        products.fastest(grad_z_BF.T, torch.from_numpy(batch.seen), torch.from_numpy(grads["W_enc"]), self._space)
         return _loss(sae, batch, figures, grad_step, active, error, grads)
 
     def _gradients(self, F: int, D: int) -> dict[str, np.ndarray]:

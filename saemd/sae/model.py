@@ -7,10 +7,18 @@ from __future__ import annotations
 
 from typing import Literal
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
 Bias = Literal["separate", "shared"]
+
+
+def zeros(rows: int, columns: int) -> Tensor:
+    """Float32 on the CPU, in numpy's memory: with pages of 2 MB, faster where rows are picked anywhere."""
+    memory = np.empty((rows, columns), np.float32)
+    memory.fill(0)  # np.zeros would take ordinary pages
+    return torch.from_numpy(memory)
 
 
 class JumpReLUSAE(nn.Module):
@@ -32,8 +40,8 @@ class JumpReLUSAE(nn.Module):
         super().__init__()
         self.d_in, self.d_sae, self.bias = d_in, d_sae, bias
         # Stored row by row per latent, as W_dec is: gradients from active pairs come that way, and so does Adam's pass.
-        self.W_enc = nn.Parameter(torch.zeros(d_sae, d_in).T)
-        self.W_dec = nn.Parameter(torch.zeros(d_sae, d_in))
+        self.W_enc = nn.Parameter(zeros(d_sae, d_in).T)
+        self.W_dec = nn.Parameter(zeros(d_sae, d_in))
         self.b_enc = nn.Parameter(torch.zeros(d_sae)) if bias == "separate" else None
         self.b_dec = nn.Parameter(torch.zeros(d_in))
         self.threshold = nn.Parameter(torch.full((d_sae,), 0.001))

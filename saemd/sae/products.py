@@ -60,21 +60,42 @@ def halves_are_faster() -> bool:
     return bool(capabilities.get("avx512_bf16", False))
 
 
-def encode(x_BD: Tensor, W_enc_FD: Tensor, out_BF: Tensor) -> Rounding:
+class Workspace:
+    """Memory for bfloat16 factors and products, kept between calls: fresh pages cost as much as rounding."""
+
+    def __init__(self) -> None:
+        self._kept: dict[str, Tensor] = {}
+
+    def rounded(self, name: str, matrix: Tensor) -> Tensor:
+        """The matrix in bfloat16, laid out as it is (by rows or by columns)."""
+        if not matrix.is_contiguous():
+            return self.rounded(name, matrix.T).T
+        return self.empty(name, *matrix.shape).copy_(matrix)
+
+    def empty(self, name: str, rows: int, columns: int) -> Tensor:
+        size = rows * columns
+        if name not in self._kept or len(self._kept[name]) < size:
+            self._kept[name] = torch.empty(size, dtype=torch.bfloat16)
+        return self._kept[name][:size].view(rows, columns)
+
+
+def encode(x_BD: Tensor, W_enc_FD: Tensor, out_BF: Tensor, space: Workspace) -> Rounding:
     """out = x W_encᵀ in the fastest way this CPU has; returns what it rounded.
 
     The way is chosen by the CPU's capabilities, not by a clock: the same run must give the same bits on a busy machine.
     """
-    fastest(x_BD, W_enc_FD.T, out_BF)
+    fastest(x_BD, W_enc_FD.T, out_BF, space)
     if not is_exact():
         return Rounding(True, 0.0)
     return Rounding(True, OUTPUT_ERROR) if halves_are_faster() else EXACT
 
 
-def fastest(a_NK: Tensor, b_KM: Tensor, out_NM: Tensor) -> None:
+def fastest(a_NK: Tensor, b_KM: Tensor, out_NM: Tensor, space: Workspace) -> None:
     """out = a b, float32; from factors rounded to bfloat16 where this CPU is faster with them."""
     if is_exact() and halves_are_faster():
-        out_NM.copy_(a_NK.bfloat16() @ b_KM.bfloat16())
+        product_NM = space.empty("product", *out_NM.shape)
+        torch.mm(space.rounded("a", a_NK), space.rounded("b", b_KM), out=product_NM)
+        out_NM.copy_(product_NM)
         return
     with onednn():
         torch.mm(a_NK, b_KM, out=out_NM)

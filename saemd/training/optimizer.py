@@ -17,6 +17,7 @@ from torch import Tensor
 
 from saemd.sae import JumpReLUSAE
 from saemd.sae.choice import multiplies_bfloat16
+from saemd.sae.model import zeros
 from saemd.training.config import RecipeConfig
 
 
@@ -50,7 +51,7 @@ class SAEAdam(torch.optim.Optimizer):
                 state = self.state[parameter]
                 if not state:
                     state["step"] = 0
-                    state["square"] = torch.zeros_like(parameter)
+                    state["square"] = _zeros_like(parameter)
                 state["step"] += 1
         kind = self.sae.W_dec.device.type
         if self.fused is False or not (kind == "cpu" or multiplies_bfloat16(kind)):
@@ -133,6 +134,13 @@ class SAEAdam(torch.optim.Optimizer):
                 W, grad, square, f(lrs[id(p)]), f(clip), f(r.adam_beta2), f(r.adam_eps), f(correction),
                 p is sae.W_dec, along,
             )  # fmt: skip
+
+
+def _zeros_like(parameter: Tensor) -> Tensor:
+    """Laid out as it is, on its device; a matrix on the CPU in memory as `saemd.sae.model.zeros` takes."""
+    if parameter.dim() != 2 or parameter.device.type != "cpu" or parameter.dtype != torch.float32:
+        return torch.zeros_like(parameter)
+    return zeros(*parameter.shape) if parameter.is_contiguous() else zeros(*parameter.T.shape).T
 
 
 def _rows(tensor: Tensor | None) -> np.ndarray:
