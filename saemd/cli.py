@@ -6,7 +6,6 @@ An error a user can mend ends with exit code 2, a failed job with 1, an interrup
 from __future__ import annotations
 
 import itertools
-import logging
 import os
 import re
 import sys
@@ -79,7 +78,6 @@ def compose_all(arguments: list[str]) -> list[Config]:
 def entry(main: Callable[[list[str]], int]) -> None:
     """Run `main(arguments)` as a program: its return value is the exit code, a user's error is one line and 2."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing its own report
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     warnings.filterwarnings("ignore", module="lightning")  # advice on loaders and deprecations that users cannot act on
     register()
     try:

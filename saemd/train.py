@@ -27,21 +27,26 @@ from saemd.errors import UserError, bad_value
 from saemd.training.groups import train_groups
 from saemd.training.record import finished, run_dir
 
+SHOWS = {"-c", "--cfg", "-i", "--info", "--hydra-help", "--version"}  # what Hydra shows of itself, and starts nothing
 say = partial(Console(stderr=True, highlight=False).print, soft_wrap=True)
 
 
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def job(composed: DictConfig) -> dict[str, float]:
-    """One job of a sweep, or the only one. Its failure is reported at once; Hydra goes on with the next job."""
-    from saemd.training.run import train
-
+    """One job of a sweep. Its failure is reported at once; Hydra goes on with the next job."""
     config = typed(composed)
     try:
-        started = time.monotonic()
-        metrics = train(config)
+        return run(config)
     except Exception as error:
         tell_failure(config, error)
         raise
+
+
+def run(config: Config) -> dict[str, float]:
+    from saemd.training.run import train
+
+    started = time.monotonic()
+    metrics = train(config)
     tell(config, metrics, f"{time.monotonic() - started:.0f} s")
     return metrics
 
@@ -101,6 +106,9 @@ def main(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(__doc__)
         return 0
+    if SHOWS & set(arguments):
+        job()
+        return 0
     configs, multirun = compose_all(arguments), bool(FLAGS & set(arguments))
     check_sweep(configs)
     together = configs[0].together
@@ -113,8 +121,10 @@ def main(arguments: list[str]) -> int:
         if not finished_before(configs):
             if together > 1:
                 failed = not train_groups(configs, tell_outcome)
-            else:
+            elif multirun or any(word.startswith("hydra") for word in arguments):
                 job()
+            else:  # without Hydra's own line on a failure
+                run(configs[0])
     except Exception:
         if not multirun:
             raise

@@ -40,8 +40,11 @@ CASES = {
 def test_one_line_and_nothing_written(case, world, command, tmp_path, capsys):  # noqa: F811
     arguments, pattern = CASES[case]
     code = command(*world, *arguments, f"run_root={tmp_path / 'runs'}")
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    said = capsys.readouterr().err
+    lines = [line for line in said.splitlines() if line.startswith("error: ")]
     assert code == 2
+    assert "Error executing job" not in said
+    assert "failed" not in said
     assert len(lines) == 1
     assert re.match(f"error: {pattern}", lines[0]), lines[0]
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
@@ -66,6 +69,12 @@ def test_every_entry_has_help(command, capsys):  # noqa: F811
     for main in (train.main, cache_entry.main, evaluate.main):
         assert command("--help", main=main) == 0
         assert "python -m saemd." in capsys.readouterr().out
+
+
+def test_the_composed_configuration_is_shown(world, command, tmp_path, capsys):  # noqa: F811
+    assert command(*world, "experiment=paper", "--cfg", "job", f"run_root={tmp_path / 'runs'}") == 0
+    assert "d_sae: 18432" in capsys.readouterr().out
+    assert not list(tmp_path.iterdir())
 
 
 def test_errors_of_hydra_and_of_ours_take_one_way():
