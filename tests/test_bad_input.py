@@ -72,7 +72,7 @@ def test_every_entry_has_help(command, capsys):  # noqa: F811
 
 
 def test_the_composed_configuration_is_shown(world, command, tmp_path, capsys):  # noqa: F811
-    assert command(*world, "experiment=paper", "--cfg", "job", f"run_root={tmp_path / 'runs'}") == 0
+    assert command(*world, "experiment=paper", f"run_root={tmp_path / 'runs'}", "--cfg", "job") == 0
     assert "d_sae: 18432" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())
 
