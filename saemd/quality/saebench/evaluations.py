@@ -14,6 +14,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,9 @@ from sae_bench.evals.absorption import vocab
 from sae_bench.sae_bench_utils import activation_collection
 from sae_bench.sae_bench_utils.testing_utils import validate_eval_output_format_file
 from torch import nn
+from tqdm import tqdm
 from transformer_lens import HookedTransformer
+from transformers import AutoModelForCausalLM
 
 from saemd.errors import UserError
 from saemd.quality.saebench.adapter import SAEBenchSAE
@@ -149,7 +152,19 @@ def _ravel(job: Any, config: Any, saes: Any, results: Path) -> None:
     config["artifact_dir"] = str(ARTIFACTS / "ravel")
     _lay(Path("adamkarvonen/ravel_prompts"), ARTIFACTS / "ravel" / "base")
     name = config["model_name"]  # a model folder of this name lies in the working directory
-    with replaced(main, LLM_NAME_MAP={name: name}), _layers_that_return_tuples():
+    frozen = SimpleNamespace(
+        from_pretrained=lambda *a, **k: AutoModelForCausalLM.from_pretrained(*a, **k).requires_grad_(False)
+    )  # its mask alone is trained: gradients of the model's own weights would take half of the time
+    train = main.mdbm.train_mdbm
+
+    def shown(*args: Any, train_loader: Any, **more: Any) -> Any:
+        return train(*args, train_loader=tqdm(train_loader, desc="RAVEL's mask, batches of an epoch"), **more)
+
+    with (
+        replaced(main, LLM_NAME_MAP={name: name}, AutoModelForCausalLM=frozen),
+        replaced(main.mdbm, train_mdbm=shown),
+        _layers_that_return_tuples(),
+    ):
         main.run_eval(main.RAVELEvalConfig(**config), saes, job["device"], str(results), force_rerun=True)
 
 
