@@ -146,7 +146,8 @@ def _absorption(job: Any, config: Any, saes: Any, results: Path) -> None:
         )
 
 
-def _ravel(job: Any, config: Any, saes: Any, results: Path) -> None:
+def _ravel(job: Any, config: Any, saes: Any, results: Path) -> Extra:
+    """Beside SAEBench's figures, those of the two masks that need no training: its score must be seen against them."""
     from sae_bench.evals.ravel import main
 
     config["artifact_dir"] = str(ARTIFACTS / "ravel")
@@ -160,12 +161,27 @@ def _ravel(job: Any, config: Any, saes: Any, results: Path) -> None:
     def shown(*args: Any, train_loader: Any, **more: Any) -> Any:
         return train(*args, train_loader=tqdm(train_loader, desc="RAVEL's mask, batches of an epoch"), **more)
 
-    with (
-        replaced(main, LLM_NAME_MAP={name: name}, AutoModelForCausalLM=frozen),
-        replaced(main.mdbm, train_mdbm=shown),
-        _layers_that_return_tuples(),
-    ):
-        main.run_eval(main.RAVELEvalConfig(**config), saes, job["device"], str(results), force_rerun=True)
+    def measured(train_mdbm: Any, place: Path) -> dict[str, float]:
+        with replaced(main.mdbm, train_mdbm=train_mdbm):
+            main.run_eval(main.RAVELEvalConfig(**config), saes, job["device"], str(place), force_rerun=True)
+        (found,) = place.rglob(f"{saes[0][0]}_custom_sae_eval_results.json")
+        return json.loads(found.read_text())["eval_result_metrics"]["ravel"]
+
+    with replaced(main, LLM_NAME_MAP={name: name}, AutoModelForCausalLM=frozen), _layers_that_return_tuples():
+        measured(shown, results)
+        return {
+            what: measured(functools.partial(_untrained, mask), Path("untrained"))
+            for what, mask in (("nothing_swapped", -1.0), ("everything_swapped", 1.0))
+        }
+
+
+def _untrained(mask: float, model: Any, tokenizer: Any, config: Any, sae: Any, **_: Any) -> nn.Module:
+    """A mask for RAVEL that swaps every latent (`mask` above 0) or none."""
+    from sae_bench.evals.ravel.mdbm import MDBM
+
+    made = MDBM(model, tokenizer, config, sae)
+    made.binary_mask.data.fill_(mask)
+    return made
 
 
 def _unlearning(job: Any, config: Any, saes: Any, results: Path) -> None:
