@@ -18,7 +18,7 @@ from saemd import evaluate
 from saemd.quality import config as quality_config
 from saemd.quality import evaluation
 from saemd.quality.core import CORE
-from saemd.quality.saebench import gemma_scope
+from saemd.quality.saebench import environment, gemma_scope
 from saemd.quality.score import Outcome, Score, not_applicable
 from tests.quality_world import CONTEXT, LAYER, D, add_run, exact_sae, learnt_world, rough_sae
 from tests.stability_fakes import fake_run
@@ -193,13 +193,33 @@ def test_a_failed_score_is_shown_as_failed_and_the_others_go_on(run_root, argume
     assert [r["value"] for r in flaky] == [0.5, *[None] * 7]
     assert {r["reason"] for r in flaky[2:]} == {"RuntimeError: the judge answered nonsense"}
     out, err = capsys.readouterr()
-    assert out.count("failed: flaky, init=") == 6
+    assert out.count("failed: flaky") == 1
+    assert "failed: flaky, 6 SAEs: RuntimeError: the judge answered nonsense" in out
     assert "Traceback" in err  # a defect is not hidden behind its one line
     page = (run_root / "stability" / "report.html").read_text()
     assert "Flaky, failed: RuntimeError: the judge answered nonsense (mirror L0 8 seed 24, " in page
     assert "Flaky, not applicable: the model knows nothing of this (mirror L0 4 seed 42)" in page
     command(*arguments, "scores=core,flaky", main=evaluate.main)
     assert attempts == [8, 6]  # what failed is tried again, what is done or not applicable is not
+
+
+def test_a_missing_key_is_one_line_and_the_other_scores_go_on(run_root, arguments, command, monkeypatch, capsys):  # noqa: F811
+    monkeypatch.delenv("NO_SUCH_KEY", raising=False)
+    monkeypatch.setattr(environment, "versions", dict)
+    autointerp = ["saebench_autointerp.key_variable=NO_SUCH_KEY", "saebench_autointerp.text=heldout"]
+    assert command(*arguments, "scores=saebench_autointerp,core", *autointerp, main=evaluate.main) == 1
+    found = records(run_root)
+    assert [r["status"] for r in found if r["score"] == "core"] == ["done"] * 8
+    judged = [r for r in found if r["score"] == "saebench_autointerp"]
+    assert [(r["status"], r["value"]) for r in judged] == [("failed", None)] * 8
+    reason = "key_variable=NO_SUCH_KEY: not set: export the endpoint's key under this name"
+    assert {r["reason"] for r in judged} == {reason}
+    out, err = capsys.readouterr()
+    for text in (out, err):
+        assert [line for line in text.splitlines() if line.startswith("failed")] == [
+            f"failed: saebench_autointerp, 8 SAEs: {reason}"
+        ]
+    assert "Traceback" not in err
 
 
 def test_settings_reach_the_score_and_unknown_ones_are_refused(run_root, arguments, command, monkeypatch, capsys):  # noqa: F811

@@ -269,13 +269,15 @@ def test_large_caches_go_with_the_job(tmp_path, monkeypatch):
     assert not (tmp_path / "seed=42" / "artifacts").exists()
 
 
-def test_unlearning_is_for_the_sister_of_the_runs_model_alone():
+def test_unlearning_is_for_the_sister_of_the_runs_model_alone(monkeypatch):
     bench: Any = SimpleNamespace(
         lm_config=SimpleNamespace(name="SmolLM2-135M"), info=SimpleNamespace(name="SmolLM2-135M")
     )
+    monkeypatch.setattr(job, "packaged_questions", lambda _: SimpleNamespace(said="it answers none"))
     reason = job.not_applicable_reason(bench, settings.UnlearningSettings())
     assert reason == (
-        "SAEBench asks gemma-2-2b-it in its own prompt format, so the SAEs must be of gemma-2-2b, not of SmolLM2-135M"
+        "SAEBench asks gemma-2-2b-it in its own prompt format, so the SAEs must be of gemma-2-2b, not of "
+        "SmolLM2-135M; it answers none"
     )
     assert job.not_applicable_reason(bench, settings.TppSettings()) is None
     bench.lm_config.name = "google/gemma-2-2b"

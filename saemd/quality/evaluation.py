@@ -126,7 +126,7 @@ def _refuse_strangers(
 def _measure(score: Score, settings: Any, bench: Bench, subjects: list[Subject]) -> list[str]:
     """Measure where the record is missing, failed, or of other settings, data, weights or version; write each at once.
 
-    Returns a line for each that failed.
+    Returns a line for each that failed, and one for all that an error took together.
     """
     waiting = {}
     for subject in subjects:
@@ -140,8 +140,11 @@ def _measure(score: Score, settings: Any, bench: Bench, subjects: list[Subject])
         write_record(subject, score, make_record(subject, score, settings, bench, outcome))
         del waiting[subject]
         if outcome.status == "failed":
-            failures.append(f"{score.name}, {subject.name}: {outcome.reason}")
-            print(f"failed: {failures[-1]}", file=sys.stderr)
+            tell(subject.name, outcome.reason)
+
+    def tell(whose: str, reason: str) -> None:
+        failures.append(f"{score.name}, {whose}: {reason}")
+        print(f"failed: {failures[-1]}", file=sys.stderr)
 
     if not waiting:
         return []
@@ -150,7 +153,8 @@ def _measure(score: Score, settings: Any, bench: Bench, subjects: list[Subject])
             note(subject, outcome)
         assert not waiting, f"{score.name} yielded no outcome for {[subject.name for subject in waiting]}"
     except Exception as error:  # reported: as failed, with its reason, and a traceback where it is a defect
-        outcome = failed(error)
-        for subject in list(waiting):
-            note(subject, outcome)
+        outcome, left = failed(error), list(waiting)
+        for subject in left:
+            write_record(subject, score, make_record(subject, score, settings, bench, outcome))
+        tell(left[0].name if len(left) == 1 else f"{len(left)} SAEs", str(outcome.reason))
     return failures

@@ -14,6 +14,7 @@ import random
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -22,7 +23,9 @@ from sae_bench.evals.absorption import vocab
 from sae_bench.sae_bench_utils import activation_collection
 from sae_bench.sae_bench_utils.testing_utils import validate_eval_output_format_file
 from torch import nn
+from tqdm import tqdm
 from transformer_lens import HookedTransformer
+from transformers import AutoModelForCausalLM
 
 from saemd.errors import UserError
 from saemd.quality.saebench.adapter import SAEBenchSAE
@@ -143,14 +146,42 @@ def _absorption(job: Any, config: Any, saes: Any, results: Path) -> None:
         )
 
 
-def _ravel(job: Any, config: Any, saes: Any, results: Path) -> None:
+def _ravel(job: Any, config: Any, saes: Any, results: Path) -> Extra:
+    """Beside SAEBench's figures, those of the two masks that need no training: its score must be seen against them."""
     from sae_bench.evals.ravel import main
 
     config["artifact_dir"] = str(ARTIFACTS / "ravel")
     _lay(Path("adamkarvonen/ravel_prompts"), ARTIFACTS / "ravel" / "base")
     name = config["model_name"]  # a model folder of this name lies in the working directory
-    with replaced(main, LLM_NAME_MAP={name: name}), _layers_that_return_tuples():
-        main.run_eval(main.RAVELEvalConfig(**config), saes, job["device"], str(results), force_rerun=True)
+    frozen = SimpleNamespace(
+        from_pretrained=lambda *a, **k: AutoModelForCausalLM.from_pretrained(*a, **k).requires_grad_(False)
+    )  # its mask alone is trained: gradients of the model's own weights would take half of the time
+    train = main.mdbm.train_mdbm
+
+    def shown(*args: Any, train_loader: Any, **more: Any) -> Any:
+        return train(*args, train_loader=tqdm(train_loader, desc="RAVEL's mask, batches of an epoch"), **more)
+
+    def measured(train_mdbm: Any, place: Path) -> dict[str, float]:
+        with replaced(main.mdbm, train_mdbm=train_mdbm):
+            main.run_eval(main.RAVELEvalConfig(**config), saes, job["device"], str(place), force_rerun=True)
+        (found,) = place.rglob(f"{saes[0][0]}_custom_sae_eval_results.json")
+        return json.loads(found.read_text())["eval_result_metrics"]["ravel"]
+
+    with replaced(main, LLM_NAME_MAP={name: name}, AutoModelForCausalLM=frozen), _layers_that_return_tuples():
+        measured(shown, results)
+        return {
+            what: measured(functools.partial(_untrained, mask), Path("untrained"))
+            for what, mask in (("nothing_swapped", -1.0), ("everything_swapped", 1.0))
+        }
+
+
+def _untrained(mask: float, model: Any, tokenizer: Any, config: Any, sae: Any, **_: Any) -> nn.Module:
+    """A mask for RAVEL that swaps every latent (`mask` above 0) or none."""
+    from sae_bench.evals.ravel.mdbm import MDBM
+
+    made = MDBM(model, tokenizer, config, sae)
+    made.binary_mask.data.fill_(mask)
+    return made
 
 
 def _unlearning(job: Any, config: Any, saes: Any, results: Path) -> None:

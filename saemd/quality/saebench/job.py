@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import hashlib
 import json
 from pathlib import Path
@@ -14,11 +15,15 @@ from saemd.lm.config import LMConfig
 from saemd.lm.files import resolve
 from saemd.lm.pickled import with_safetensors
 from saemd.quality.bench import Bench
+from saemd.quality.knowledge.questions import packaged_questions
+from saemd.quality.knowledge.ravel import FEWEST, packaged_ravel
 from saemd.quality.saebench.settings import (
     HELDOUT,
+    PACKAGED,
     AbsorptionSettings,
     AutoInterpSettings,
     CoreSettings,
+    RavelSettings,
     SAEBenchSettings,
     UnlearningSettings,
     endpoint_key,
@@ -30,7 +35,11 @@ HELDOUT_CHARACTERS = 40_000_000
 
 def build(evaluation: str, bench: Bench, settings: SAEBenchSettings, weights: dict[str, Path]) -> dict[str, Any]:
     """What the worker needs, plain data. Raises `UserError` where the settings cannot be followed here."""
-    data = _data_folder(settings)
+    if isinstance(settings, AutoInterpSettings):
+        endpoint_key(settings.key_variable)  # refused before any work
+    data, known = _data_folder(settings), None
+    if isinstance(settings, RavelSettings) and settings.data == PACKAGED:
+        data, known, settings = _packaged_ravel(bench, settings)
     lm = LMConfig(settings.lm) if isinstance(settings, UnlearningSettings) else bench.lm_config
     folder = with_safetensors(lm, bench.cache_root, resolve(lm, bench.cache_root))
     ours = [getattr(settings, key, None) for key in ("text", "max_words")]
@@ -48,6 +57,7 @@ def build(evaluation: str, bench: Bench, settings: SAEBenchSettings, weights: di
         "seeds": [settings.random_seed + i for i in range(settings.repetitions)],
         "config": {**settings.config(), **({"llm_dtype": settings.llm_dtype} if evaluation != "sae_probes" else {})},
         "data": str(data) if data else None,
+        "known": known,
         "work": str(work.absolute()),
         "saes": [{"name": name, "weights": str(path.absolute())} for name, path in weights.items()],
     }
@@ -56,31 +66,48 @@ def build(evaluation: str, bench: Bench, settings: SAEBenchSettings, weights: di
     if isinstance(settings, CoreSettings | AutoInterpSettings):
         job["text"] = _text(bench, settings, work)
     if isinstance(settings, AutoInterpSettings):
-        endpoint_key(settings.key_variable)
         judge = {"base_url": settings.base_url, "name": settings.judge, "key_variable": settings.key_variable}
         job["judge"] = judge  # the key itself is not written down
     return job
 
 
 def not_applicable_reason(bench: Bench, settings: SAEBenchSettings) -> str | None:
-    """Why this evaluation makes no sense for the bench's model, where that is known beforehand."""
+    """Why this evaluation makes no sense for the bench's model: known beforehand, or measured once for all SAEs."""
+    if isinstance(settings, RavelSettings) and settings.data == PACKAGED:
+        known = packaged_ravel(bench)
+        return None if known.attributes else f"{bench.info.name} knows too little: {known.said}; {FEWEST} are wanted"
     if not isinstance(settings, UnlearningSettings):
         return None
     name = settings.lm.rstrip("/").split("/")[-1]
     if name not in UNLEARNING_LMS:
         raise bad_value("lm", settings.lm, f"SAEBench asks {' or '.join(UNLEARNING_LMS)} alone")
     base = name.removesuffix("-it")
-    if bench.lm_config.name.rstrip("/").split("/")[-1] != base:
-        return f"SAEBench asks {name} in its own prompt format, so the SAEs must be of {base}, not of {bench.info.name}"
-    return None
+    if bench.lm_config.name.rstrip("/").split("/")[-1] == base:
+        return None
+    asks = f"SAEBench asks {name} in its own prompt format, so the SAEs must be of {base}, not of {bench.info.name}"
+    return f"{asks}; {packaged_questions(bench).said}"
+
+
+def _packaged_ravel(bench: Bench, settings: RavelSettings) -> tuple[Path, dict[str, Any], RavelSettings]:
+    """The packaged set's folder, its numbers, and the settings with what is selected of it: all, by default."""
+    known = packaged_ravel(bench)
+    numbers = {name: dataclasses.asdict(knowledge) for name, knowledge in known.knowledge.items()}
+    hub = RavelSettings().entity_attribute_selection  # a command line adds to these, so they count as not chosen
+    selected = {name: chosen for name, chosen in settings.entity_attribute_selection.items() if chosen != hub.get(name)}
+    selected = selected or known.attributes
+    for entity_type, attributes in selected.items():
+        if len(set(attributes) & set(known.attributes.get(entity_type, []))) < max(2, len(attributes)):
+            remedy = f"with data=packaged at least two attributes of {known.attributes}"
+            raise bad_value("entity_attribute_selection", {entity_type: attributes}, remedy)
+    return known.data, numbers, dataclasses.replace(settings, entity_attribute_selection=selected)
 
 
 def _data_folder(settings: SAEBenchSettings) -> Path | None:
-    if not settings.data:
+    if settings.data in ("", PACKAGED):
         return None
     folder = Path(settings.data).expanduser().absolute()
     if not folder.is_dir():
-        remedy = "no such folder; it holds copies of hub data sets under their names, as <data>/LabHC/bias_in_bios"
+        remedy = "neither packaged nor a folder with copies of hub data sets, as <data>/LabHC/bias_in_bios"
         raise bad_value("data", settings.data, remedy)
     return folder
 

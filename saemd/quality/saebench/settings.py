@@ -15,6 +15,7 @@ from typing import Any
 from saemd.errors import bad_value
 
 _OURS = ("data", "repetitions", "headline", "text", "base_url", "judge", "key_variable", "lm", "max_words")
+PACKAGED = "packaged"  # as `data`: labelled texts out of published packages
 HELDOUT = "heldout"  # as `text`: the runs' own held-out documents
 
 
@@ -22,7 +23,7 @@ HELDOUT = "heldout"  # as `text`: the runs' own held-out documents
 class SAEBenchSettings:
     """What all evaluations share."""
 
-    data: str = ""  # folder with copies of the hub's data sets; empty: the hub
+    data: str = ""  # folder with copies of the hub's data sets, or packaged; empty: the hub
     repetitions: int = 1  # with seeds random_seed, random_seed + 1, …
     random_seed: int = 42
     llm_batch_size: int = 32
@@ -145,7 +146,10 @@ class AbsorptionSettings(SAEBenchSettings):
 
 @dataclass
 class RavelSettings(SAEBenchSettings):
-    """Can an attribute of an entity be changed (cause) without the others (isolation)? Resid_post of a layer only."""
+    """Can an attribute of an entity be changed (cause) without the others (isolation)? Resid_post of a layer only.
+
+    With `data: packaged` the default selection stands for all that the model knows: `saemd.quality.knowledge.ravel`.
+    """
 
     llm_batch_size: int = 8  # SAEBench: a quarter of the others'
     entity_attribute_selection: dict[str, list[str]] = field(

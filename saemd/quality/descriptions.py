@@ -1,0 +1,167 @@
+"""Find, for a latent, the shortest sort of description that a person can read: 'the word before is one of: of, in'.
+
+A position of a text has a few readable attributes (the token, the word so far, the word before, …). A description
+names one attribute and at most `most` of its values, and says that the latent fires where the attribute has one of
+them. Shape suffixes: N positions, in the order of the text.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+FEWEST_HITS = 3  # firings at a value before it may be named: what is seen once or twice says nothing of other text
+Codes = NDArray[np.int64]  # [N], a number for each value of an attribute
+Fires = NDArray[np.bool_]  # [N]
+
+
+@dataclass(frozen=True)
+class Attribute:
+    """A readable property of positions: `codes[i]` is the place of its value in `values`."""
+
+    codes: Codes
+    values: list[str]
+
+
+@dataclass(frozen=True)
+class Description:
+    """'`attribute` is one of `values`'."""
+
+    attribute: str
+    codes: list[int]
+    values: list[str]
+
+    def holds(self, attributes: Mapping[str, Attribute], where: slice) -> Fires:
+        return np.isin(attributes[self.attribute].codes[where], self.codes)
+
+    def __str__(self) -> str:
+        return f"{self.attribute} is one of: {', '.join(map(repr, self.values))}"
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well what is said agrees with what is: counts of positions."""
+
+    true_positives: int
+    false_positives: int
+    false_negatives: int
+    true_negatives: int
+
+    @property
+    def mcc(self) -> float:
+        """Matthews' correlation: 1 for the same; 0 for chance, whatever the density, and where one is constant."""
+        return float(_mcc(*self._counts()))
+
+    @property
+    def precision(self) -> float:
+        return _ratio(self.true_positives, self.true_positives + self.false_positives)
+
+    @property
+    def recall(self) -> float:
+        return _ratio(self.true_positives, self.true_positives + self.false_negatives)
+
+    @property
+    def f1(self) -> float:
+        return _ratio(2 * self.true_positives, 2 * self.true_positives + self.false_positives + self.false_negatives)
+
+    @property
+    def balanced_accuracy(self) -> float:
+        return (self.recall + _ratio(self.true_negatives, self.true_negatives + self.false_positives)) / 2
+
+    def _counts(self) -> tuple[NDArray[np.float64], ...]:
+        counts = (self.true_positives, self.false_positives, self.false_negatives, self.true_negatives)
+        return tuple(np.float64(count) for count in counts)  # type: ignore[return-value]
+
+
+def agreement(said: Fires, fires: Fires) -> Agreement:
+    tp = int((said & fires).sum())
+    fp, fn = int(said.sum()) - tp, int(fires.sum()) - tp
+    return Agreement(tp, fp, fn, len(fires) - tp - fp - fn)
+
+
+def describe(attributes: Mapping[str, Attribute], fires: Fires, where: slice, most: int) -> Description:
+    """The description that agrees best with `fires` in the part `where` of the text.
+
+    Values of one attribute exclude each other, so their counts add up: the best next value is taken while one helps.
+    """
+    best, best_mcc = Description(next(iter(attributes)), [], []), -1.0
+    for name, attribute in attributes.items():
+        codes, mcc = _best_codes(attribute.codes[where], fires[where], most)
+        if mcc > best_mcc:
+            best, best_mcc = Description(name, codes, [attribute.values[code] for code in codes]), mcc
+    return best
+
+
+def _best_codes(codes: Codes, fires: Fires, most: int) -> tuple[list[int], float]:
+    values, hits = np.unique(codes[fires], return_counts=True)
+    values, hits = values[hits >= FEWEST_HITS], hits[hits >= FEWEST_HITS]
+    misses = np.bincount(codes)[values] - hits
+    positives, negatives = int(fires.sum()), int((~fires).sum())
+    chosen: list[int] = []
+    tp, fp, reached = 0, 0, 0.0
+    while len(chosen) < most and len(values):
+        gains = _mcc(tp + hits, fp + misses, positives - tp - hits, negatives - fp - misses)
+        place = int(gains.argmax())
+        if gains[place] <= reached:
+            break
+        reached = float(gains[place])
+        chosen.append(int(values[place]))
+        tp, fp = tp + int(hits[place]), fp + int(misses[place])
+        values, hits, misses = (np.delete(left, place) for left in (values, hits, misses))
+    return chosen, reached
+
+
+def _mcc(tp: NDArray, fp: NDArray, fn: NDArray, tn: NDArray) -> NDArray:
+    tp, fp, fn, tn = (np.asarray(count, dtype=np.float64) for count in (tp, fp, fn, tn))
+    below = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
+    return np.where(below > 0, (tp * tn - fp * fn) / np.where(below > 0, below, 1), 0.0)
+
+
+def _ratio(a: float, b: float) -> float:
+    return a / b if b else 0.0
+
+
+def readable_attributes(contexts: list[list[str]]) -> dict[str, Attribute]:
+    """The attributes of every position of some contexts, each a list of its tokens' texts; all look back alone."""
+    rows: dict[str, list[str]] = {name: [] for name in _NAMES}
+    for tokens in contexts:
+        word, before, last = "", "", ""
+        for token in tokens:
+            if begins_word(token) or not word:
+                before, word = word or before, ""
+            word = (word + token).strip().casefold()
+            for name, value in zip(_NAMES, (token, word, kind(token), last, before, f"{before} {word}"), strict=True):
+                rows[name].append(value)
+            last = token
+    return {name: _coded(values) for name, values in rows.items()}
+
+
+_NAMES = ("token", "word so far", "kind of token", "token before", "word before", "word before with word so far")
+
+
+def begins_word(token: str) -> bool:
+    """Whether a new word begins with this token: behind a space, or at anything that is no letter or digit."""
+    return not token[:1].isalnum()
+
+
+def kind(token: str) -> str:
+    """One of a few classes that a person tells apart at a glance."""
+    text = token.strip()
+    if not text:
+        return "white space"
+    if text.isdigit():
+        return "digits"
+    if not any(character.isalnum() for character in text):
+        return "punctuation"
+    if not re.match(r"\s", token):
+        return "inside of a word"
+    return "capitalised word" if text[0].isupper() else "lower-case word"
+
+
+def _coded(values: list[str]) -> Attribute:
+    found, codes = np.unique(np.array(values, dtype=object).astype(str), return_inverse=True)
+    return Attribute(codes.astype(np.int64), found.tolist())

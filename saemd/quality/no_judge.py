@@ -1,0 +1,192 @@
+"""Interpretability without a judge: do short readable descriptions, found automatically, predict where latents fire?
+
+Not SAEBench's AutoInterp, which asks a language model: this needs none, and sees nothing but tokens and words. For each
+sampled latent the best description of `saemd.quality.descriptions` is chosen on the first half of the held-out contexts
+and scored on the second by Matthews' correlation, which is 0 for chance whatever the latent's density (so that SAEs of
+different L0 can be compared) and 1 where the description says exactly where the latent fires. README.md has more.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from saemd.errors import bad_value
+from saemd.lm.load import load_lm, residual_stream
+from saemd.progress import Bar, bar
+from saemd.quality.bench import Bench
+from saemd.quality.descriptions import (
+    Agreement,
+    Attribute,
+    Description,
+    Fires,
+    agreement,
+    describe,
+    readable_attributes,
+)
+from saemd.quality.score import Outcome, Score, Subject, not_applicable, one_by_one
+from saemd.sae.model import JumpReLUSAE
+from saemd.training.record import replace_with
+
+FIGURES = ("mcc", "f1", "balanced_accuracy", "precision", "recall")
+SHOWN = 30  # descriptions kept in the record
+
+
+@dataclass
+class NoJudgeSettings:
+    """`autointerp_no_judge.…`"""
+
+    tokens: int = 40_960  # of held-out text, whole contexts: half to find descriptions, half to score them
+    n_latents: int = 400  # sampled among those that fire often enough; fewer where there are fewer
+    fewest_firings: int = 20  # in each half: on fewer, a description can neither be found nor scored
+    most_values: int = 10  # of a description: more, and nobody reads it
+    random_seed: int = 42  # of the sample, and of what the baseline shifts by
+
+    def check(self, context_length: int) -> None:
+        if self.tokens < 4 * context_length:
+            remedy = f"use at least four contexts, {4 * context_length} tokens"
+            raise bad_value("autointerp_no_judge.tokens", self.tokens, remedy)
+        for key in ("n_latents", "fewest_firings", "most_values"):
+            if getattr(self, key) < 1:
+                raise bad_value(f"autointerp_no_judge.{key}", getattr(self, key), "use at least 1")
+
+
+@dataclass(frozen=True)
+class Text:
+    """The held-out positions that count: not special, no outlier, as in training. `half`: where the second begins."""
+
+    x: Tensor  # float32 [N, D]
+    attributes: dict[str, Attribute]
+    half: int
+
+    @property
+    def halves(self) -> tuple[slice, slice]:
+        return slice(0, self.half), slice(self.half, len(self.x))
+
+
+def measure(bench: Bench, settings: NoJudgeSettings, subjects: list[Subject]) -> Iterator[tuple[Subject, Outcome]]:
+    """The language model's pass once, then SAE by SAE."""
+    settings.check(bench.context_length)
+    text = read_text(bench, settings.tokens)
+    with bar("descriptions of latents", total=len(subjects) * settings.n_latents) as progress:
+
+        def one(subject: Subject) -> Outcome:
+            progress.note(subject.name)
+            return _measure_one(bench, settings, text, subject, progress)
+
+        yield from one_by_one(subjects, one)
+
+
+def read_text(bench: Bench, tokens: int) -> Text:
+    """Activations and attributes of the first `tokens` held-out tokens; the activations are kept for other SAEs."""
+    n = tokens // bench.context_length
+    found = bench.contexts(n)
+    if len(found) < n:
+        there = f"the held-out documents of {bench.corpus.name} give {len(found) * bench.context_length:,} tokens"
+        raise bad_value("autointerp_no_judge.tokens", tokens, f"{there}; use fewer")
+    ids_CT = torch.stack([context.input_ids for context in found])
+    keep_CT = torch.stack([context.keep for context in found])
+    x_CTD = _activations(bench, ids_CT)
+    norms_CT = x_CTD.norm(dim=-1)
+    factor = bench.activations.outlier_factor
+    if factor is not None:
+        keep_CT &= norms_CT <= factor * norms_CT[keep_CT].median()
+    special = set(bench.lm.tokenizer.all_special_ids)  # a word ends there
+    spelt = {token: "\n" if token in special else bench.lm.tokenizer.decode([token])
+             for token in ids_CT.unique().tolist()}  # fmt: skip
+    attributes = readable_attributes([[spelt[token] for token in row] for row in ids_CT.tolist()])
+    flat = keep_CT.flatten().numpy()
+    kept = {name: Attribute(a.codes[flat], a.values) for name, a in attributes.items()}
+    return Text(x_CTD[keep_CT], kept, int(keep_CT[: n // 2].sum()))
+
+
+def _activations(bench: Bench, ids_CT: Tensor) -> Tensor:
+    """float32 [C, T, D], computed once."""
+    path = bench.folder("no-judge") / f"{len(ids_CT)}.safetensors"
+    if not path.is_file():
+        lm = load_lm(bench.lm_config, bench.cache_root, n_layers=bench.layer + 1, device=bench.device)
+        at_once = max(1, bench.activations.lm_batch_tokens // bench.context_length)
+        parts = []
+        with bar("activations of held-out text", total=len(ids_CT)) as progress:
+            for part in ids_CT.split(at_once):
+                parts.append(residual_stream(lm, bench.layer, part).cpu())
+                progress.advance(len(part))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        replace_with(path, lambda aside: save_file({"x": torch.cat(parts)}, aside))
+    return load_file(path)["x"]
+
+
+@torch.inference_mode()
+def _measure_one(bench: Bench, settings: NoJudgeSettings, text: Text, subject: Subject, progress: Bar) -> Outcome:
+    started = time.perf_counter()
+    sae = subject.load().to(bench.device)
+    firings = [_firings(sae, text.x[half]) for half in text.halves]
+    often = torch.minimum(*firings) >= settings.fewest_firings
+    eligible = often.nonzero()[:, 0]
+    draw = torch.Generator().manual_seed(settings.random_seed)
+    sampled = eligible[torch.randperm(len(eligible), generator=draw)[: settings.n_latents]].sort().values
+    data = {**bench.data, "tokens": len(text.x), "latents": sae.d_sae, "latents_that_fire_often_enough": len(eligible)}
+    if len(sampled) < 2:
+        reason = f"{len(sampled)} of {sae.d_sae} latents fire {settings.fewest_firings} times in each half of the text"
+        return not_applicable(f"{reason}; two are wanted", data=data, seconds=time.perf_counter() - started)
+    fires_NS = torch.cat([sae.encode(part.to(bench.device))[:, sampled.to(bench.device)].cpu() > 0
+                          for part in text.x.split(4096)]).numpy()  # fmt: skip
+    shifts = torch.randint(len(text.x) // 4, 3 * len(text.x) // 4, (len(sampled),), generator=draw).tolist()
+    found: list[tuple[int, Description, Agreement]] = []
+    chance: list[Agreement] = []
+    for column, (latent, shift) in enumerate(zip(sampled.tolist(), shifts, strict=True)):
+        fires = np.ascontiguousarray(fires_NS[:, column])
+        found.append((latent, *described(text, fires, settings.most_values)))
+        chance.append(described(text, np.roll(fires, shift), settings.most_values)[1])
+        progress.advance()
+    progress.advance(settings.n_latents - len(sampled))
+    scores = [score for _, _, score in found]
+    values: dict[str, float | None] = {name: _mean(scores, name) for name in FIGURES}
+    values |= {f"{name}_shifted": _mean(chance, name) for name in FIGURES}
+    used = Counter(description.attribute for _, description, _ in found)
+    values |= {f"share_{name.replace(' ', '_')}": n / len(found) for name, n in sorted(used.items())}
+    shown = [found[place] for place in np.linspace(0, len(found) - 1, min(SHOWN, len(found))).astype(int)]
+    return Outcome(
+        "done",
+        value=values["mcc"],
+        values={**values, "eligible_share": len(eligible) / sae.d_sae},
+        std=float(np.std([score.mcc for score in scores], ddof=1)),
+        repetitions=len(scores),
+        spread="latents",
+        details={"descriptions": [{"latent": latent, "fires_where": str(description), "mcc": score.mcc, "f1": score.f1}
+                                  for latent, description, score in shown]},
+        data=data,
+        seconds=time.perf_counter() - started,
+    )  # fmt: skip
+
+
+def described(text: Text, fires: Fires, most: int) -> tuple[Description, Agreement]:
+    """The best description on the first half, and how it does on the second."""
+    first, second = text.halves
+    description = describe(text.attributes, fires, first, most)
+    return description, agreement(description.holds(text.attributes, second), fires[second])
+
+
+def _firings(sae: JumpReLUSAE, x_ND: Tensor) -> Tensor:
+    """How often each latent fires [F]."""
+    return torch.stack([(sae.encode(part.to(sae.W_enc.device)) > 0).sum(0).cpu() for part in x_ND.split(4096)]).sum(0)
+
+
+def _mean(scores: list[Agreement], name: str) -> float:
+    return float(np.mean([getattr(score, name) for score in scores]))
+
+
+NO_JUDGE = Score(
+    name="autointerp_no_judge",
+    title="Interpretability without a judge",
+    needs="the runs' language model and held-out text; no judge",
+    settings=NoJudgeSettings,
+    measure=measure,
+)
