@@ -48,7 +48,7 @@ def _measure(
     data = {
         **bench.data,
         "model": asked["model"]["name"],
-        **{key: asked[key] for key in ("text", "data") if asked.get(key)},
+        **{key: asked[key] for key in ("text", "data", "packaged") if asked.get(key)},
     }
     measured = {name: Measured() for name in by_name}
     for event in run_worker(asked):

@@ -12,7 +12,7 @@ import importlib
 import json
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from transformer_lens import HookedTransformer
 from saemd.errors import UserError
 from saemd.quality.saebench.adapter import SAEBenchSAE
 from saemd.quality.saebench.judge import judged_by
+from saemd.quality.saebench.packaged import packaged
 from saemd.quality.saebench.replaced import replaced
 
 ARTIFACTS = Path("artifacts")
@@ -52,7 +53,8 @@ def evaluate(
     results.mkdir(exist_ok=True)
     for old in results.rglob(f"{name}_custom_sae_eval_results.json"):
         old.unlink()
-    with loader, torch.set_grad_enabled(True):
+    data = packaged(job["packaged"]) if job["packaged"] else nullcontext()
+    with loader, data, torch.set_grad_enabled(True):
         extra = EVALUATIONS[kind](job, config, [(name, sae)], results) or {}
     found = sorted(results.rglob(f"{name}_custom_sae_eval_results.json"))
     if not found:

@@ -14,8 +14,10 @@ from saemd.lm.config import LMConfig
 from saemd.lm.files import resolve
 from saemd.lm.pickled import with_safetensors
 from saemd.quality.bench import Bench
+from saemd.quality.packaged import needed
 from saemd.quality.saebench.settings import (
     HELDOUT,
+    PACKAGED,
     AbsorptionSettings,
     AutoInterpSettings,
     CoreSettings,
@@ -31,10 +33,11 @@ HELDOUT_CHARACTERS = 40_000_000
 def build(evaluation: str, bench: Bench, settings: SAEBenchSettings, weights: dict[str, Path]) -> dict[str, Any]:
     """What the worker needs, plain data. Raises `UserError` where the settings cannot be followed here."""
     data = _data_folder(settings)
+    packaged = needed(evaluation, settings, bench.cache_root) if settings.data == PACKAGED else None
     lm = LMConfig(settings.lm) if isinstance(settings, UnlearningSettings) else bench.lm_config
     folder = with_safetensors(lm, bench.cache_root, resolve(lm, bench.cache_root))
     ours = [getattr(settings, key, None) for key in ("text", "max_words")]
-    about = [evaluation, {**settings.config(), "random_seed": None}, *ours, str(folder), _listing(data)]
+    about = [evaluation, {**settings.config(), "random_seed": None}, *ours, str(folder), _listing(data), packaged]
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
     work = bench.folder("saebench") / f"{evaluation}-{digest}"
     work.mkdir(parents=True, exist_ok=True)
@@ -48,6 +51,7 @@ def build(evaluation: str, bench: Bench, settings: SAEBenchSettings, weights: di
         "seeds": [settings.random_seed + i for i in range(settings.repetitions)],
         "config": {**settings.config(), **({"llm_dtype": settings.llm_dtype} if evaluation != "sae_probes" else {})},
         "data": str(data) if data else None,
+        "packaged": packaged,
         "work": str(work.absolute()),
         "saes": [{"name": name, "weights": str(path.absolute())} for name, path in weights.items()],
     }
@@ -76,11 +80,11 @@ def not_applicable_reason(bench: Bench, settings: SAEBenchSettings) -> str | Non
 
 
 def _data_folder(settings: SAEBenchSettings) -> Path | None:
-    if not settings.data:
+    if settings.data in ("", PACKAGED):
         return None
     folder = Path(settings.data).expanduser().absolute()
     if not folder.is_dir():
-        remedy = "no such folder; it holds copies of hub data sets under their names, as <data>/LabHC/bias_in_bios"
+        remedy = "neither packaged nor a folder with copies of hub data sets, as <data>/LabHC/bias_in_bios"
         raise bad_value("data", settings.data, remedy)
     return folder
 

@@ -20,18 +20,19 @@ from transformer_lens.pretrained.weight_conversions import convert_gemma_weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from saemd.errors import UserError
-from saemd.quality.saebench.translate import translated_config, translated_tokenizer
+from saemd.quality.saebench.translate import beginning_with_bos, translated_config, translated_tokenizer
 
+TRANSLATED = ("config.json", "tokenizer_config.json", "tokenizer.json")
 CONVERSIONS = {"Gemma2ForCausalLM": convert_gemma_weights, "LlamaForCausalLM": convert_llama_weights}
 ARCHITECTURES = tuple(CONVERSIONS)
 
 
 def prepare(folder: Path, target: Path) -> Path:
-    """`folder` as transformers 4 reads it: `target`, with links to the weights and both configurations translated."""
+    """`folder` as transformers 4 reads it: `target`, with links to the weights, the configurations translated."""
     shutil.rmtree(target, ignore_errors=True)
     target.mkdir(parents=True)
     for path in folder.iterdir():
-        if path.is_file() and path.name not in ("config.json", "tokenizer_config.json"):
+        if path.is_file() and path.name not in TRANSLATED:
             (target / path.name).symlink_to(path.resolve())
     config = json.loads((folder / "config.json").read_text())
     (target / "config.json").write_text(json.dumps(translated_config(config), indent=2))
@@ -39,6 +40,8 @@ def prepare(folder: Path, target: Path) -> Path:
     if tokenizer.is_file():
         settings = json.loads(tokenizer.read_text())
         (target / tokenizer.name).write_text(json.dumps(translated_tokenizer(settings), indent=2))
+        vocabulary = json.loads((folder / "tokenizer.json").read_text())
+        (target / "tokenizer.json").write_text(json.dumps(beginning_with_bos(vocabulary, settings)))
     return target
 
 

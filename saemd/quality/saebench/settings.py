@@ -2,7 +2,8 @@
 
 Fields in `_OURS` are this project's; all others go to SAEBench as they are, and a test holds their defaults to its own.
 Every evaluation reads its data from the hub, or from `data`: a folder that holds copies of the hub's data sets under
-their names, as `<data>/LabHC/bias_in_bios`.
+their names, as `<data>/LabHC/bias_in_bios`. Probing, SCR and TPP also take `data: packaged`: labelled texts out of
+published packages, by the names of `saemd.quality.packaged.SETS`.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 from saemd.errors import bad_value
 
 _OURS = ("data", "repetitions", "headline", "text", "base_url", "judge", "key_variable", "lm", "max_words")
+PACKAGED = "packaged"  # as `data`: labelled texts out of published packages
 HELDOUT = "heldout"  # as `text`: the runs' own held-out documents
 
 
@@ -22,7 +24,7 @@ HELDOUT = "heldout"  # as `text`: the runs' own held-out documents
 class SAEBenchSettings:
     """What all evaluations share."""
 
-    data: str = ""  # folder with copies of the hub's data sets; empty: the hub
+    data: str = ""  # folder with copies of the hub's data sets, or packaged; empty: the hub
     repetitions: int = 1  # with seeds random_seed, random_seed + 1, …
     random_seed: int = 42
     llm_batch_size: int = 32
@@ -227,6 +229,12 @@ class ScrSettings(ShiftSettings):
             ],
         }
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if missing := [name for name in self.dataset_names if not self.column1_vals_lookup.get(name)]:
+            raise bad_value("column1_vals_lookup", self.column1_vals_lookup, f"name pairs of classes of {missing[0]}")
+        self.column1_vals_lookup = {name: self.column1_vals_lookup[name] for name in self.dataset_names}
 
     def config(self) -> dict[str, Any]:
         return {**super().config(), "perform_scr": True}
