@@ -10,7 +10,6 @@ from saemd.quality.packaged import readers
 from saemd.quality.packaged.readers import LabelReader
 
 
-
 @dataclass(frozen=True)
 class Source:
     """A pinned package, the reader of its rows, and the licence of the texts."""
@@ -55,16 +54,12 @@ SETS: Mapping[str, LabelledSet] = {
         ("People", "Biology and health sciences", "Geography", "Physical sciences", "Society and social sciences"),
     ),
     "wikipedia_topics_2": LabelledSet(TOPICS, ("topic",), ("Arts", "Technology", "History", "Everyday life")),
-    "opinion_sources": LabelledSet(
-        OPINIONS, ("source",), ("film review", "product review", "tweet", "editorial")
-    ),
+    "opinion_sources": LabelledSet(OPINIONS, ("source",), ("film review", "product review", "tweet", "editorial")),
     "opinion_sentiment": LabelledSet(OPINIONS, ("sentiment",), ("negative", "positive")),
     "pubmed_species": LabelledSet(ABSTRACTS, ("species",), ("human", "animal")),
     "pubmed_sex": LabelledSet(ABSTRACTS, ("sex",), ("female", "male")),
     "pubmed_publication": LabelledSet(ABSTRACTS, ("publication",), ("review", "case report")),
-    "question_types": LabelledSet(
-        QUESTIONS, ("question",), ("description", "entity", "person", "number", "place")
-    ),
+    "question_types": LabelledSet(QUESTIONS, ("question",), ("description", "entity", "person", "number", "place")),
     "sentence_languages": LabelledSet(LANGUAGES, ("language",), ("English", "Spanish", "Ukrainian")),
     "pubmed_species_sex": LabelledSet(
         ABSTRACTS,

@@ -26,6 +26,7 @@ from transformer_lens import HookedTransformer
 
 from saemd.errors import UserError
 from saemd.quality.saebench.adapter import SAEBenchSAE
+from saemd.quality.saebench.fast import StoppingModel, fast
 from saemd.quality.saebench.judge import judged_by
 from saemd.quality.saebench.packaged import packaged
 from saemd.quality.saebench.replaced import replaced
@@ -48,13 +49,14 @@ def evaluate(
         config["model_name"] = job["model"]["name"]
     for draws in (random.seed, np.random.seed, torch.manual_seed):  # Absorption draws unseeded
         draws(seed)
-    loader = replaced(HookedTransformer, from_pretrained_no_processing=lambda *a, **k: model)
+    given = StoppingModel(model, job["layer"]) if model and kind == "absorption" else model
+    loader = replaced(HookedTransformer, from_pretrained_no_processing=lambda *a, **k: given)
     results = Path("results")
     results.mkdir(exist_ok=True)
     for old in results.rglob(f"{name}_custom_sae_eval_results.json"):
         old.unlink()
     data = packaged(job["packaged"]) if job["packaged"] else nullcontext()
-    with loader, data, torch.set_grad_enabled(True):
+    with loader, data, fast(), torch.set_grad_enabled(True):
         extra = EVALUATIONS[kind](job, config, [(name, sae)], results) or {}
     found = sorted(results.rglob(f"{name}_custom_sae_eval_results.json"))
     if not found:

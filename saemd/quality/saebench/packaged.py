@@ -24,7 +24,7 @@ Texts = dict[str, list[str]]  # class → texts
 
 @contextmanager
 def packaged(sets: dict[str, dict[str, Any]]) -> Iterator[None]:
-    """Within, `sets` (name → folder, columns, classes, seconds) are the data sets that SAEBench knows, and no others."""
+    """Within, `sets` (name → folder, columns, classes, seconds) are the data sets that SAEBench knows."""
 
     def by_class(name: str, train_size: int, test_size: int, seed: int) -> tuple[Texts, Texts]:
         """As `get_multi_label_train_test_data`: of each class half of the size, the other half being all others."""
