@@ -168,6 +168,8 @@ def _shift(job: Any, config: Any, saes: Any, results: Path) -> None:
     """SCR and TPP."""
     from sae_bench.evals.scr_and_tpp import main
 
+    if job["packaged"] and job["evaluation"] == "tpp":
+        config["column1_vals_lookup"] = {}  # SCR's alone; its JSON would name sets that were not measured
     main.run_eval(main.ScrAndTppEvalConfig(**config), saes, job["device"], str(results), force_rerun=True)
 
 
