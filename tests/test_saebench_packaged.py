@@ -119,12 +119,19 @@ for name in ("one", "two", "one", "three", "two"):
         unchanged = plain[name].sum(1) / (plain[name].sum(2) != 0).sum(1)[:, None]
         assert share == 0 or (expected - unchanged).abs().max() > 0.01
 
-prompts = ["a b c", "d e f"]
+prompts = [" ".join(words[i : i + 8]) for i in range(6)]
 seen = dict(names_filter=[sae.cfg.hook_name])
 whole = model.run_with_cache(prompts, **seen)[1][sae.cfg.hook_name]
-stopped = fast.StoppingModel(model, int(layer))
-torch.testing.assert_close(stopped.run_with_cache(prompts, **seen)[1][sae.cfg.hook_name], whole)
-assert stopped.cfg is model.cfg and stopped.to_tokens("a b").tolist() == model.to_tokens("a b").tolist()
+letters = fast.first_letters(model, int(layer), -6)
+assert fast.first_letters(model, int(layer), -6) is letters
+for _ in range(2):
+    torch.testing.assert_close(letters.run_with_cache(prompts, **seen)[1][sae.cfg.hook_name][:, -6, :], whole[:, -6, :])
+assert letters.cfg is model.cfg and letters.to_tokens("a b").tolist() == model.to_tokens("a b").tolist()
+
+options = dict(batch_size=4, max_seq_len=9, hook_names=[sae.cfg.hook_name], max_layer=None, device="cpu")
+plain = fast.PLAIN_LAST_TOKENS(model=model, texts=texts, **options)
+soon = fast.last_token_activations(model=model, texts=texts, **options)
+torch.testing.assert_close(soon[sae.cfg.hook_name], plain[sae.cfg.hook_name], atol=1e-4, rtol=1e-4)
 """
 
 

@@ -26,7 +26,7 @@ from transformer_lens import HookedTransformer
 
 from saemd.errors import UserError
 from saemd.quality.saebench.adapter import SAEBenchSAE
-from saemd.quality.saebench.fast import StoppingModel, fast
+from saemd.quality.saebench.fast import fast, first_letters
 from saemd.quality.saebench.judge import judged_by
 from saemd.quality.saebench.packaged import packaged
 from saemd.quality.saebench.replaced import replaced
@@ -49,7 +49,9 @@ def evaluate(
         config["model_name"] = job["model"]["name"]
     for draws in (random.seed, np.random.seed, torch.manual_seed):  # Absorption draws unseeded
         draws(seed)
-    given = StoppingModel(model, job["layer"]) if model and kind == "absorption" else model
+    given: Any = model
+    if model and kind == "absorption":
+        given = first_letters(model, job["layer"], config["prompt_token_pos"])
     loader = replaced(HookedTransformer, from_pretrained_no_processing=lambda *a, **k: given)
     results = Path("results")
     results.mkdir(exist_ok=True)
@@ -131,9 +133,18 @@ def _absorption(job: Any, config: Any, saes: Any, results: Path) -> None:
         main.run_feature_absortion_experiment, probes_dir=own / "probes", experiment_dir=own / "feature_absorption",
         sparse_probing_experiment_dir=own / "k_sparse_probing",
     )  # fmt: skip
+
+    def absorption_of_the_same_prompts(**arguments: Any) -> Any:
+        random.seed(config["random_seed"])  # they are drawn: the first SAE, for which probes were trained, would differ
+        return absorption(**arguments)
+
     words = functools.partial(_words, most=job["max_words"], seed=config["random_seed"])
     with (
-        replaced(main, run_k_sparse_probing_experiment=probing, run_feature_absortion_experiment=absorption),
+        replaced(
+            main,
+            run_k_sparse_probing_experiment=probing,
+            run_feature_absortion_experiment=absorption_of_the_same_prompts,
+        ),
         replaced(common, get_alpha_tokens=words),
         replaced(feature_absorption, get_alpha_tokens=words),
     ):

@@ -8,6 +8,7 @@ sums: `tests/test_saebench_packaged.py` holds them together. Shapes: B texts, L 
 # pyright: reportMissingImports=false
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
@@ -15,12 +16,14 @@ from typing import Any
 import torch
 from sae_bench.evals.scr_and_tpp import main as scr_and_tpp
 from sae_bench.sae_bench_utils import activation_collection
+from sae_probes import generate_model_activations
 from torch import Tensor
 from tqdm import tqdm
 from transformer_lens import HookedTransformer
 
 from saemd.quality.saebench.replaced import replaced
 
+PLAIN_LAST_TOKENS = generate_model_activations._process_activations
 PLAIN_ACTIVATIONS = activation_collection.get_all_llm_activations
 MOST_KEPT = 16  # of `Ablated`'s texts: the classes of a data set
 
@@ -31,6 +34,7 @@ def fast() -> Iterator[None]:
     with (
         replaced(activation_collection, get_all_llm_activations=all_llm_activations),
         replaced(scr_and_tpp, ablated_precomputed_activations=Ablated()),
+        replaced(generate_model_activations, _process_activations=last_token_activations),
     ):
         yield
 
@@ -92,14 +96,39 @@ class Ablated:
         return (changed_BD / tokens_B[:, None]).to(ablation_acts_BLD.dtype)
 
 
-class StoppingModel:
-    """A HookedTransformer that goes no further than the layer that is looked at: Absorption drops the logits."""
+class FirstLetters:
+    """A HookedTransformer as Absorption asks it: for one position of one layer, and the same prompts for every SAE.
 
-    def __init__(self, model: HookedTransformer, layer: int) -> None:
-        self._model, self._layer = model, layer
+    It goes no further than this layer (the logits are dropped), and keeps what it has found.
+    """
+
+    def __init__(self, model: HookedTransformer, layer: int, position: int) -> None:
+        assert position < 0
+        self._model, self._layer, self._position = model, layer, position
+        self._known: dict[tuple[str, ...], dict[str, Tensor]] = {}  # prompts → hook → [B, D]
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self._model, name)
 
-    def run_with_cache(self, *arguments: Any, **options: Any) -> Any:
-        return self._model.run_with_cache(*arguments, **{"stop_at_layer": self._layer + 1, **options})
+    def run_with_cache(self, prompts: list[str], names_filter: list[str]) -> tuple[None, dict[str, Tensor]]:
+        """The activations [B, -position, D], of which the first, the one that is read, stands at all positions."""
+        key = tuple(prompts)
+        if key not in self._known:
+            stop = self._layer + 1
+            _, cache = self._model.run_with_cache(prompts, names_filter=names_filter, stop_at_layer=stop)
+            self._known[key] = {name: cache[name][:, self._position].clone() for name in names_filter}
+        return None, {name: x_BD[:, None].expand(-1, -self._position, -1) for name, x_BD in self._known[key].items()}
+
+
+@functools.lru_cache(maxsize=1)
+def first_letters(model: HookedTransformer, layer: int, position: int) -> FirstLetters:
+    """The same one for all SAEs of a job."""
+    return FirstLetters(model, layer, position)
+
+
+def last_token_activations(model: HookedTransformer, texts: list[str], **options: Any) -> dict[str, Tensor]:
+    """Hook → [B, D], as sae-probes' `_process_activations`: texts of one length together, with little padding."""
+    lengths = generate_model_activations._get_text_lengths(model, texts)
+    order = torch.tensor(lengths).argsort()
+    found = PLAIN_LAST_TOKENS(model=model, texts=[texts[i] for i in order], **options)
+    return {name: x_BD[order.argsort()] for name, x_BD in found.items()}

@@ -141,6 +141,7 @@ class AbsorptionSettings(SAEBenchSettings):
     k_sparse_probe_l1_decay: float = 0.01
     k_sparse_probe_batch_size: int = 4096
     k_sparse_probe_num_epochs: int = 50
+    precalc_k_sparse_probe_sae_acts: bool = False  # encode the words once: sooner, for [words, F] in memory
     min_GT_probe_f1: float = 0.6  # noqa: N815 - SAEBench's name
     min_feats_for_eval: int = 20  # letters
 
