@@ -7,6 +7,7 @@ chooses and ablates latents with its own code. The sets keep their own names in 
 # pyright: reportMissingImports=false
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -61,8 +62,8 @@ def packaged(sets: dict[str, dict[str, Any]]) -> Iterator[None]:
 
 
 def _frames(known: dict[str, Any]) -> tuple[pd.DataFrame, pd.DataFrame]:
-    folder = Path(known["folder"])
-    train, test = (pd.read_json(folder / f"{part}.jsonl", lines=True, dtype=False) for part in ("train", "test"))
+    lines = [(Path(known["folder"]) / f"{part}.jsonl").read_text("utf-8").splitlines() for part in ("train", "test")]
+    train, test = (pd.DataFrame([json.loads(line) for line in of_part]) for of_part in lines)
     return train, test
 
 
