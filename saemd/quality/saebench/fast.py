@@ -55,10 +55,10 @@ def all_llm_activations(
     unique_BL, place_B = torch.unique(ids_BL, dim=0, return_inverse=True)
     keep_BL = activation_collection.get_bos_pad_eos_mask(unique_BL, model.tokenizer)
     lengths_B = (keep_BL * torch.arange(1, unique_BL.shape[1] + 1, device=keep_BL.device)).amax(1)
-    order_B = lengths_B.argsort()
+    lengths_B, order_B = lengths_B.clamp(min=1).sort()
     found_BLD = torch.zeros(*unique_BL.shape, model.cfg.d_model, dtype=model.cfg.dtype, device=unique_BL.device)
-    for batch in tqdm(order_B.split(batch_size), desc="language model"):
-        longest = max(1, int(lengths_B[batch].max()))
+    for start, end in tqdm(_batches(lengths_B.tolist(), batch_size * unique_BL.shape[1]), desc="language model"):
+        batch, longest = order_B[start:end], int(lengths_B[end - 1])
 
         def keep(resid_BLD: Tensor, hook: Any, batch: Tensor = batch, longest: int = longest) -> None:
             found_BLD[batch, :longest] = resid_BLD * keep_BL[batch, :longest, None]
@@ -66,6 +66,16 @@ def all_llm_activations(
         model.run_with_hooks(unique_BL[batch, :longest], stop_at_layer=layer + 1, fwd_hooks=[(hook_name, keep)])
     sizes = [len(tokens["input_ids"]) for tokens in tokenized.values()]
     return {name: found_BLD[places] for name, places in zip(tokenized, place_B.split(sizes), strict=True)}
+
+
+def _batches(lengths: list[int], room: int) -> list[tuple[int, int]]:
+    """Start and end of batches of ascending lengths, each of `room` tokens at most when padded to its last."""
+    found, start = [], 0
+    for end, length in enumerate(lengths):
+        if (end - start + 1) * length > room and end > start:
+            found.append((start, end))
+            start = end
+    return [*found, (start, len(lengths))]
 
 
 class Ablated:
@@ -126,9 +136,16 @@ def first_letters(model: HookedTransformer, layer: int, position: int) -> FirstL
     return FirstLetters(model, layer, position)
 
 
-def last_token_activations(model: HookedTransformer, texts: list[str], **options: Any) -> dict[str, Tensor]:
-    """Hook → [B, D], as sae-probes' `_process_activations`: texts of one length together, with little padding."""
-    lengths = generate_model_activations._get_text_lengths(model, texts)
-    order = torch.tensor(lengths).argsort()
-    found = PLAIN_LAST_TOKENS(model=model, texts=[texts[i] for i in order], **options)
-    return {name: x_BD[order.argsort()] for name, x_BD in found.items()}
+def last_token_activations(
+    model: HookedTransformer, texts: list[str], batch_size: int, max_seq_len: int, **options: Any
+) -> dict[str, Tensor]:
+    """Hook → [B, D], as sae-probes' `_process_activations`: texts of one length together, short ones more at once."""
+    lengths = torch.tensor(generate_model_activations._get_text_lengths(model, texts)).clamp(max=max_seq_len)
+    lengths_B, order_B = lengths.sort()
+    found: dict[str, list[Tensor]] = {}
+    for start, end in _batches(lengths_B.tolist(), batch_size * max_seq_len):
+        some = [texts[i] for i in order_B[start:end]]
+        passed = PLAIN_LAST_TOKENS(model=model, texts=some, batch_size=len(some), max_seq_len=max_seq_len, **options)
+        for name, x_BD in passed.items():
+            found.setdefault(name, []).append(x_BD)
+    return {name: torch.cat(parts)[order_B.argsort()] for name, parts in found.items()}
