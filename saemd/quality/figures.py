@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
 DOTS_PER_INCH = 150
 COLUMNS = 4
+WIDEST = 25  # characters of a title that fit over a panel in full size
 LINES = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))  # one per seed
 
 
@@ -115,7 +116,7 @@ def _panels(
     for axes, (score, title) in zip(grid.flat, panels.items(), strict=False):
         mine = [record for record in records if record["score"] == score]
         quiet(axes)
-        axes.set_title(title, fontsize=11, fontweight="bold", color=INK, loc="left")
+        axes.set_title(title, fontsize=min(11, 11 * WIDEST / len(title)), fontweight="bold", color=INK, loc="left")
         if any(record["status"] == "done" for record in mine):
             draw(axes, mine, colours)
             axes.set_xscale("log", base=2)
@@ -124,6 +125,10 @@ def _panels(
             axes.set_xticklabels([f"{target:g}" for target in targets])
             axes.set_xlabel("L0", fontsize=10, color=INK)
             axes.margins(x=0.07, y=0.1)
+            low, high = axes.get_xlim()
+            axes.set_xlim(
+                min(low, targets[0] / 1.05), max(high, targets[-1] * 1.05)
+            )  # each target has its tick in view
         _say(axes, mine)
     left, right = 0.62 / width, 1 - 0.12 / width
     spaces = {"hspace": 0.42, "wspace": 0.3 if columns > 1 else 0}
