@@ -25,6 +25,7 @@ from saemd.quality.saebench.replaced import replaced
 
 PLAIN_LAST_TOKENS = generate_model_activations._process_activations
 PLAIN_ACTIVATIONS = activation_collection.get_all_llm_activations
+USUAL = 128  # tokens of a text that SAEBench's batch sizes are meant for
 MOST_KEPT = 16  # of `Ablated`'s texts: the classes of a data set
 
 
@@ -143,7 +144,7 @@ def last_token_activations(
     lengths = torch.tensor(generate_model_activations._get_text_lengths(model, texts)).clamp(max=max_seq_len)
     lengths_B, order_B = lengths.sort()
     found: dict[str, list[Tensor]] = {}
-    for start, end in _batches(lengths_B.tolist(), batch_size * max_seq_len):
+    for start, end in _batches(lengths_B.tolist(), batch_size * min(max_seq_len, USUAL)):
         some = [texts[i] for i in order_B[start:end]]
         passed = PLAIN_LAST_TOKENS(model=model, texts=some, batch_size=len(some), max_seq_len=max_seq_len, **options)
         for name, x_BD in passed.items():
