@@ -82,6 +82,7 @@ def main(words: list[str]) -> None:
     out = Path(given.get("out", HERE))
     if not (folder / "quality.json").is_file():
         sys.exit(f"run_root={folder.parent}: nothing measured here; run python -m saemd.evaluate first")
+    out.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         shutil.copy(folder / name, out)
     spread = json.loads((folder / "spread.json").read_text())
