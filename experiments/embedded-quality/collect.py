@@ -2,7 +2,8 @@
 
     python experiments/embedded-quality/collect.py [run_root=runs] [out=experiments/embedded-quality]
 
-Writes `quality.json`, `spread.json`, the figures 3 and 4, and `table.md`: the core measures of every run, the tests.
+Writes `quality.json`, `spread.json`, the figures 3 and 4, and `table.md`: the core measures and all scores of each run,
+and the tests.
 """
 
 from __future__ import annotations
@@ -13,10 +14,11 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from saemd.quality.published import remarks, titles
 from saemd.quality.table import test_lines
 
 HERE = Path(__file__).parent
-FILES = ("quality.json", "spread.json", "figure3.png", "figure4.png")
+FILES = ("spread.json", "figure3.png", "figure4.png")
 COLUMNS = {
     "Loss Recovered": ("loss_recovered", ".4f"),
     "of mean ablation": ("loss_recovered_mean", ".4f"),
@@ -48,17 +50,51 @@ def table(records: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def scores_table(records: list[dict[str, Any]]) -> str:
+    """Each score of each run with its own standard deviation, and its seconds; empty where core is the only one."""
+    shown = titles(records)
+    if len(shown) < 2:
+        return ""
+    lines = [
+        f"| start | target L0 | seed | {' | '.join(shown.values())} |",
+        "| --- | ---: | ---: " + "| ---: " * len(shown) + "|",
+    ]
+    runs = dict.fromkeys((record["init"], record["l0"], record["seed"]) for record in records)
+    for run in runs:
+        mine = {r["score"]: r for r in records if (r["init"], r["l0"], r["seed"]) == run}
+        lines.append(f"| {' | '.join(map(str, run))} | {' | '.join(_cell(mine.get(score)) for score in shown)} |")
+    lines += ["", "value ± its own standard deviation (seconds); " + "; ".join(remarks(records)), ""]
+    return "\n".join(lines) + "\n"
+
+
+def _cell(record: dict[str, Any] | None) -> str:
+    if record is None:
+        return "not asked"
+    if record["status"] != "done":
+        return record["status"]
+    std = "" if record["std"] is None else f" ± {record['std']:.4f}"
+    return f"{record['value']:.4f}{std} ({record['seconds']:.0f} s)"
+
+
 def main(words: list[str]) -> None:
     given = dict(word.split("=", 1) for word in words)
     folder = Path(given.get("run_root", "runs")) / "quality"
     out = Path(given.get("out", HERE))
     if not (folder / "quality.json").is_file():
         sys.exit(f"run_root={folder.parent}: nothing measured here; run python -m saemd.evaluate first")
+    out.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         shutil.copy(folder / name, out)
     spread = json.loads((folder / "spread.json").read_text())
     lines = "\n".join(f"- {line}" for line in test_lines(spread["tests"]))
-    text = f"{table(json.loads((folder / 'quality.json').read_text()))}\n{lines}\n"
+    records = json.loads((folder / "quality.json").read_text())
+    for record in records:  # places on this machine say nothing elsewhere
+        record["details"].pop("results", None)
+        for known in record["data"].get("packaged", {}).values():
+            known.pop("folder", None)
+        record["data"].pop("text", None)
+    (out / "quality.json").write_text(json.dumps(records, indent=1) + "\n")
+    text = f"{table(records)}\n{scores_table(records)}\n{lines}\n".replace("\n\n\n", "\n\n")
     (out / "table.md").write_text(text)
     print(text)
 

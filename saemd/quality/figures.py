@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from saemd.quality.published import remarks, titles
 from saemd.quality.records import Record
 from saemd.quality.spread import cells
 from saemd.stability.store import replacing
@@ -20,6 +21,7 @@ if TYPE_CHECKING:
 
 DOTS_PER_INCH = 150
 COLUMNS = 4
+WIDEST = 25  # characters of a title that fit over a panel in full size
 LINES = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))  # one per seed
 
 
@@ -96,12 +98,12 @@ def _panels(
 
     from saemd.stability.style import GREY, INK, new_figure, quiet
 
-    titles = dict.fromkeys((record["score"], record["title"]) for record in records)
-    columns = min(columns, len(titles))
-    rows = -(-len(titles) // columns)
+    panels = titles(records)
+    columns = min(columns, len(panels))
+    rows = -(-len(panels) // columns)
     width = max(3.1 * columns, 4.6)
     per_row = max(1, int(width // 2.2))
-    said = textwrap.wrap(f"larger is better; {caption}", int(13 * width))
+    said = textwrap.wrap("; ".join(["larger is better", caption, *remarks(records)]), int(13 * width))
     below = 0.05 + 0.17 * len(said)  # inches, as all heights here
     bottom = 0.55 + below + 0.22 * -(-len(handles) // per_row)
     height = 2.6 * rows + bottom + 0.3
@@ -109,12 +111,12 @@ def _panels(
     grid = figure.subplots(rows, columns, squeeze=False)
     colours = _colours(_inits(records))
     targets = sorted({record["l0"] for record in records})
-    for axes in grid.flat[len(titles) :]:
+    for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
-    for axes, (score, title) in zip(grid.flat, titles, strict=False):
+    for axes, (score, title) in zip(grid.flat, panels.items(), strict=False):
         mine = [record for record in records if record["score"] == score]
         quiet(axes)
-        axes.set_title(title, fontsize=11, fontweight="bold", color=INK, loc="left")
+        axes.set_title(title, fontsize=min(11, 11 * WIDEST / len(title)), fontweight="bold", color=INK, loc="left")
         if any(record["status"] == "done" for record in mine):
             draw(axes, mine, colours)
             axes.set_xscale("log", base=2)
@@ -123,6 +125,10 @@ def _panels(
             axes.set_xticklabels([f"{target:g}" for target in targets])
             axes.set_xlabel("L0", fontsize=10, color=INK)
             axes.margins(x=0.07, y=0.1)
+            low, high = axes.get_xlim()
+            axes.set_xlim(
+                min(low, targets[0] / 1.05), max(high, targets[-1] * 1.05)
+            )  # each target has its tick in view
         _say(axes, mine)
     left, right = 0.62 / width, 1 - 0.12 / width
     spaces = {"hspace": 0.42, "wspace": 0.3 if columns > 1 else 0}

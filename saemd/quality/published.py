@@ -6,18 +6,43 @@ SAEBench, within 0.0041 of the values published with it. These SAEs were trained
 
 from __future__ import annotations
 
+from typing import Any
+
 from saemd.quality.records import Record
 
 MODELS = ("google/gemma-2-2b", "gemma-2-2b")
 LAYER = 12
 LOSS_RECOVERED: dict[float, float] = {21.4: 0.9646, 42.7: 0.9800, 85.6: 0.9880, 172.6: 0.9933, 353.9: 0.9961}  # by L0
 NAME = "published"
+MARK = "†"  # beside the title of a score that was measured on packaged texts
 
 
 def comparable(record: Record) -> bool:
     """Was this Loss Recovered measured on the model and the layer that the published ones are of?"""
-    data = record["data"]
-    return record["score"] == "core" and data.get("lm") in MODELS and data.get("layer") == LAYER
+    return record["score"] == "core" and _papers(record["data"])
+
+
+def _papers(data: dict[str, Any]) -> bool:
+    return data.get("lm") in MODELS and data.get("layer") == LAYER
+
+
+def titles(records: list[Record]) -> dict[str, str]:
+    """Each score's title, in the records' order, with `MARK` where packaged texts took the place of SAEBench's."""
+    marked = {r["score"] for r in records if r["data"].get("packaged") or r["data"].get("known")}  # known: RAVEL
+    return {r["score"]: f"{r['title']} {MARK}" if r["score"] in marked else r["title"] for r in records}
+
+
+def remarks(records: list[Record]) -> list[str]:
+    """What must stand beside these scores: which of them no published number may be held against, and why."""
+    found = []
+    if any(title.endswith(MARK) for title in titles(records).values()):
+        found.append(f"{MARK} measured on packaged texts: not comparable with published numbers")
+    done = [record for record in records if record["status"] == "done" and record["score"].startswith("saebench_")]
+    others = dict.fromkeys((r["data"]["lm"], r["data"]["layer"]) for r in done if not _papers(r["data"]))
+    if others:
+        of = ", ".join(f"{lm}, layer {layer}" for lm, layer in others)
+        found.append(f"SAEBench's published numbers are of Gemma-2-2B, layer {LAYER}: not comparable with {of}")
+    return found
 
 
 def published_rows(records: list[Record]) -> list[list[str]]:

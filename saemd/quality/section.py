@@ -7,7 +7,7 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from saemd.quality.published import LOSS_RECOVERED, comparable
+from saemd.quality.published import LOSS_RECOVERED, comparable, remarks
 from saemd.quality.records import Record
 from saemd.quality.spread import summary
 from saemd.quality.table import table_rows, test_lines
@@ -50,6 +50,7 @@ def scores(folder: Path) -> list[str]:
     head = ["score", "init", "L0|target", "L0|reached", "mean", "std|seeds", "std|own", "seeds", "missing"]
     body = ["<h2>Scores</h2>", html.table(head, table_rows(records, found), group=True)]
     body.append(html.paragraph("Larger is better. A score that failed has no value; it is never a zero.", "soft"))
+    body += [html.paragraph(f"{remark}.") for remark in remarks(records)]
     body += _missing(records)
     for name, text in (("figure3", "Each score over the measured L0, by start."), ("figure4", "The same by seed.")):
         image = folder / f"{name}.png"

@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from saemd.quality.published import published_rows
+from saemd.quality.published import published_rows, remarks, titles
 from saemd.quality.records import Record
 from saemd.stability.table import WIDTH, number
 
@@ -30,13 +30,14 @@ def print_table(records: list[Record], summary: dict[str, Any], console: Console
             table.add_section()
         table.add_row(*row)
     console.print(table)
-    for line in test_lines(summary["tests"]):
+    for line in [*remarks(records), *test_lines(summary["tests"])]:
         console.print(line, highlight=False)
 
 
 def table_rows(records: list[Record], summary: dict[str, Any]) -> list[list[str]]:
     """Cells as text: score, start, target L0, L0, mean, std over seeds, mean own std, seeds, what is missing, why."""
     found = {(cell["score"], cell["init"], cell["l0"]): cell for cell in summary["cells"]}
+    shown = titles(records)
     rows = []
     for key in dict.fromkeys((record["score"], record["init"], record["l0"]) for record in records):
         mine = [record for record in records if (record["score"], record["init"], record["l0"]) == key]
@@ -45,7 +46,7 @@ def table_rows(records: list[Record], summary: dict[str, Any]) -> list[list[str]
         cell = found.get(key, {})
         rows.append(
             [
-                mine[0]["title"],
+                shown[key[0]],
                 key[1],
                 f"{key[2]:g}",
                 number(cell.get("achieved_l0"), 1),

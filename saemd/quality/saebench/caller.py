@@ -23,8 +23,9 @@ from saemd.quality.saebench.results import KEYS, Reading
 from saemd.quality.saebench.settings import SAEBenchSettings
 from saemd.quality.score import Outcome, Subject, failed, not_applicable
 
-# Their caches are activations of whole data sets, tens of GB: kept for one job, as SAEBench's own runner does.
-LARGE_CACHES = ("sparse_probing", "sae_probes", "scr", "tpp")
+# Their caches are activations at all tokens, tens of GB: kept for one job, as SAEBench's own runner does. (sae-probes
+# keeps those of a text's last token alone, hours of work in less than a GB.)
+LARGE_CACHES = ("sparse_probing", "scr", "tpp")
 
 
 def measurer(evaluation: str) -> Callable[[Bench, Any, list[Subject]], Iterator[tuple[Subject, Outcome]]]:
@@ -48,7 +49,7 @@ def _measure(
     data = {
         **bench.data,
         "model": asked["model"]["name"],
-        **{key: asked[key] for key in ("text", "data", "known") if asked.get(key)},
+        **{key: asked[key] for key in ("text", "data", "packaged", "known") if asked.get(key)},
     }
     measured = {name: Measured() for name in by_name}
     for event in run_worker(asked):

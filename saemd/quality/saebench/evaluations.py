@@ -12,7 +12,7 @@ import importlib
 import json
 import random
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -29,7 +29,9 @@ from transformers import AutoModelForCausalLM
 
 from saemd.errors import UserError
 from saemd.quality.saebench.adapter import SAEBenchSAE
+from saemd.quality.saebench.fast import fast, first_letters
 from saemd.quality.saebench.judge import judged_by
+from saemd.quality.saebench.packaged import packaged
 from saemd.quality.saebench.replaced import replaced
 
 ARTIFACTS = Path("artifacts")
@@ -50,12 +52,16 @@ def evaluate(
         config["model_name"] = job["model"]["name"]
     for draws in (random.seed, np.random.seed, torch.manual_seed):  # Absorption draws unseeded
         draws(seed)
-    loader = replaced(HookedTransformer, from_pretrained_no_processing=lambda *a, **k: model)
+    given: Any = model
+    if model and kind == "absorption":
+        given = first_letters(model, job["layer"], config["prompt_token_pos"])
+    loader = replaced(HookedTransformer, from_pretrained_no_processing=lambda *a, **k: given)
     results = Path("results")
     results.mkdir(exist_ok=True)
     for old in results.rglob(f"{name}_custom_sae_eval_results.json"):
         old.unlink()
-    with loader, torch.set_grad_enabled(True):
+    data = packaged(job["packaged"]) if job["packaged"] else nullcontext()
+    with loader, data, fast(), torch.set_grad_enabled(True):
         extra = EVALUATIONS[kind](job, config, [(name, sae)], results) or {}
     found = sorted(results.rglob(f"{name}_custom_sae_eval_results.json"))
     if not found:
@@ -130,9 +136,18 @@ def _absorption(job: Any, config: Any, saes: Any, results: Path) -> None:
         main.run_feature_absortion_experiment, probes_dir=own / "probes", experiment_dir=own / "feature_absorption",
         sparse_probing_experiment_dir=own / "k_sparse_probing",
     )  # fmt: skip
+
+    def absorption_of_the_same_prompts(**arguments: Any) -> Any:
+        random.seed(config["random_seed"])  # they are drawn: the first SAE, for which probes were trained, would differ
+        return absorption(**arguments)
+
     words = functools.partial(_words, most=job["max_words"], seed=config["random_seed"])
     with (
-        replaced(main, run_k_sparse_probing_experiment=probing, run_feature_absortion_experiment=absorption),
+        replaced(
+            main,
+            run_k_sparse_probing_experiment=probing,
+            run_feature_absortion_experiment=absorption_of_the_same_prompts,
+        ),
         replaced(common, get_alpha_tokens=words),
         replaced(feature_absorption, get_alpha_tokens=words),
     ):
@@ -195,6 +210,8 @@ def _shift(job: Any, config: Any, saes: Any, results: Path) -> None:
     """SCR and TPP."""
     from sae_bench.evals.scr_and_tpp import main
 
+    if job["packaged"] and job["evaluation"] == "tpp":
+        config["column1_vals_lookup"] = {}  # SCR's alone; its JSON would name sets that were not measured
     main.run_eval(main.ScrAndTppEvalConfig(**config), saes, job["device"], str(results), force_rerun=True)
 
 

