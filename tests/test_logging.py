@@ -212,6 +212,7 @@ JOB = """
 """
 
 
+@pytest.mark.slow
 def test_no_network_call_where_logging_is_offline(tmp_path: Path, proxy: tuple[str, list[bytes]]) -> None:
     """wandb's service is a process of its own, and its telemetry runs at exit: hence a whole process behind a proxy."""
     address, calls = proxy

@@ -3,6 +3,7 @@
 from typing import Any
 
 import lightning as pl
+import pytest
 import torch
 from lightning.pytorch.loggers.logger import DummyLogger
 
@@ -23,6 +24,7 @@ class Keeps(DummyLogger):
         self.rows.append(dict(metrics))
 
 
+@pytest.mark.slow
 def test_training_logs_the_names_of_the_dashboard() -> None:
     torch.manual_seed(0)
     sae = JumpReLUSAE(8, 16)

@@ -43,6 +43,7 @@ def test_every_yaml_composes(path):
     assert compose([f"{path.parent.name}={path.stem}", *needs])
 
 
+@pytest.mark.slow
 def test_the_preset_from_the_first_byte_to_the_report(command, tmp_path):  # noqa: F811
     """A random Gemma-2 in a local folder and a local file in the Pile's format stand in for the hub's."""
     config = Gemma2Config(

@@ -189,6 +189,7 @@ def test_killed_run_ends_bit_identical(world, command, tmp_path):
     assert same(tmp_path / "killed" / run, tmp_path / "whole" / run)
 
 
+@pytest.mark.slow
 def test_terminated_run_says_so_and_goes_on(world, command, tmp_path):
     """SIGTERM, as a queue sends it before its time is up: an exit code, a line, and the same command finishes."""
     arguments = [*world, "init=uniform", "seed=5", "tokens=65536", "checkpoint_minutes=0.001", f"run_root={tmp_path}"]

@@ -123,6 +123,7 @@ def test_a_folder_of_another_configuration_does_not_take_the_others(world, comma
     assert all(torch.equal(value, weights(run(tmp_path))[name]) for name, value in before.items())
 
 
+@pytest.mark.slow
 def test_a_run_that_fails_on_its_way_does_not_take_the_others(world, command, tmp_path, capsys, monkeypatch):  # noqa: F811
     """At step 40 one run's penalty cannot be computed; the others end as they would have, and it goes on later."""
     sweep = ["-m", *world, "init=uniform", "l0=2,4,8", "seed=0", "checkpoint_minutes=0.0001"]

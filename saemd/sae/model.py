@@ -15,7 +15,9 @@ Bias = Literal["separate", "shared"]
 
 
 def zeros(rows: int, columns: int) -> Tensor:
-    """Float32 on the CPU, in numpy's memory: with pages of 2 MB, faster where rows are picked anywhere."""
+    """Float32; on a CPU in numpy's memory, which has pages of 2 MB: faster where rows are picked anywhere."""
+    if torch.get_default_device().type != "cpu":
+        return torch.zeros(rows, columns)
     memory = np.empty((rows, columns), np.float32)
     memory.fill(0)  # np.zeros would take ordinary pages
     return torch.from_numpy(memory)
