@@ -5,10 +5,8 @@ Needs the environment that `make saebench` builds.
 
 from __future__ import annotations
 
-import io
 import json
 import random
-import tarfile
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,6 +17,7 @@ from saemd.quality.packaged import split as on_disk
 from saemd.quality.saebench import settings
 from saemd.quality.saebench.scores import SAEBENCH_SCORES
 from tests import saebench_world as tiny
+from tests.test_quality_packaged import tar
 from tests.test_saebench_worker import SMALL, World, measure, other_python, pytestmark, world  # noqa: F401
 
 SIZES: dict[str, Any] = {"train_set_size": 64, "test_set_size": 32, "context_length": 12, "n_values": [2, 20]}
@@ -54,18 +53,8 @@ def sentences(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
         for name, letters in files.items()
     }  # fmt: skip
     archive = tmp_path / "vader.tar.gz"
-    archive.write_bytes(packed({"v/hutto_ICWSM_2014.tar.gz": packed({n: t.encode() for n, t in inner.items()})}))
+    archive.write_bytes(tar({"v/hutto_ICWSM_2014.tar.gz": tar({n: t.encode() for n, t in inner.items()})}))
     monkeypatch.setattr(on_disk, "fetch_package", lambda package, cache_root: archive)
-
-
-def packed(contents: dict[str, bytes]) -> bytes:
-    found = io.BytesIO()
-    with tarfile.open(fileobj=found, mode="w:gz") as archive:
-        for name, content in contents.items():
-            member = tarfile.TarInfo(name)
-            member.size = len(content)
-            archive.addfile(member, io.BytesIO(content))
-    return found.getvalue()
 
 
 @pytest.mark.parametrize("score", CHOSEN)
