@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from itertools import permutations
@@ -12,9 +12,11 @@ import pytest
 import torch
 
 from saemd.errors import UserError
-from saemd.stability import match, matching
+from saemd.stability import certificate, match, matching
+from saemd.stability import cosines as cosines_module
 from saemd.stability.candidates import Candidates, gather
 from saemd.stability.certificate import Assignment, NotProvenError, Pricing, certify, excess, gap
+from saemd.stability.cosines import ByteCosines, Cosines, FloatCosines, fastest_first
 from saemd.stability.matching import match_reference, optimum, random_floor
 from tests.stability_fakes import rows
 
@@ -41,7 +43,7 @@ def test_the_total_is_the_optimum_and_not_the_greedy_choice():
 def test_blocks_do_not_matter(monkeypatch):
     a_FD, b_FD = rows(0, 50, 8), rows(1, 50, 8)
     whole = match(a_FD, b_FD)
-    monkeypatch.setattr("saemd.stability.matching.BLOCK_ROWS", 7)
+    monkeypatch.setattr(cosines_module, "BLOCK_ROWS", 7)
     assert np.array_equal(match(a_FD, b_FD).index, whole.index)
 
 
@@ -64,6 +66,14 @@ def test_any_float_type_and_numpy_and_zero_rows():
     assert np.array_equal(match(a_FD.to(torch.bfloat16), a_FD.double().numpy()).index, exact.index)
 
 
+@pytest.mark.parametrize("size", [1e-30, 1e-20, 1e20, 1e30])
+def test_rows_of_any_size_have_a_direction(size: float):
+    a_FD, b_FD = rows(0, 30, 16), rows(1, 30, 16)
+    small_FD = a_FD.clone()
+    small_FD[::2] *= size
+    np.testing.assert_allclose(match(small_FD, b_FD).cosine, match(a_FD, b_FD).cosine, atol=1e-6)
+
+
 def test_what_cannot_be_matched_is_refused():
     broken_FD = rows(0)
     broken_FD[5, 2] = float("nan")
@@ -81,6 +91,9 @@ def test_the_random_floor_lies_just_below_its_bound():
     assert 0.85 * nearest < floor < nearest < np.sqrt(2 * np.log(n_latents) / d_in)
     assert floor == random_floor(n_latents, d_in)
     assert floor != random_floor(n_latents, d_in, seed=1)
+
+
+WAYS = [FloatCosines, ByteCosines]
 
 
 def shared_rows(n: int, share: float, noise: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -117,37 +130,116 @@ INPUTS: dict[str, Callable[[int], tuple[torch.Tensor, torch.Tensor]]] = {
 }
 
 
-def solved(a_FD: torch.Tensor, b_FD: torch.Tensor) -> tuple[Assignment, Candidates, Callable, np.ndarray]:
+def solved(
+    a_FD: torch.Tensor, b_FD: torch.Tensor, way: type[FloatCosines], pool: ThreadPoolExecutor
+) -> tuple[Assignment, Candidates, Cosines, np.ndarray]:
     """What `match` finds on the way, and the whole matrix."""
-    a_FD, b_FD = matching._rows_of_one_shape(a_FD, b_FD)
-    cosine_FF = (a_FD @ b_FD.T).numpy()
-    with ThreadPoolExecutor(2) as pool:
-        candidates = gather(np.split(cosine_FF, [len(a_FD) // 3]), len(a_FD), matching.KEPT, pool)
-    return optimum(candidates, cosine_FF.__getitem__), candidates, cosine_FF.__getitem__, cosine_FF
+    cosines = way(*matching._rows_of_one_shape(a_FD, b_FD), pool)
+    candidates = gather(cosines.blocks(), len(a_FD), matching.KEPT, pool)
+    return optimum(candidates, cosines), candidates, cosines, whole(a_FD, b_FD)
+
+
+def whole(a_FD: torch.Tensor, b_FD: torch.Tensor) -> np.ndarray:
+    a_FD, b_FD = (torch.nn.functional.normalize(rows_FD, dim=1) for rows_FD in (a_FD, b_FD))
+    return (a_FD @ b_FD.T).numpy()
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as threads:
+        yield threads
 
 
 @pytest.mark.parametrize("n", [1, 2, 3, 40, 500])
 @pytest.mark.parametrize("kind", INPUTS)
-def test_the_optimum_is_scipys(kind: str, n: int):
+@pytest.mark.parametrize("way", WAYS)
+def test_the_optimum_is_scipys(way: type[FloatCosines], kind: str, n: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(matching, "fastest_first", lambda *given: iter([way(*given)]))
     a_FD, b_FD = INPUTS[kind](n)
     found, reference = match(a_FD, b_FD), match_reference(a_FD, b_FD)
     assert np.array_equal(np.sort(found.index), np.arange(n))
     assert found.cosine.sum(dtype=np.float64) == pytest.approx(reference.cosine.sum(dtype=np.float64), abs=1e-6 * n)
-    cosine_FF = (matching._unit_rows(a_FD) @ matching._unit_rows(b_FD).T).numpy()
+    cosine_FF = whole(a_FD, b_FD)
     np.testing.assert_allclose(found.cosine, cosine_FF[np.arange(n), found.index], atol=1e-6)
 
 
 @pytest.mark.parametrize("kept", [2, 6, 32])
 @pytest.mark.parametrize("kind", INPUTS)
-def test_few_candidates_are_enough_and_every_pair_is_proven(kind: str, kept: int, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("way", WAYS)
+def test_few_candidates_are_enough_and_every_pair_is_proven(
+    way: type[FloatCosines], kind: str, kept: int, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(matching, "KEPT", kept)
     monkeypatch.setattr(matching, "CORE", kept // 2)
     monkeypatch.setattr(matching, "ROUNDS", 1000)
-    found, candidates, exact_rows, cosine_FF = solved(*INPUTS[kind](300))
+    monkeypatch.setattr("saemd.stability.cosines.BLOCK_ROWS", 100)
+    found, candidates, cosines, cosine_FF = solved(*INPUTS[kind](300), way, pool)
     best = match_reference(*INPUTS[kind](300)).cosine.sum(dtype=np.float64)
     assert cosine_FF[np.arange(300), found.index].sum(dtype=np.float64) == pytest.approx(best, abs=3e-5)
-    assert excess(found, np.split(cosine_FF, [100])) <= 1e-12
-    assert certify(found, candidates, exact_rows) == gap(found) <= 1e-9
+    assert excess(found, np.split(cosine_FF, [100])) <= 1e-6
+    assert certify(found, candidates, cosines) == gap(found) <= 1e-9
+
+
+@pytest.mark.parametrize("n", [1, 5, 300])
+@pytest.mark.parametrize("kind", INPUTS)
+def test_bounds_lie_above_the_cosines_and_near_them(kind: str, n: int, pool: ThreadPoolExecutor):
+    a_FD, b_FD = INPUTS[kind](n)
+    cosines = ByteCosines(*matching._rows_of_one_shape(100 * a_FD, 1e-3 * b_FD), pool)
+    above_FF = np.concatenate([block_BF.copy() for block_BF in cosines.blocks()]) - whole(a_FD.double(), b_FD.double())
+    assert above_FF.min() >= 0
+    assert above_FF.max() < 0.05
+    assert above_FF.mean() < 1.5 * cosines.mean_error + 1e-5
+
+
+def test_bounds_hold_where_rounding_is_worst(pool: ThreadPoolExecutor):
+    """All entries nearly half a step off, and in the direction of the other's row."""
+    a_FD = torch.arange(64)[:, None] % 5 + torch.full((64, 2000), 3.49)
+    a_FD[:, 0] = 127
+    cosines = ByteCosines(*matching._rows_of_one_shape(a_FD, a_FD), pool)
+    above_FF = next(cosines.blocks()) - whole(a_FD.double(), a_FD.double())
+    assert 0 <= above_FF.min() < 0.2 * cosines.mean_error  # no much smaller bound would have done
+
+
+def test_single_pairs_and_whole_rows_are_the_cosines(pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("saemd.stability.cosines.CACHED", 1000)  # stretches of seven columns
+    a_FD, b_FD = 3 * rows(0, 90, 32), 0.1 * rows(1, 90, 32)
+    row_E, column_E = np.random.default_rng(0).integers(0, 90, (2, 500)).astype(np.int32)
+    for way in WAYS:
+        cosines, expected_FF = way(*matching._rows_of_one_shape(a_FD, b_FD), pool), whole(a_FD, b_FD)
+        np.testing.assert_allclose(cosines.pairs(row_E, column_E), expected_FF[row_E, column_E], atol=1e-6)
+        assert np.array_equal(cosines.pairs(row_E[::-1], column_E[::-1])[::-1], cosines.pairs(row_E, column_E))
+        np.testing.assert_allclose(cosines.rows(row_E[:7]), expected_FF[row_E[:7]], atol=1e-6)
+
+
+def test_bytes_are_left_where_they_are_too_coarse(monkeypatch: pytest.MonkeyPatch, pool: ThreadPoolExecutor):
+    monkeypatch.setattr(cosines_module, "SMALLEST", 2)
+    monkeypatch.setattr(cosines_module, "bytes_are_faster", lambda: True)
+    given = matching._rows_of_one_shape(rows(0, 40), rows(1, 40))
+    assert [type(way) for way in fastest_first(*given, pool)] == [ByteCosines, FloatCosines]
+    spiky_FD = rows(0, 40)
+    spiky_FD[:, 3] *= 1000
+    given = matching._rows_of_one_shape(spiky_FD + 30 * rows(2, 40).sign(), rows(1, 40))
+    monkeypatch.setattr(cosines_module, "COARSEST", 0.001)
+    assert [type(way) for way in fastest_first(*given, pool)] == [FloatCosines]
+    monkeypatch.setattr(cosines_module, "bytes_are_faster", lambda: False)
+    assert [type(way) for way in fastest_first(*given, pool)] == [FloatCosines]
+
+
+def test_where_bounds_prove_nothing_float32_goes_on(monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder):
+    a_FD, b_FD = INPUTS["half"](100)
+    tried, real = [], matching.optimum
+
+    def failing(candidates: Candidates, cosines: Cosines) -> Assignment:
+        tried.append(type(cosines))
+        if not cosines.exact:
+            raise NotProvenError("no proof")
+        return real(candidates, cosines)
+
+    monkeypatch.setattr(matching, "optimum", failing)
+    monkeypatch.setattr(matching, "fastest_first", lambda *given: iter([ByteCosines(*given), FloatCosines(*given)]))
+    assert np.array_equal(match(a_FD, b_FD).index, match_reference(a_FD, b_FD).index)
+    assert tried == [ByteCosines, FloatCosines]
+    assert not recwarn
 
 
 def test_lists_hold_the_largest_and_bound_the_others():
@@ -159,40 +251,48 @@ def test_lists_hold_the_largest_and_bound_the_others():
             held = lists.index[i, : lists.count[i]]
             assert np.array_equal(lines_FF[i, held], lists.value[i, : lists.count[i]])
             assert np.delete(lines_FF[i], held).max() <= lists.floor[i] <= np.sort(lines_FF[i])[-20]
-    row_E, column_E, value_E = candidates.rows.largest(5)
+    row_E, column_E, value_E = candidates.rows.largest(5, None)
     assert np.array_equal(np.bincount(row_E), np.full(300, 5))
     np.testing.assert_array_equal(cosine_FF[row_E, column_E], value_E)
     assert (value_E.reshape(300, 5).min(axis=1) == np.sort(cosine_FF)[:, -5]).all()
 
 
-def test_what_is_not_optimal_is_not_proven(monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("way", WAYS)
+def test_what_is_not_optimal_is_not_proven(
+    way: type[FloatCosines], pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(matching, "KEPT", 16)
-    found, candidates, exact_rows, cosine_FF = solved(*INPUTS["half"](300))
-    certify(found, candidates, exact_rows)
+    found, candidates, cosines, cosine_FF = solved(*INPUTS["half"](300), way, pool)
+    certify(found, candidates, cosines)
     index_F = found.index.copy()
     index_F[[3, 4]] = index_F[[4, 3]]
     swapped = replace(found, index=index_F, value=cosine_FF[np.arange(300), index_F].astype(np.float64))
     with pytest.raises(NotProvenError, match="below its bound"):
-        certify(swapped, candidates, exact_rows)
+        certify(swapped, candidates, cosines)
     with pytest.raises(NotProvenError, match="one to one"):
-        certify(replace(found, index=np.zeros(300, dtype=np.int64)), candidates, exact_rows)
+        certify(replace(found, index=np.zeros(300, dtype=np.int64)), candidates, cosines)
     with pytest.raises(NotProvenError, match="below its bound"):
-        certify(replace(found, price=found.price + 1e-6), candidates, exact_rows)
+        certify(replace(found, price=found.price + 1e-6), candidates, cosines)
     with pytest.raises(NotProvenError, match="worth more"):
-        certify(replace(found, price=found.price - 1e-6), candidates, exact_rows)
+        certify(replace(found, price=found.price - 1e-6), candidates, cosines)
 
 
 @pytest.mark.parametrize(("i", "rank"), [(0, 0), (17, 40), (299, 150), (5, 299)])
-def test_one_pair_that_is_worth_more_is_found_wherever_it_is(i: int, rank: int, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("few", [0, 1024])  # by whole rows, by single pairs
+@pytest.mark.parametrize("way", WAYS)
+def test_one_pair_that_is_worth_more_is_found_wherever_it_is(
+    way: type[FloatCosines], few: int, i: int, rank: int, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+):
     monkeypatch.setattr(matching, "KEPT", 16)
-    _, candidates, exact_rows, cosine_FF = solved(*INPUTS["half"](300))
+    monkeypatch.setattr(certificate, "FEW", few)
+    _, candidates, cosines, cosine_FF = solved(*INPUTS["half"](300), way, pool)
     j = int(np.argsort(-cosine_FF[i])[rank])
     gain_F, price_F = np.full(300, 9.0), np.full(300, 9.0)
-    gain_F[i], price_F[j] = 0, float(cosine_FF[i, j]) - 1e-9
-    found = Pricing(candidates, exact_rows).violations(gain_F, price_F)
+    gain_F[i], price_F[j] = 0, float(cosine_FF[i, j]) - 1e-6
+    found = Pricing(candidates, cosines).violations(gain_F, price_F)
     assert (i, j) in zip(found.row.tolist(), found.column.tolist(), strict=True)
-    price_F[j] += 1e-9
-    assert len(Pricing(candidates, exact_rows).violations(gain_F, price_F).row) == 0
+    price_F[j] += 2e-6
+    assert len(Pricing(candidates, cosines).violations(gain_F, price_F).row) == 0
 
 
 def test_without_a_proof_scipy_answers_and_says_so(monkeypatch: pytest.MonkeyPatch):

@@ -4,10 +4,11 @@
         [solvers=saemd,scipy,lapjvh,lapjvr,lapjvs,lapjvx] [kinds=near,half,independent,anisotropic]
 
 Runs are added to those that `out` holds already; the printed table takes medians. lapx's solvers run where `lap` can
-be imported. "Cosines" is the time of the matrix products alone, "rest" all that follows (for saemd: the choice of
-candidates, the matching and its proof). Memory is the peak of resident memory above what it was with the two
-dictionaries loaded. saemd's result is then checked once more, untimed, against every pair of the matrix: `excess` is
-the largest s_ij - u_i - v_j, `gap` how far the mean cosine may lie below the optimum. Linux only (reads /proc).
+be imported. "Cosines" is the time of the matrix products alone (of bytes, where saemd multiplies those), "rest" all
+else (for saemd: the choice of candidates, the matching and its proof). Memory is the peak of resident memory above what
+it was with the two dictionaries loaded. saemd's result is then checked once more, untimed, against every pair of the
+matrix: `excess` is the largest s_ij - u_i - v_j, `gap` how far the mean cosine may lie below the optimum. Linux only
+(reads /proc).
 """
 
 from __future__ import annotations
@@ -33,9 +34,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saemd.stability import match, matching
+from saemd.stability import matching
 from saemd.stability.candidates import gather
 from saemd.stability.certificate import excess, gap
+from saemd.stability.cosines import ByteCosines, Dictionary, FloatCosines, fastest_first
 
 SOLVERS = ["saemd", "scipy", "lapjvh", "lapjvr", "lapjvs", "lapjvx"]
 KINDS = ["near", "half", "independent", "anisotropic"]
@@ -62,9 +64,8 @@ def memory_mb(field: str) -> float:
     return int(found[1]) / 1024
 
 
-def timed_blocks(a_FD: Tensor, b_FD: Tensor, seconds: list[float]) -> Iterator[np.ndarray]:
+def timed(blocks: Iterator[np.ndarray], seconds: list[float]) -> Iterator[np.ndarray]:
     """The matcher's own blocks; adds up what the products took, in time and in processor time."""
-    blocks = matching._cosine_blocks(a_FD, b_FD)
     while True:
         start, cpu_start = time.perf_counter(), time.process_time()
         block_BF = next(blocks, None)
@@ -75,31 +76,39 @@ def timed_blocks(a_FD: Tensor, b_FD: Tensor, seconds: list[float]) -> Iterator[n
         yield block_BF
 
 
-def run_saemd(a_FD: Tensor, b_FD: Tensor, products: list[float]) -> Callable[[], dict[str, Any]]:
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        candidates = gather(timed_blocks(a_FD, b_FD, products), len(a_FD), matching.KEPT, pool)
+def run_saemd(
+    a: Dictionary, b: Dictionary, pool: ThreadPoolExecutor, seconds: list[float]
+) -> Callable[[], dict[str, Any]]:
+    """`match`, with a clock in between; without scipy, should a proof fail."""
+    cosines = next(fastest_first(a, b, pool))
+    candidates = gather(timed(cosines.blocks(), seconds), len(a.factors), matching.KEPT, pool)
     start, recomputed = time.perf_counter(), [0]
+    rows = cosines.rows
 
-    def exact_rows(row_R: np.ndarray) -> np.ndarray:
+    def counted(row_R: np.ndarray) -> np.ndarray:
         recomputed[0] += len(row_R)
-        return matching._product(a_FD[torch.from_numpy(row_R)], b_FD)
+        return rows(row_R)
 
-    found = matching.optimum(candidates, exact_rows)
-    seconds = time.perf_counter() - start
+    cosines.rows = counted  # type: ignore[method-assign]
+    found = matching.optimum(candidates, cosines)
+    solve_seconds = time.perf_counter() - start
     return lambda: {
+        "way": type(cosines).__name__,
         "total": float(found.value.sum()),
-        "solve_seconds": seconds,
+        "solve_seconds": solve_seconds,
         "recomputed_rows": recomputed[0],
         "gap": gap(found),
-        "excess": excess(found, matching._cosine_blocks(a_FD, b_FD)),
+        "excess": excess(found, FloatCosines(a, b, pool).blocks()),
     }
 
 
-def run_dense(solver: str, a_FD: Tensor, b_FD: Tensor, products: list[float]) -> Callable[[], dict[str, Any]]:
-    n = len(a_FD)
+def run_dense(
+    solver: str, a: Dictionary, b: Dictionary, pool: ThreadPoolExecutor, seconds: list[float]
+) -> Callable[[], dict[str, Any]]:
+    n = len(a.factors)
     cost_FF = np.empty((n, n), dtype=np.float64 if solver == "scipy" else np.float32)
     first = 0
-    for block_BF in timed_blocks(a_FD, b_FD, products):
+    for block_BF in timed(FloatCosines(a, b, pool).blocks(), seconds):
         np.negative(block_BF, out=cost_FF[first : first + len(block_BF)])
         first += len(block_BF)
     if solver == "scipy":
@@ -108,8 +117,8 @@ def run_dense(solver: str, a_FD: Tensor, b_FD: Tensor, products: list[float]) ->
         solve = getattr(importlib.import_module("lap"), solver)
     start = time.perf_counter()
     row_F, index_F = solve(cost_FF) if solver == "scipy" else solve(cost_FF, return_cost=False)
-    seconds = time.perf_counter() - start
-    return lambda: {"total": float(-cost_FF[row_F, index_F].sum(dtype=np.float64)), "solve_seconds": seconds}
+    solve_seconds = time.perf_counter() - start
+    return lambda: {"total": float(-cost_FF[row_F, index_F].sum(dtype=np.float64)), "solve_seconds": solve_seconds}
 
 
 def run(solver: str, kind: str, n: int, d: int, threads: int) -> dict[str, Any]:
@@ -117,17 +126,22 @@ def run(solver: str, kind: str, n: int, d: int, threads: int) -> dict[str, Any]:
     torch.set_num_threads(threads)
     start = time.perf_counter()
     if solver == "saemd":
-        match(*dictionaries(kind, 200, 20))
+        with ThreadPoolExecutor(threads) as pool:  # compiles both ways
+            for way in (FloatCosines, ByteCosines):
+                cosines = way(*matching._rows_of_one_shape(*dictionaries(kind, 600, 20)), pool)
+                matching.optimum(gather(cosines.blocks(), 600, 16, pool), cosines)
     load_seconds = time.perf_counter() - start
     a_FD, b_FD = dictionaries(kind, n, d)
     before = memory_mb("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     products = [0.0, 0.0]
-    start, cpu_start = time.perf_counter(), time.process_time()
-    units = matching._rows_of_one_shape(a_FD, b_FD)
-    report = run_saemd(*units, products) if solver == "saemd" else run_dense(solver, *units, products)
-    seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
-    peak = memory_mb("VmHWM")
+    with ThreadPoolExecutor(threads) as pool:
+        start, cpu_start = time.perf_counter(), time.process_time()
+        given = (*matching._rows_of_one_shape(a_FD, b_FD), pool, products)
+        report = run_saemd(*given) if solver == "saemd" else run_dense(solver, *given)
+        seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
+        peak = memory_mb("VmHWM")
+        reported = report()
     return {
         "solver": solver,
         "kind": kind,
@@ -140,7 +154,7 @@ def run(solver: str, kind: str, n: int, d: int, threads: int) -> dict[str, Any]:
         "peak_mb": peak,
         "added_mb": peak - before,
         "load_seconds": load_seconds,
-        **report(),
+        **reported,
         **environment(threads),
     }
 

@@ -1,22 +1,27 @@
 """The largest cosines of every row and every column of a matrix that is seen once, a block of rows at a time.
 
-What is left out is bounded: an entry (i, j) that neither list holds is at most min(row floor i, column floor j).
-Suffixes: F latents, B rows of one block, W width of a list with its buffer, E edges.
+Or upper bounds of them, which exact values replace later. What is left out is bounded: an entry (i, j) that neither
+list holds is at most min(row floor i, column floor j). Suffixes: F latents, B rows of one block,
+W width of a list with its buffer, E edges.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import pairwise
+from functools import partial
 from typing import NamedTuple
 
 import numpy as np
 from numba import njit
 
+from saemd.stability.cosines import in_parts
+
 CHUNK = 64  # entries compared at once with their floor; nearly all lie below
 TILE = 16  # columns copied at once
+
+Pairs = Callable[[np.ndarray, np.ndarray], np.ndarray]  # rows int32 [E] and columns [E] to values, float32 [E]
 
 
 class Edges(NamedTuple):
@@ -51,13 +56,16 @@ class Lists:
             keep, value_FW, index_FW, np.zeros(n_latents, dtype=np.int64), np.full(n_latents, -np.inf, np.float32)
         )
 
-    def largest(self, keep: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def largest(self, keep: int, pairs: Pairs | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Line int32 [E], index int32 [E], value float32 [E] of each line's `keep` largest; reorders the lists."""
         size_F = np.minimum(self.count, keep)
         _shrink_lines(self.value, self.index, self.count, keep)
         held_FK = np.arange(min(keep, self.value.shape[1])) < size_F[:, None]
         line_E = np.repeat(np.arange(len(size_F), dtype=np.int32), size_F)
-        return line_E, self.index[:, :keep][held_FK], self.value[:, :keep][held_FK]
+        index_E = self.index[:, :keep][held_FK]
+        if pairs:
+            self.value[:, :keep][held_FK] = pairs(line_E, index_E)
+        return line_E, index_E, self.value[:, :keep][held_FK]
 
 
 @dataclass(frozen=True)
@@ -68,41 +76,59 @@ class Candidates:
     columns: Lists
     diagonal: np.ndarray  # float32 [F]
 
-    def largest(self, keep: int) -> Edges:
-        """Each line's `keep` largest, and the diagonal; the same pair may come several times."""
-        row_E, column_E, value_E = self.rows.largest(keep)
-        also_column_E, also_row_E, also_value_E = self.columns.largest(keep)
+    def largest(self, keep: int, pairs: Pairs | None = None) -> Edges:
+        """Each line's `keep` largest, and the diagonal; the same pair may come several times.
+
+        Where the lists hold bounds, `pairs` gives the values themselves, which are held from then on.
+        """
+        row_E, column_E, value_E = self.rows.largest(keep, pairs)
+        turned = (lambda column_E, row_E: pairs(row_E, column_E)) if pairs else None
+        also_column_E, also_row_E, also_value_E = self.columns.largest(keep, turned)
         own_F = np.arange(len(self.diagonal), dtype=np.int32)
+        if pairs:
+            self.diagonal[:] = pairs(own_F, own_F)
         return Edges(row_E, column_E, value_E).joined(
             Edges(also_row_E, also_column_E, also_value_E), Edges(own_F, own_F, self.diagonal)
         )
 
+    def put(self, edges: Edges) -> None:
+        """Exact values in place of bounds, wherever these pairs are held."""
+        _put(self.rows.value, self.rows.index, self.rows.count, edges.row, edges.column, edges.value)
+        _put(self.columns.value, self.columns.index, self.columns.count, edges.column, edges.row, edges.value)
+
 
 def gather(blocks: Iterable[np.ndarray], n_latents: int, keep: int, pool: ThreadPoolExecutor) -> Candidates:
-    """Candidates of a square float32 matrix given as consecutive blocks of rows [B, F]; `keep` entries a line."""
+    """Candidates of a square float32 matrix given as consecutive blocks of rows [B, F]; `keep` entries a line.
+
+    A block is read before the next one is asked for.
+    """
     rows, columns = Lists.empty(n_latents, keep), Lists.empty(n_latents, keep)
     diagonal_F = np.empty(n_latents, dtype=np.float32)
     first = 0
     for block_BF in blocks:
         last = first + len(block_BF)
         diagonal_F[first:last] = block_BF[np.arange(last - first), np.arange(first, last)]
-        jobs = [pool.submit(_offer_rows, block_BF, first, *part, *_arrays(rows)) for part in _parts(len(block_BF))]
-        jobs += [pool.submit(_offer_columns, block_BF, first, *part, *_arrays(columns)) for part in _parts(n_latents)]
-        for job in jobs:
-            job.result()
+        if first == 0 and (rank := _rank(len(block_BF), n_latents, keep)):
+            in_parts(pool, n_latents, partial(_expect, block_BF, rank, columns.floor))
+        in_parts(pool, len(block_BF), partial(_offer_rows, block_BF, first, *_arrays(rows)))
+        in_parts(pool, n_latents, partial(_offer_columns, block_BF, first, *_arrays(columns)))
         first = last
     assert first == n_latents
     return Candidates(rows, columns, diagonal_F)
 
 
+def _rank(rows: int, n_latents: int, keep: int) -> int:
+    """Which of a first block's entries of a column only 1.5 · `keep` of all should exceed; 0: not to be told.
+
+    A floor to begin with spares most of what a list takes in only to drop it. One that is too high leaves the list
+    shorter, which a proof can do with.
+    """
+    rank = round(1.5 * keep * rows / n_latents)
+    return rank if 4 <= rank < rows // 4 else 0
+
+
 def _arrays(lists: Lists) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:
     return lists.value, lists.index, lists.count, lists.floor, lists.keep
-
-
-def _parts(length: int, parts: int = 4) -> list[tuple[int, int]]:
-    """[0, length) in up to `parts` consecutive ranges."""
-    edges = np.linspace(0, length, min(parts, length) + 1).astype(int).tolist()
-    return list(pairwise(edges))
 
 
 @njit(nogil=True, cache=True)
@@ -139,6 +165,15 @@ def _shrink_lines(value_FW, index_FW, count_F, keep):
 
 
 @njit(nogil=True, cache=True)
+def _put(value_FW, index_FW, count_F, line_E, index_E, value_E):
+    for e in range(len(line_E)):
+        i, wanted = line_E[e], index_E[e]
+        for w in range(count_F[i]):
+            if index_FW[i, w] == wanted:
+                value_FW[i, w] = value_E[e]
+
+
+@njit(nogil=True, cache=True)
 def _offer(line_N, first, begin, value_W, index_W, count, floor, keep):
     """A stretch of a line, whose indices start at `first`, into its list; from chunk `begin` on, then the others."""
     n, width = len(line_N), len(value_W)
@@ -166,7 +201,7 @@ def _offer(line_N, first, begin, value_W, index_W, count, floor, keep):
 
 
 @njit(nogil=True, cache=True)
-def _offer_rows(block_BF, first, start, stop, value_FW, index_FW, count_F, floor_F, keep):
+def _offer_rows(block_BF, first, value_FW, index_FW, count_F, floor_F, keep, start, stop):
     """Rows [start, stop) of a block into the lists of rows; each row starts elsewhere, so that ties spread out."""
     guess = np.float32(-np.inf)
     for b in range(start, stop):
@@ -179,16 +214,39 @@ def _offer_rows(block_BF, first, start, stop, value_FW, index_FW, count_F, floor
 
 
 @njit(nogil=True, cache=True)
-def _offer_columns(block_BF, first, start, stop, value_FW, index_FW, count_F, floor_F, keep):
-    """Columns [start, stop) of a block into the lists of columns, some at a time in a copy that lies in the cache."""
+def _offer_columns(block_BF, first, value_FW, index_FW, count_F, floor_F, keep, start, stop):
+    """Columns [start, stop) of a block into the lists of columns, row by row as they lie in memory."""
+    width = value_FW.shape[1]
+    for b in range(len(block_BF)):
+        for low in range(start, stop, CHUNK):
+            high = min(low + CHUNK, stop)
+            above = 0
+            for j in range(low, high):  # in this form it is vectorised
+                if block_BF[b, j] > floor_F[j]:
+                    above += 1
+            if above == 0:
+                continue
+            for j in range(low, high):
+                if block_BF[b, j] > floor_F[j]:
+                    if count_F[j] == width:
+                        floor_F[j] = shrink(value_FW[j], index_FW[j], width, keep)
+                        count_F[j] = keep
+                        if block_BF[b, j] <= floor_F[j]:
+                            continue
+                    value_FW[j, count_F[j]] = block_BF[b, j]
+                    index_FW[j, count_F[j]] = first + b
+                    count_F[j] += 1
+
+
+@njit(nogil=True, cache=True)
+def _expect(block_BF, rank, floor_F, start, stop):
+    """The `rank`-th largest entry of columns [start, stop) of a block as their floor."""
     rows = len(block_BF)
-    tile_CB = np.empty((TILE, rows), dtype=np.float32)
+    tile_CB, place_B = np.empty((TILE, rows), dtype=np.float32), np.empty(rows, dtype=np.int32)
     for low in range(start, stop, TILE):
         high = min(low + TILE, stop)
         for b in range(rows):
             for j in range(low, high):
                 tile_CB[j - low, b] = block_BF[b, j]
         for j in range(low, high):
-            count_F[j], floor_F[j] = _offer(
-                tile_CB[j - low], first, 0, value_FW[j], index_FW[j], count_F[j], floor_F[j], keep
-            )
+            floor_F[j] = shrink(tile_CB[j - low], place_B, rows, rank)

@@ -2,27 +2,29 @@
 
 For any gains u and prices v with u_i + v_j >= s_ij for all i, j, every perfect matching totals at most Σu + Σv, by
 linear-programming duality. So a matching with that total is optimal. Here all F² pairs are compared, though few are
-held: listed pairs one by one, the others by the bound min(row floor, column floor) of their lists, and where that
-bound does not suffice the row is computed once more. Suffixes: F latents, R some rows, E edges (pairs of the matrix).
+held: listed pairs one by one (exactly, where their bounds do not suffice), the others by the bound min(row floor,
+column floor) of their lists, and where that does not suffice the pair, or its row, is computed. Suffixes: F latents,
+R some rows, E edges (pairs of the matrix).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 import numpy as np
 from numba import njit
 
 from saemd.stability.candidates import Candidates, Edges, shrink
+from saemd.stability.cosines import Cosines
 
 SLACK = 1e-12  # a pair may exceed its gain and price by this; it is counted in the bound
 ALLOWED = 1e-9  # of a matching's mean cosine below the bound
 ROUNDING = 1e-6  # of a cosine, at least
 ROWS_AT_ONCE = 512
+FEW = 1024  # pairs of a row that are computed one by one where their bounds do not suffice, not the whole row
+NEAR = 0.003  # cosine by which a listed pair may miss its gain and price and join with those that exceed them
 ADDED_A_ROW = 32  # pairs of a recomputed row that join, those that exceed their gain and price most or miss them least
-
-ExactRows = Callable[[np.ndarray], np.ndarray]  # row numbers [R] to their cosines [R, F], float32
 
 
 @dataclass(frozen=True)
@@ -39,9 +41,9 @@ class NotProvenError(RuntimeError):
     """A matching that its certificate does not show to be optimal."""
 
 
-def certify(found: Assignment, candidates: Candidates, exact_rows: ExactRows) -> float:
+def certify(found: Assignment, candidates: Candidates, cosines: Cosines) -> float:
     """Checks all of it anew, and returns how much the mean cosine may lie below the optimum (at most `ALLOWED`)."""
-    violated = Pricing(candidates, exact_rows).violations(found.gain, found.price)
+    violated = Pricing(candidates, cosines).violations(found.gain, found.price)
     if len(violated.row):
         raise NotProvenError("some pairs are worth more than their gain and price")
     return gap(found)
@@ -65,35 +67,53 @@ class Pricing:
     first time, so that later prices, which differ little, seldom make it compute a row again.
     """
 
-    def __init__(self, candidates: Candidates, exact_rows: ExactRows):
-        self._candidates, self._exact_rows = candidates, exact_rows
+    def __init__(self, candidates: Candidates, cosines: Cosines):
+        self._candidates, self._cosines = candidates, cosines
         self._reference_F = np.full(len(candidates.diagonal), np.inf)
         self._reference_price_F: np.ndarray | None = None
 
     def violations(self, gain_F: np.ndarray, price_F: np.ndarray) -> Edges:
         """No pairs if s_ij <= u_i + v_j + SLACK for all i, j; else those that should join the graph.
 
-        They are all listed pairs that exceed it. If only others do, they are the worst of each row that had to be
-        recomputed, and those nearest to it: after the next change of prices these would be the ones.
+        They are all listed pairs that exceed it. If only others do, they are all that were computed one by one, and
+        the worst and nearest of each row that was: after the next change of prices these would be the ones.
         """
         rows, columns, diagonal_F = self._candidates.rows, self._candidates.columns, self._candidates.diagonal
         by_row = Edges(*_listed(rows.value, rows.index, rows.count, gain_F, price_F))
         column_E, row_E, value_E = _listed(columns.value, columns.index, columns.count, price_F, gain_F)
         own_E = np.flatnonzero(diagonal_F > gain_F + price_F + SLACK).astype(np.int32)
         found = by_row.joined(Edges(row_E, column_E, value_E), Edges(own_E, own_E, diagonal_F[own_E]))
+        if not self._cosines.exact:
+            found = self._exactly(found, gain_F, price_F)
         if len(found.row):
             return found
         if self._reference_price_F is None:
             self._reference_price_F = price_F.copy()
         bounds = (rows.floor, columns.floor, self._reference_F, self._reference_price_F)
-        open_F = np.flatnonzero(_beyond_bounds(gain_F, price_F, *bounds)).astype(np.int32)
-        parts, worst = [found], -np.inf
+        open_F = _beyond_bounds(gain_F, price_F, *bounds)
+        row_E, column_E = _few(open_F, gain_F, price_F, *bounds)
+        single = Edges(row_E, column_E, self._cosines.pairs(row_E, column_E))
+        worst = float((single.value - gain_F[row_E] - price_F[column_E]).max(initial=-np.inf)) - SLACK
+        parts = [single]
+        open_F = np.flatnonzero(open_F > FEW).astype(np.int32)
         for start in range(0, len(open_F), ROWS_AT_ONCE):
             row_R = open_F[start : start + ROWS_AT_ONCE]
-            *part, exceeding = _nearest(self._exact_rows(row_R), row_R, gain_F, price_F, *bounds)
+            held = (rows.index, rows.count, columns.index, columns.count)
+            *part, exceeding = _nearest(self._cosines.rows(row_R), row_R, *held, gain_F, price_F, *bounds)
             parts.append(Edges(*part))
             worst = max(worst, exceeding)
         return found if worst <= 0 else found.joined(*parts)
+
+    def _exactly(self, found: Edges, gain_F: np.ndarray, price_F: np.ndarray) -> Edges:
+        """Pairs whose bound exceeds gain and price, if some do so themselves; the lists hold all exactly then.
+
+        Those nearly as good come along: after the next change of prices these would be the ones.
+        """
+        exact = found._replace(value=self._cosines.pairs(found.row, found.column))
+        self._candidates.put(exact)
+        excess_E = exact.value - gain_F[exact.row] - price_F[exact.column]
+        joining_E = excess_E > (-NEAR if excess_E.max(initial=-1) > SLACK else np.inf)
+        return Edges(*(part[joining_E] for part in exact))
 
 
 def excess(found: Assignment, blocks: Iterable[np.ndarray]) -> float:
@@ -127,10 +147,10 @@ def _listed(value_FW, index_FW, count_F, own_F, other_F):
 
 @njit(nogil=True, cache=True)
 def _beyond_bounds(gain_F, price_F, row_floor_F, column_floor_F, reference_F, reference_price_F):
-    """bool [F]: rows with a pair whose gain and price do not reach what an unlisted pair may be worth."""
+    """int64 [F]: of each row the pairs whose gain and price do not reach what an unlisted pair may be worth."""
     n = len(price_F)
     lowest = price_F.min()
-    open_F = np.zeros(n, dtype=np.bool_)
+    open_F = np.zeros(n, dtype=np.int64)
     for i in range(n):
         if gain_F[i] + lowest + SLACK < row_floor_F[i]:
             below = 0
@@ -138,33 +158,60 @@ def _beyond_bounds(gain_F, price_F, row_floor_F, column_floor_F, reference_F, re
                 bound = gain_F[i] + price_F[j] + SLACK
                 learned = bound < reference_F[i] + reference_price_F[j]
                 below += (bound < row_floor_F[i]) & (bound < column_floor_F[j]) & learned
-            open_F[i] = below > 0
+            open_F[i] = below
     return open_F
 
 
 @njit(nogil=True, cache=True)
-def _nearest(block_RF, row_R, gain_F, price_F, row_floor_F, column_floor_F, reference_F, reference_price_F):
+def _few(open_F, gain_F, price_F, row_floor_F, column_floor_F, reference_F, reference_price_F):
+    """The pairs that `_beyond_bounds` counted, row and column, of rows with at most `FEW`."""
+    size = 0
+    for i in range(len(open_F)):
+        size += open_F[i] if open_F[i] <= FEW else 0
+    row_E, column_E = np.empty(size, np.int32), np.empty(size, np.int32)
+    size = 0
+    for i in range(len(open_F)):
+        if 0 < open_F[i] <= FEW:
+            for j in range(len(price_F)):
+                bound = gain_F[i] + price_F[j] + SLACK
+                learned = bound < reference_F[i] + reference_price_F[j]
+                if (bound < row_floor_F[i]) & (bound < column_floor_F[j]) & learned:
+                    row_E[size], column_E[size] = i, j
+                    size += 1
+    return row_E, column_E
+
+
+@njit(nogil=True, cache=True)
+def _nearest(
+    block_RF, row_R, row_index_FW, row_count_F, column_index_FW, column_count_F,
+    gain_F, price_F, row_floor_F, column_floor_F, reference_F, reference_price_F,
+):  # fmt: skip
     """Of each recomputed row the `ADDED_A_ROW` pairs that gain and price cover worst; by how much the worst exceeds.
 
-    A listed pair cannot exceed them; it may be among the nearest if it lies at the floors. Its last bit may differ
-    then, having been computed in another block; the larger value counts. Writes the rows' `reference_F`.
+    Pairs that are listed have been compared already, and their last bit may differ here, having been computed in
+    another way: those of the row's list are passed over, one of its column's may be among the nearest but is not taken
+    to exceed. Writes the rows' `reference_F`.
     """
     n = len(price_F)
     line_E = np.empty(len(row_R) * ADDED_A_ROW, np.int32)
     index_E = np.empty(len(row_R) * ADDED_A_ROW, np.int32)
     value_E = np.empty(len(row_R) * ADDED_A_ROW, np.float32)
     excess_F, column_F = np.empty(n, np.float64), np.empty(n, np.int32)
+    listed_F = np.full(n, -1, np.int64)
     size, worst = 0, -np.inf
     for r in range(len(row_R)):
         i = row_R[r]
+        for w in range(row_count_F[i]):
+            listed_F[row_index_FW[i, w]] = r
         count = 0
         for j in range(n):
             floor = min(row_floor_F[i], column_floor_F[j])
-            if block_RF[r, j] <= floor + ROUNDING:
+            if listed_F[j] != r and block_RF[r, j] <= floor + ROUNDING:
                 bound = gain_F[i] + price_F[j] + SLACK
                 excess_F[count], column_F[count] = block_RF[r, j] - bound, j
-                if bound < floor:
-                    worst = max(worst, excess_F[count])
+                exceeds = bound < floor and excess_F[count] > worst
+                if exceeds and not (column_index_FW[j, : column_count_F[j]] == i).any():
+                    worst = excess_F[count]
                 count += 1
         joining = min(count, ADDED_A_ROW)
         if count > joining:

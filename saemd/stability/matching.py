@@ -6,7 +6,6 @@ Cosines stay signed: with absolute values a mirrored dictionary [U, −U] could 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
@@ -16,14 +15,13 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from saemd.errors import UserError
-from saemd.sae import products
 from saemd.stability.assignment import FREE, augment, bid, compress, free_losing, gains
 from saemd.stability.candidates import Candidates, gather
-from saemd.stability.certificate import Assignment, ExactRows, NotProvenError, Pricing, gap
+from saemd.stability.certificate import Assignment, NotProvenError, Pricing, gap
+from saemd.stability.cosines import Cosines, Dictionary, FloatCosines, fastest_first
 
-BLOCK_ROWS = 512  # rows of the cosine matrix computed at a time
-KEPT = 256  # largest cosines kept of every row and every column, for the proof
-CORE = 48  # of these, for the first matching
+KEPT = 192  # largest cosines kept of every row and every column, for the proof
+CORE = 32  # of these, for the first matching
 EPSILONS = (0.02, 0.004, 0.0008, 0.00016, 0.000032, 0.0000064, 0.0)  # cosine by which bids of the auction rise
 BIDS = 8  # per latent and step of the auction at most; what is left is for the shortest paths
 ROUNDS = 50
@@ -41,21 +39,23 @@ def match(a_FD: Tensor | np.ndarray, b_FD: Tensor | np.ndarray) -> Match:
     """The permutation p that maximises Σ_i cos(a_i, b_p(i)) over rows, exactly, and proven so by a dual certificate.
 
     `a_FD`, `b_FD`: [F, D], any float type, any device; rows need no normalising, and a zero row has cosine 0 with
-    everything. The cosines are computed in blocks, of which the largest of each row and column are kept: the matching
-    is found on these few and proven on all (see `certificate`); where the proof fails, the pairs that break it join
-    and it goes on from there. Should that not end in `ROUNDS`, `match_reference` answers, with a warning. Beside the
-    dictionaries it takes 0.5 GB at F = 18,432, D = 2,304: both once more with unit rows, and the lists. Raises
-    `UserError` on NaN or infinite rows, `ValueError` where the shapes differ.
+    everything. The cosines, or upper bounds of them, are computed in blocks, of which the largest of each row and
+    column are kept: the matching is found on these few and proven on all (see `certificate`, `cosines`); where the
+    proof fails, the pairs that break it join and it goes on from there. Should that not end in `ROUNDS`,
+    `match_reference` answers, with a warning. Beside the dictionaries it takes 0.4 GB at F = 18,432, D = 2,304: both
+    once more in bytes, the lists, and a block. Raises `UserError` on NaN or infinite rows, `ValueError` where the
+    shapes differ.
     """
-    a_FD, b_FD = _rows_of_one_shape(a_FD, b_FD)
+    a, b = _rows_of_one_shape(a_FD, b_FD)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        candidates = gather(_cosine_blocks(a_FD, b_FD), len(a_FD), KEPT, pool)
-    try:
-        found = optimum(candidates, lambda row_R: _product(a_FD[torch.from_numpy(row_R)], b_FD))
-    except NotProvenError as error:
-        warnings.warn(f"matching: {error}; scipy solves this one, slowly", stacklevel=2)
-        return match_reference(a_FD, b_FD)
-    return _match(found.index, found.value)
+        for cosines in fastest_first(a, b, pool):
+            try:
+                found = optimum(gather(cosines.blocks(), len(a_FD), KEPT, pool), cosines)
+                return _match(found.index, found.value)
+            except NotProvenError as error:
+                unproven = error
+    warnings.warn(f"matching: {unproven}; scipy solves this one, slowly", stacklevel=2)
+    return match_reference(a_FD, b_FD)
 
 
 def match_reference(a_FD: Tensor | np.ndarray, b_FD: Tensor | np.ndarray) -> Match:
@@ -64,17 +64,18 @@ def match_reference(a_FD: Tensor | np.ndarray, b_FD: Tensor | np.ndarray) -> Mat
     Takes one F × F float64 matrix (2.7 GB at F = 18,432), filled in blocks and already negated: scipy solves in
     float64, and would copy a float32 matrix to convert it and once more to maximise.
     """
-    a_FD, b_FD = _rows_of_one_shape(a_FD, b_FD)
+    a, b = _rows_of_one_shape(a_FD, b_FD)
     cost_FF = np.empty((len(a_FD), len(a_FD)), dtype=np.float64)
     first = 0
-    for cosine_BF in _cosine_blocks(a_FD, b_FD):
-        np.negative(cosine_BF, out=cost_FF[first : first + len(cosine_BF)])
-        first += len(cosine_BF)
+    with ThreadPoolExecutor(1) as pool:
+        for cosine_BF in FloatCosines(a, b, pool).blocks():
+            np.negative(cosine_BF, out=cost_FF[first : first + len(cosine_BF)])
+            first += len(cosine_BF)
     row_F, index_F = linear_sum_assignment(cost_FF)
     return _match(index_F, -cost_FF[row_F, index_F])
 
 
-def optimum(candidates: Candidates, exact_rows: ExactRows) -> Assignment:
+def optimum(candidates: Candidates, cosines: Cosines) -> Assignment:
     """The best matching of the whole matrix, with its certificate checked; `NotProvenError` after `ROUNDS` of pricing.
 
     Starts on each line's `CORE` largest and the diagonal, which makes a perfect matching possible.
@@ -82,7 +83,8 @@ def optimum(candidates: Candidates, exact_rows: ExactRows) -> Assignment:
     n_latents = len(candidates.diagonal)
     price_F = np.zeros(n_latents)
     column_of_F, row_of_F = (np.full(n_latents, FREE, dtype=np.int64) for _ in range(2))
-    edges, pricing = candidates.largest(CORE), Pricing(candidates, exact_rows)
+    edges = candidates.largest(CORE, None if cosines.exact else cosines.pairs)
+    pricing = Pricing(candidates, cosines)
     epsilons = EPSILONS
     for _ in range(ROUNDS):
         graph = compress(n_latents, *edges)
@@ -115,33 +117,27 @@ def random_floor(n_latents: int, d_in: int, seed: int = 0) -> float:
     return float(match(a_FD, b_FD).cosine.mean(dtype=np.float64))
 
 
-def _cosine_blocks(a_FD: Tensor, b_FD: Tensor) -> Iterator[np.ndarray]:
-    """The cosines of unit rows, some rows of `a_FD` at a time: float32 [B, F]."""
-    for start in range(0, len(a_FD), BLOCK_ROWS):
-        yield _product(a_FD[start : start + BLOCK_ROWS], b_FD)
-
-
-def _product(a_ND: Tensor, b_FD: Tensor) -> np.ndarray:
-    """[N, F] float32, exact to rounding."""
-    with products.exact():
-        return (a_ND @ b_FD.T).numpy()
-
-
 def _match(index_F: np.ndarray, cosine_F: np.ndarray) -> Match:
     return Match(index=index_F.astype(np.int64), cosine=np.clip(cosine_F, -1, 1).astype(np.float32))
 
 
-def _rows_of_one_shape(a_FD: Tensor | np.ndarray, b_FD: Tensor | np.ndarray) -> tuple[Tensor, Tensor]:
-    """Both as unit rows."""
+def _rows_of_one_shape(a_FD: Tensor | np.ndarray, b_FD: Tensor | np.ndarray) -> tuple[Dictionary, Dictionary]:
     if a_FD.shape != b_FD.shape:
         raise ValueError(f"dictionaries of one shape can be matched, not {list(a_FD.shape)} and {list(b_FD.shape)}")
-    return _unit_rows(a_FD), _unit_rows(b_FD)
+    return _rows(a_FD), _rows(b_FD)
 
 
-def _unit_rows(rows_FD: Tensor | np.ndarray) -> Tensor:
-    """Float32 rows on the CPU, scaled to norm 1 (zero rows stay zero)."""
-    rows_FD = torch.as_tensor(rows_FD).detach().to(device="cpu", dtype=torch.float32)
-    broken = int((~torch.isfinite(rows_FD)).any(dim=1).sum())
-    if broken:
-        raise UserError(f"weights: {broken} of {len(rows_FD)} latents are NaN or infinite; train this run again")
-    return torch.nn.functional.normalize(rows_FD, dim=1)
+def _rows(rows_FD: Tensor | np.ndarray) -> Dictionary:
+    """Float32 rows on the CPU and the inverse of their norms (0 for zero rows)."""
+    rows_FD = torch.as_tensor(rows_FD).detach().to(device="cpu", dtype=torch.float32).contiguous()
+    norm_F = rows_FD.norm(dim=1)
+    odd_F = (norm_F < 1e-15) | ~(norm_F < 1e15)
+    if rows_FD[odd_F].any():
+        broken = int((~torch.isfinite(rows_FD[odd_F])).any(dim=1).sum())
+        if broken:
+            raise UserError(f"weights: {broken} of {len(rows_FD)} latents are NaN or infinite; train this run again")
+        double_ND = rows_FD[odd_F].double()  # float32 does not hold their squares
+        rows_FD = rows_FD.clone()
+        rows_FD[odd_F] = (double_ND / double_ND.norm(dim=1, keepdim=True).clamp(min=1e-300)).float()
+        norm_F = rows_FD.norm(dim=1)
+    return Dictionary(rows_FD, torch.where(norm_F > 0, 1 / norm_F, 0))
