@@ -7,7 +7,8 @@ the model is taken inside the same run. Reading: every training token of `cache`
 cache first) and warm, taking turns:
 - `sequential`: the plain read of the same files, into one small buffer that stays in the processor's cache;
 - `batches in order`: 2,048 tokens at a time, widened to float32 and scaled by the project's own kernel, fresh tensors;
-- `shuffled`: the stream, as training takes it, float32 divided by the scale.
+- `shuffled`: the stream, as training takes it, float32 divided by the scale, from its first batch on;
+- `shuffled on`: the same in a stream's second epoch, warm alone: what a longer training sees.
 CPU seconds count every thread, the system's part included. The first read checks the content; it is made before, not
 counted. `rounds=0` leaves reading out, `tokens=0` writing; what is left out stays in the file as it was.
 """
@@ -20,8 +21,9 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from datetime import date
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -96,14 +98,28 @@ def in_order(cache: ActivationCache) -> int:
     return read
 
 
-def shuffled(cache: ActivationCache) -> int:
-    stream = ActivationStream(cache, B, cache.n_train, seed=0, window_tokens=262_144, prefetch_batches=4)
-    return sum(disk_bytes(len(batch), cache.d_in) for batch in stream)
+def shuffled(cache: ActivationCache, epochs: int = 1) -> Iterator[torch.Tensor]:
+    return iter(ActivationStream(cache, B, epochs * cache.n_train, 0, window_tokens=262_144, prefetch_batches=4))
 
 
-WAYS: dict[str, Callable[[ActivationCache], int]] = {
-    "sequential": sequential, "batches in order": in_order, "shuffled": shuffled,
-}  # fmt: skip
+def taken(batches: Iterable[torch.Tensor], cache: ActivationCache) -> int:
+    return sum(disk_bytes(len(batch), cache.d_in) for batch in batches)
+
+
+def second_epoch(cache: ActivationCache) -> Callable[[], int]:
+    """A stream after its first epoch."""
+    batches = shuffled(cache, epochs=2)
+    taken(islice(batches, cache.n_train // B), cache)
+    return lambda: taken(batches, cache)
+
+
+# What is done before the clock starts, and what it times.
+WAYS: dict[str, Callable[[ActivationCache], Callable[[], int]]] = {
+    "sequential": lambda cache: lambda: sequential(cache),
+    "batches in order": lambda cache: lambda: in_order(cache),
+    "shuffled": lambda cache: lambda: taken(shuffled(cache), cache),
+    "shuffled on": second_epoch,
+}
 
 
 def drop(cache: ActivationCache) -> None:
@@ -113,18 +129,19 @@ def drop(cache: ActivationCache) -> None:
 
 
 def read(cache: ActivationCache, rounds: int) -> dict[str, Any]:
-    names = [f"{way} {state}" for way in WAYS for state in ("cold", "warm")]
+    names = [f"{way} {state}" for way in WAYS for state in ("cold", "warm") if (way, state) != ("shuffled on", "cold")]
     rates: dict[str, list[float]] = {name: [] for name in names}
     cpu: dict[str, list[float]] = {name: [] for name in names}
-    for run in WAYS.values():
-        run(cache)
+    for prepare in WAYS.values():
+        prepare(cache)()
     for _ in range(rounds):
         for name in names:
             way, state = name.rsplit(" ", 1)
             if state == "cold":
                 drop(cache)
+            run = WAYS[way](cache)
             start, start_cpu = time.perf_counter(), time.process_time()
-            read = WAYS[way](cache)
+            read = run()
             rates[name].append(read / (time.perf_counter() - start) / 1e6)
             cpu[name].append((time.process_time() - start_cpu) * 1e3 / (read / disk_bytes(B, cache.d_in)))
     median = {name: statistics.median(values) for name, values in rates.items()}
@@ -132,8 +149,11 @@ def read(cache: ActivationCache, rounds: int) -> dict[str, Any]:
         "megabytes": round(disk_bytes(cache.n_train, cache.d_in) / 1e6),
         "megabytes_per_second": {name: [round(value) for value in values] for name, values in rates.items()},
         "cpu_milliseconds_per_batch": {name: round(statistics.median(values), 3) for name, values in cpu.items()},
-        "shuffled_over": {
-            way: {state: median[f"shuffled {state}"] / median[f"{way} {state}"] for state in ("cold", "warm")}
+        "over": {
+            way: {
+                state: median[state] / median[f"{way} {state.split()[-1]}"]
+                for state in ("shuffled cold", "shuffled warm", "shuffled on warm")
+            }
             for way in ("sequential", "batches in order")
         },
     }
