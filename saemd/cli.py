@@ -16,7 +16,7 @@ from pathlib import Path
 from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
-from hydra.errors import HydraException, MissingConfigException
+from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
@@ -99,6 +99,9 @@ def one_line(error: BaseException) -> str:
         group, value = found.groups()
         known = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
         return f"{group}={value}: known are {', '.join(known)}"
+    if isinstance(error, OverrideParseException):
+        key, _, value = error.override.partition("=")
+        return f"{error.override}: not to be read; a value with = or blanks in it goes in quotes, \"{key}='{value}'\""
     if found := re.search(r"Could not override '([^']+)'", text):
         return f"{found[1]}: there is no such key here; saemd/config.py and the README list the keys"
     if found := re.search(r"Error merging override (\S+)", text):

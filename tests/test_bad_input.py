@@ -27,6 +27,7 @@ CASES = {
     "fold without a post-norm": (["init=mirror", "init.fold_postnorm=true"], r"init.fold_postnorm=True: "),
     "seeds that repeat": (["-m", "seed=1,1"], r"seed=1: two jobs of this sweep would share"),
     "values without -m": (["seed=1,2"], r"seed=1,2: several values are a sweep; add -m"),
+    "unquoted": (["cache_root=a=b"], r"cache_root=a=b: .* in quotes, \"cache_root='a=b'\""),
     "missing model": (["lm.name=./nowhere"], r"lm.name=./nowhere: "),
     "no name": (["lm.name=???"], r"lm.name: has no value"),
     "unreadable corpus": (["corpus.path=./nowhere"], r"corpus.path=nowhere: "),

@@ -243,7 +243,7 @@ def test_settings_reach_the_score_and_unknown_ones_are_refused(run_root, argumen
         ("device=tpu", "device=tpu: known are cpu, cuda"),
         ("logger=tensorboard", "logger=tensorboard: known are"),
         (f"run_root={run_root / 'nowhere'}", f"run_root={run_root / 'nowhere'}: no such folder"),
-        (f"run_root={run_root / 'quality'}", f"run_root={run_root / 'quality'}: no finished run below it"),
+        (f"run_root={run_root / 'quality'}", f"run_root={run_root / 'quality'}: no finished run init="),
     ):
         capsys.readouterr()
         assert command(*arguments, word, main=evaluate.main) == 2, word

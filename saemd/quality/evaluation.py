@@ -46,7 +46,8 @@ def evaluate_root(config: Any) -> Evaluation:
     runs, broken = find_runs(run_root)
     if not runs:
         more = f" ({broken[0]})" if broken else ""
-        raise bad_value("run_root", run_root, f"no finished run below it{more}; train one with python -m saemd.train")
+        remedy = f"no finished run init=…/l0=…/seed=… in it{more}; train one with python -m saemd.train"
+        raise bad_value("run_root", run_root, remedy)
     subjects = [subject_of(run) for run in runs]
     wanted = [SCORES[name] for name in config.scores or SCORES]
     failures: list[str] = []
