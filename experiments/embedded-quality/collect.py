@@ -3,13 +3,14 @@
     python experiments/embedded-quality/collect.py [run_root=runs] [out=experiments/embedded-quality]
 
 Writes `quality.json`, `spread.json`, the figures 3 and 4, and `table.md`: the core measures and all scores of each run,
-and the tests.
+the tests, and every number of SAEBench's as its mean over all cells.
 """
 
 from __future__ import annotations
 
 import json
 import shutil
+import statistics
 import sys
 from pathlib import Path
 from typing import Any
@@ -67,6 +68,21 @@ def scores_table(records: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def means_table(records: list[dict[str, Any]]) -> str:
+    """Each value of SAEBench's scores, and the score's own deviation: means over cells (L0, seed) of both starts."""
+    lines = ["| score | value | mirror | uniform | cells | mirror ahead |", "| --- | --- " + "| ---: " * 4 + "|"]
+    for score in titles(records):
+        done = [r for r in records if r["score"] == score and r["status"] == "done"]
+        found = {(r["init"], r["l0"], r["seed"]): {**r["values"], "own deviation": r["std"]} for r in done}
+        cells = [cell for init, *cell in found if init == "mirror" and ("uniform", *cell) in found]
+        for name in found[("mirror", *cells[0])] if cells else ():
+            pairs = [(found[("mirror", *cell)][name], found[("uniform", *cell)][name]) for cell in cells]
+            if all(isinstance(value, int | float) for pair in pairs for value in pair):
+                means = " | ".join(f"{statistics.mean(values):.3f}" for values in zip(*pairs, strict=True))
+                lines.append(f"| {score} | {name} | {means} | {len(pairs)} | {sum(a > b for a, b in pairs)} |")
+    return "\n".join(lines) + "\n"
+
+
 def _cell(record: dict[str, Any] | None) -> str:
     if record is None:
         return "not asked"
@@ -92,9 +108,10 @@ def main(words: list[str]) -> None:
         record["details"].pop("results", None)
         for known in record["data"].get("packaged", {}).values():
             known.pop("folder", None)
-        record["data"].pop("text", None)
+        for place in ("text", "data"):
+            record["data"].pop(place, None)
     (out / "quality.json").write_text(json.dumps(records, indent=1) + "\n")
-    text = f"{table(records)}\n{scores_table(records)}\n{lines}\n".replace("\n\n\n", "\n\n")
+    text = f"{table(records)}\n{scores_table(records)}\n{lines}\n\n{means_table(records)}".replace("\n\n\n", "\n\n")
     (out / "table.md").write_text(text)
     print(text)
 

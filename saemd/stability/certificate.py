@@ -16,11 +16,10 @@ import numpy as np
 from numba import njit
 
 from saemd.stability.candidates import Candidates, Edges, shrink
-from saemd.stability.cosines import Cosines
+from saemd.stability.cosines import ROUNDING, Cosines
 
 SLACK = 1e-12  # a pair may exceed its gain and price by this; it is counted in the bound
 ALLOWED = 1e-9  # of a matching's mean cosine below the bound
-ROUNDING = 1e-6  # of a cosine, at least
 ROWS_AT_ONCE = 512
 FEW = 1024  # pairs of a row that are computed one by one where their bounds do not suffice, not the whole row
 NEAR = 0.003  # cosine by which a listed pair may miss its gain and price and join with those that exceed them
@@ -95,10 +94,10 @@ class Pricing:
         single = Edges(row_E, column_E, self._cosines.pairs(row_E, column_E))
         worst = float((single.value - gain_F[row_E] - price_F[column_E]).max(initial=-np.inf)) - SLACK
         parts = [single]
-        open_F = np.flatnonzero(open_F > FEW).astype(np.int32)
-        for start in range(0, len(open_F), ROWS_AT_ONCE):
-            row_R = open_F[start : start + ROWS_AT_ONCE]
-            held = (rows.index, rows.count, columns.index, columns.count)
+        many_F = np.flatnonzero(open_F > FEW).astype(np.int32)
+        held = (rows.index, rows.count, columns.index, columns.count)
+        for start in range(0, len(many_F), ROWS_AT_ONCE):
+            row_R = many_F[start : start + ROWS_AT_ONCE]
             *part, exceeding = _nearest(self._cosines.rows(row_R), row_R, *held, gain_F, price_F, *bounds)
             parts.append(Edges(*part))
             worst = max(worst, exceeding)
@@ -146,6 +145,13 @@ def _listed(value_FW, index_FW, count_F, own_F, other_F):
 
 
 @njit(nogil=True, cache=True)
+def _is_open(gain_and_price, row_floor, column_floor, learned):
+    """Whether a pair of which only these three bounds are known may be worth more than its gain and price."""
+    bound = gain_and_price + SLACK
+    return (bound < row_floor) & (bound < column_floor) & (bound < learned)
+
+
+@njit(nogil=True, cache=True)
 def _beyond_bounds(gain_F, price_F, row_floor_F, column_floor_F, reference_F, reference_price_F):
     """int64 [F]: of each row the pairs whose gain and price do not reach what an unlisted pair may be worth."""
     n = len(price_F)
@@ -155,9 +161,8 @@ def _beyond_bounds(gain_F, price_F, row_floor_F, column_floor_F, reference_F, re
         if gain_F[i] + lowest + SLACK < row_floor_F[i]:
             below = 0
             for j in range(n):
-                bound = gain_F[i] + price_F[j] + SLACK
-                learned = bound < reference_F[i] + reference_price_F[j]
-                below += (bound < row_floor_F[i]) & (bound < column_floor_F[j]) & learned
+                learned = reference_F[i] + reference_price_F[j]
+                below += _is_open(gain_F[i] + price_F[j], row_floor_F[i], column_floor_F[j], learned)
             open_F[i] = below
     return open_F
 
@@ -173,9 +178,8 @@ def _few(open_F, gain_F, price_F, row_floor_F, column_floor_F, reference_F, refe
     for i in range(len(open_F)):
         if 0 < open_F[i] <= FEW:
             for j in range(len(price_F)):
-                bound = gain_F[i] + price_F[j] + SLACK
-                learned = bound < reference_F[i] + reference_price_F[j]
-                if (bound < row_floor_F[i]) & (bound < column_floor_F[j]) & learned:
+                learned = reference_F[i] + reference_price_F[j]
+                if _is_open(gain_F[i] + price_F[j], row_floor_F[i], column_floor_F[j], learned):
                     row_E[size], column_E[size] = i, j
                     size += 1
     return row_E, column_E

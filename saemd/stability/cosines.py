@@ -24,7 +24,7 @@ BLOCK_ROWS = 1024  # rows of the matrix computed at a time
 SMALLEST = 4096  # latents below which float32 products take no time that shows
 COARSEST = 0.03  # rounding to bytes may move a cosine by this in the mean, or all is multiplied in float32
 CACHED = 8 << 20  # bytes of rows that stay in a processor's last cache
-ROUNDING = 1e-6  # of sums of float32
+ROUNDING = 1e-6  # of a cosine summed in float32, at most
 
 
 class Dictionary(NamedTuple):
