@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import time
+import weakref
 from pathlib import Path
 
 import lightning as pl
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 
+from saemd.activations.batch import BatchPlan
 from saemd.activations.cache import ActivationCache
 from saemd.activations.datamodule import ActivationDataModule
 from saemd.activations.shards import to_float
@@ -42,7 +44,7 @@ def taken(cache: ActivationCache, batches) -> list[int]:  # type: ignore[no-unty
 
 
 @pytest.mark.parametrize("window", [100, 512, 1100, 10**9])
-@pytest.mark.parametrize("prefetch", [0, 3])
+@pytest.mark.parametrize("prefetch", [0, 1, 3])
 def test_every_token_once_per_epoch_in_another_order(cache: ActivationCache, window: int, prefetch: int) -> None:
     batches = list(stream(cache, batch_size=125, window=window, prefetch_batches=prefetch))
     assert len(batches) == 48
@@ -155,27 +157,31 @@ def threads() -> int:
     return sum(thread.name.startswith("activations") for thread in threading.enumerate())
 
 
-def test_abandoned_iteration_ends_its_thread(cache: ActivationCache) -> None:
+def test_abandoned_iteration_ends_its_threads(cache: ActivationCache) -> None:
     for batch in stream(cache):
-        assert threads() == 1
+        assert threads() == 2
         assert len(batch) == 128
         break
     assert threads() == 0
 
 
-def test_exception_while_reading_reaches_the_consumer(cache: ActivationCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, calls = cache.read, itertools.count()
+@pytest.mark.parametrize("prefetch", [0, 1, 3])
+def test_exception_while_reading_reaches_the_consumer_in_its_place(
+    cache: ActivationCache, monkeypatch: pytest.MonkeyPatch, prefetch: int
+) -> None:
+    whole, bad, real = list(stream(cache)), list(stream(cache)._tasks(0))[5][0].parts, BatchPlan.read
 
-    def failing(*arguments) -> None:  # type: ignore[no-untyped-def]
-        if next(calls) == 5:
+    def failing(plan: BatchPlan, *arguments) -> torch.Tensor:  # type: ignore[no-untyped-def]
+        if plan.parts == bad:
             raise OSError("the disk is gone")
-        real(*arguments)
+        return real(plan, *arguments)
 
-    monkeypatch.setattr(cache, "read", failing)
+    monkeypatch.setattr(BatchPlan, "read", failing)
     got = []
     with pytest.raises(OSError, match="the disk is gone"):
-        got.extend(stream(cache))
-    assert 0 < len(got) < 46
+        got.extend(stream(cache, prefetch_batches=prefetch))
+    assert len(got) == 5
+    assert all(torch.equal(a, b) for a, b in zip(got, whole, strict=False))
     assert threads() == 0
 
 
@@ -191,19 +197,22 @@ print("one batch")
     assert (done.returncode, done.stdout, done.stderr) == (0, "one batch\n", "")
 
 
-def test_memory_is_bounded_by_the_window(cache: ActivationCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What is read at once never exceeds the window, and one buffer serves all windows."""
-    real, buffers = cache.read, []
+def test_memory_is_bounded_by_the_batches_made_ahead(cache: ActivationCache, monkeypatch: pytest.MonkeyPatch) -> None:
+    """However slow the consumer is: those made ahead, the one it has, and one that each thread works at."""
+    alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
+    real = BatchPlan.read
 
-    def watching(shard, start, out) -> None:  # type: ignore[no-untyped-def]
-        base = out.base if out.base is not None else out
-        buffers.append((base.ctypes.data, base.nbytes))
-        real(shard, start, out)
+    def watching(*arguments) -> torch.Tensor:  # type: ignore[no-untyped-def]
+        alive.add(made := real(*arguments))
+        return made
 
-    monkeypatch.setattr(cache, "read", watching)
-    list(stream(cache, window=700))
-    assert len(set(buffers)) == 1
-    assert buffers[0][1] == 700 * 8 * 2
+    monkeypatch.setattr(BatchPlan, "read", watching)
+    most = 0
+    for batch in stream(cache, window=10**9):
+        time.sleep(0.002)
+        most = max(most, len(alive))
+        del batch
+    assert 3 <= most <= 5
 
 
 @pytest.mark.parametrize(
@@ -226,47 +235,61 @@ def test_what_gives_no_batch_is_refused(cache: ActivationCache, options: dict, m
 def test_the_order_is_the_documented_one(cache: ActivationCache, size: int, begin: int) -> None:
     """Bit for bit what `order` says, written out: it must stay, or checkpoints resume elsewhere."""
     there, expected = cache.manifest.splits["train"].shards, []
+    bits = {shard.file: np.fromfile(cache.path / shard.file, dtype=np.uint16).reshape(-1, 8) for shard in there}
     for epoch in range(2):
         line = [there[i] for i in np.random.default_rng([5, epoch, 0]).permutation(len(there))]
-        bits = [np.fromfile(cache.path / shard.file, dtype=np.uint16).reshape(-1, 8) for shard in line]
-        rows_ND = np.concatenate(bits)
+        tokens = [(shard.file, i) for shard in line for i in range(shard.tokens)]
         for start in range(0, N, size):
-            window_ND = rows_ND[start : start + size]
-            expected.append(window_ND[np.random.default_rng([5, epoch, start + 1]).permutation(len(window_ND))])
-    wanted = torch.from_numpy(to_float(np.concatenate(expected)) * np.float32(1 / cache.scale))
+            window = tokens[start : start + size]
+            cut: list[list[tuple[str, int]]] = []
+            for _, of_shard in itertools.groupby(window, key=lambda token: token[0]):
+                rows = list(of_shard)
+                cut += [rows[i : i + 16] for i in range(0, len(rows), 16)]  # an eighth of 128
+            for i in np.random.default_rng([5, epoch, start + 1]).permutation(len(cut)):
+                expected += [bits[file][row] for file, row in cut[i]]
+    wanted = torch.from_numpy(to_float(np.stack(expected)) * np.float32(1 / cache.scale))
     resumed = stream(cache, seed=5, window=size)
     resumed.load_state_dict({**resumed.state_dict(), "batches": begin})
     assert torch.equal(torch.cat(list(resumed)), wanted[begin * 128 : 46 * 128])
 
 
-def test_the_next_window_is_announced_to_the_disk(cache: ActivationCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    """All of it but the first window's, evenly over the batches, in pieces that Linux takes, nothing behind the end."""
-    asked, told, real = set(), [], cache.read
-
-    def reading(shard, start, out) -> None:  # type: ignore[no-untyped-def]
-        told.extend((shard.file, i) in asked for i in range(start, start + len(out)))
-        real(shard, start, out)
-
-    def advised(file: int, first: int, size: int, advice: int) -> None:
-        assert advice == os.POSIX_FADV_WILLNEED
-        assert 0 < size <= 1 << 17
-        name = Path(os.readlink(f"/proc/self/fd/{file}")).name
-        asked.update((name, i) for i in range(first // 16, (first + size) // 16))
-
-    monkeypatch.setattr(cache, "read", reading)
-    monkeypatch.setattr(os, "posix_fadvise", advised)
-    sizes = []
-    for _ in stream(cache, tokens=N, window=1000, batch_size=100, prefetch_batches=0):
-        sizes.append(len(asked))
-    assert sizes == [min(100 * (i + 1), N - 1000) for i in range(30)]
-    assert told == [False] * 1000 + [True] * (N - 1000)
+def test_all_but_the_first_batches_is_announced_once_and_in_good_time(
+    cache: ActivationCache, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("saemd.activations.stream._ANNOUNCED", 4 * 128 * 8 * 2)  # four batches
+    told, late = [], []
+    monkeypatch.setattr(BatchPlan, "announce", lambda plan: told.append(plan.parts))
+    expected = [plan.parts for plan, _ in stream(cache)._tasks(0)]
+    told.clear()
+    for i, _ in enumerate(stream(cache, prefetch_batches=0)):
+        late.append(len(told) - i - 1)
+    assert told == expected
+    assert late == [5] * 41 + [4, 3, 2, 1, 0]
 
 
 def test_a_shard_that_is_gone_is_refused_by_name(tmp_path: Path) -> None:
     found = make(tmp_path / "cache")
-    iterator = iter(stream(found, window=600))
-    next(iterator)
     for shard in found.manifest.splits["train"].shards:
         (found.path / shard.file).unlink()
     with pytest.raises(UserError, match=r"train-\d+.bin: this shard is missing"):
-        list(iterator)
+        next(iter(stream(found, window=600)))
+
+
+def test_what_is_lost_while_it_is_read_does_no_harm(tmp_path: Path) -> None:
+    """A cache deleted by another program: what is open stays readable."""
+    found = make(tmp_path / "cache")
+    wanted = list(stream(found))
+    iterator = iter(stream(found))
+    first = next(iterator)
+    for shard in found.manifest.splits["train"].shards:
+        (found.path / shard.file).unlink()
+    assert all(torch.equal(a, b) for a, b in zip([first, *iterator], wanted, strict=True))
+
+
+def test_many_shards_do_not_stay_open(tmp_path: Path) -> None:
+    found = make(tmp_path / "cache", shard_tokens=16)
+    assert len(found.manifest.splits["train"].shards) > 190
+    before, most = len(os.listdir("/proc/self/fd")), 0
+    for _ in stream(found, tokens=10 * N, window=300):
+        most = max(most, len(os.listdir("/proc/self/fd")))
+    assert 64 <= most - before < 64 + 40 * 10  # those kept, and the ten of each batch under way or announced

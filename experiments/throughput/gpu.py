@@ -60,7 +60,12 @@ class Bench:
 
     def data(self) -> ActivationDataModule:
         return ActivationDataModule(
-            self.cache, self.batch, (WARM + self.steps) * self.batch, seed=0, window_tokens=262_144, prefetch_batches=4
+            self.cache,
+            self.batch,
+            (WARM + self.steps) * self.batch,
+            seed=0,
+            window_tokens=1_048_576,
+            prefetch_batches=4,
         )
 
     def module(self) -> SAETraining:

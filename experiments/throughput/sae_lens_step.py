@@ -59,7 +59,7 @@ def main(words: list[str]) -> None:
     sae.load_state_dict(weights)
     total = (warm + steps) * B
     stream = ActivationStream(
-        ActivationCache.open(given["cache"]), B, total, seed=0, window_tokens=262_144, prefetch_batches=4
+        ActivationCache.open(given["cache"]), B, total, seed=0, window_tokens=1_048_576, prefetch_batches=4
     )
     batches = Batches(iter(stream), warm)
     trainer = SAETrainer(

@@ -43,7 +43,7 @@ B, WARM = 2048, 3
 
 
 def stream(cache: ActivationCache, steps: int) -> ActivationStream:
-    return ActivationStream(cache, B, steps * B, seed=0, window_tokens=262_144, prefetch_batches=4)
+    return ActivationStream(cache, B, steps * B, seed=0, window_tokens=1_048_576, prefetch_batches=4)
 
 
 class Clock(pl.Callback):

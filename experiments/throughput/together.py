@@ -84,7 +84,7 @@ def bare(cache: ActivationCache, l0s: tuple[int, ...], steps: int) -> float:
 def read(cache: ActivationCache, steps: int) -> float:
     """Seconds to make the batches, where nothing else runs; the first ones, which read a window, are not timed."""
     began = 0.0
-    for step, _ in enumerate(ActivationStream(cache, B, steps * B, 0, window_tokens=262_144, prefetch_batches=0)):
+    for step, _ in enumerate(ActivationStream(cache, B, steps * B, 0, window_tokens=1_048_576, prefetch_batches=0)):
         if step == WARM - 1:
             began = time.perf_counter()
     return time.perf_counter() - began

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,13 @@ import torch
 from torch import Tensor
 
 from saemd.activations import shards
-from saemd.activations.gather import batches
+from saemd.activations.batch import BatchPlan
 from saemd.activations.manifest import Manifest, Shard, SplitName, read_manifest
+from saemd.activations.order import Part, batched
+from saemd.activations.shards import ShardFile
 from saemd.errors import UserError, bad_value
 
+_OPEN_SHARDS = 64  # files kept open: those of the windows at hand
 _SAMPLE_SHARDS = 8  # a sample comes from this many shards where they suffice; each holds tokens of many documents
 
 
@@ -34,6 +38,7 @@ class ActivationCache:
         self.n_heldout = manifest.splits["heldout"].tokens
         self.scale = math.sqrt(manifest.statistics.mean_squared_norm)
         self.mean = torch.tensor(manifest.statistics.mean, dtype=torch.float32)
+        self._shard = lru_cache(_OPEN_SHARDS)(self._open_shard)
 
     @classmethod
     def open(cls, path: Path | str, verify: bool = False) -> ActivationCache:
@@ -70,15 +75,21 @@ class ActivationCache:
             "scale": self.scale,
         }
 
+    def _open_shard(self, file: str, tokens: int, sha256: str) -> ShardFile:
+        return ShardFile(self.path / file, tokens, self.d_in, sha256 if self.verify else None)
+
     def read(self, shard: Shard, start: int, out_ND: np.ndarray) -> None:
         """Fill `out_ND` (uint16) with a shard's tokens from `start` on; the first time, check the shard."""
-        path = self.path / shard.file
-        shards.check_content(path, shard.tokens, self.d_in, shard.sha256 if self.verify else None)
-        shards.read_rows(path, start, out_ND)
+        file = self._shard(shard.file, shard.tokens, shard.sha256)
+        file.check()
+        file.read(start, out_ND)
 
-    def read_ahead(self, shard: Shard, start: int, tokens: int) -> None:
-        """Have the disk bring a shard's tokens into the page cache, without waiting for it."""
-        shards.read_ahead(self.path / shard.file, start, tokens, self.d_in)
+    def plans(self, parts: Iterable[Part], batch_size: int) -> Iterator[BatchPlan]:
+        """Batches of the parts' tokens, one after another; the last may be smaller. Nothing is read yet."""
+        for batch in batched(parts, batch_size):
+            yield BatchPlan(
+                [(self._shard(shard.file, shard.tokens, shard.sha256), first, n) for shard, first, n in batch]
+            )
 
     @property
     def factor(self) -> np.float32:
@@ -112,10 +123,6 @@ class ActivationCache:
         if batch_size < 1:
             raise bad_value("batch_size", batch_size, "use at least 1")
 
-        def windows() -> Iterator[tuple[np.ndarray, np.ndarray]]:
-            for shard in self.manifest.splits["heldout"].shards:
-                bits_ND = np.empty((shard.tokens, self.d_in), dtype=np.uint16)
-                self.read(shard, 0, bits_ND)
-                yield bits_ND, np.arange(shard.tokens)
-
-        yield from batches(windows(), batch_size, self.factor)
+        whole = (Part(shard, 0, shard.tokens) for shard in self.manifest.splits["heldout"].shards)
+        for plan in self.plans(whole, batch_size):
+            yield plan.read(self.factor)

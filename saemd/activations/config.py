@@ -20,8 +20,8 @@ class ActivationsConfig:
     shard_tokens: int = 65_536  # at most this many per file; a killed run repeats at most this many
     outlier_factor: float | None = 10.0  # drop tokens whose norm exceeds this many medians; null keeps all
     lm_dtype: str = "auto"  # the language model's: float32, bfloat16, or the faster one on this machine
-    window_tokens: int = 262_144  # tokens are permuted within windows of this size when read; one window is in memory
-    prefetch_batches: int = 4  # made ahead by a thread; 0: no thread; memory holds two batches more
+    window_tokens: int = 1_048_576  # slices of shards are permuted within windows of this size when read
+    prefetch_batches: int = 4  # made ahead by threads; 0: no thread; memory holds two batches more
 
 
 def check_activations(config: ActivationsConfig) -> None:

@@ -1,49 +1,65 @@
-"""The loop behind `gather.gather_plain`, compiled by numba at its first call.
+"""The loops behind `batch.BatchPlan`, compiled by numba at their first call.
 
-One thread, and none of numba's own: batches are made beside the training step, whose loops use all of them, and numba's
-default threads refuse to be entered by two callers at once.
+A batch is made in one call that leaves Python's lock alone: read piece by piece in Python, two threads that make
+batches spend as long waiting for the lock as reading. One thread a call, and none of numba's own: batches are made
+beside the training step, whose loops use all of them, and numba's default threads refuse to be entered by two callers
+at once.
 """
 
 from __future__ import annotations
 
+import os
+
 import numpy as np
-from llvmlite import ir
 from numba import njit, types
-from numba.core import cgutils
-from numba.extending import intrinsic
 
-AHEAD = 2  # rows asked of the memory before they are needed; 1, 4 and 8 are slower
-LINE = 64  # bytes that come together
+PIECE = 1 << 17  # bytes announced at once, Linux's usual read-ahead: of a larger piece it brings the beginning
+WILL_NEED, ONLY_CACHED = os.POSIX_FADV_WILLNEED, os.RWF_NOWAIT
 
-
-@intrinsic
-def prefetch(typing, address):  # type: ignore[no-untyped-def]
-    """Have the processor bring the cache line of an address, without waiting for it."""
-
-    def codegen(context, builder, signature, arguments):  # type: ignore[no-untyped-def]
-        pointer, word = ir.IntType(8).as_pointer(), ir.IntType(32)
-        kind = ir.FunctionType(ir.VoidType(), [pointer, word, word, word])
-        function = cgutils.get_or_insert_function(builder.module, kind, "llvm.prefetch.p0i8")
-        read_soon_data = [ir.Constant(word, value) for value in (0, 3, 1)]
-        builder.call(function, [builder.inttoptr(arguments[0], pointer), *read_soon_data])
-        return context.get_dummy_value()
-
-    return types.void(types.int64), codegen
+# The C library's own functions; an address is passed as an integer.
+_pread = types.ExternalFunction("pread", types.intp(types.intc, types.uintp, types.uintp, types.int64))
+_preadv2 = types.ExternalFunction("preadv2", types.intp(types.intc, types.uintp, types.intc, types.int64, types.intc))
+_posix_fadvise = types.ExternalFunction("posix_fadvise", types.intc(types.intc, types.int64, types.int64, types.intc))
 
 
 @njit(nogil=True, cache=True)
-def gather(rows_ND, order_B, factor, out_BD):
-    """out[i] = rows[order[i]] · factor, of C-contiguous arrays: 2 bytes read and 4 written per value, once.
+def _widen(bits_V, factor, out_V):
+    for i in range(bits_V.shape[0]):
+        wide = np.uint32(np.uint32(bits_V[i]) << np.uint32(16))  # numba shifts in 64 bits
+        out_V[i] = wide.view(np.float32) * factor
 
-    The rows lie anywhere in a window of hundreds of megabytes; left to itself the processor waits for each.
+
+@njit(nogil=True, cache=True)
+def read_widened(parts_P3, factor, scratch_V, out_V):
+    """Fill `out_V` (float32) with the parts' bfloat16 values · factor; returns how many parts were read whole.
+
+    A part is (file descriptor, first byte, bytes). `scratch_V` (uint16) should stay in the processor's cache.
     """
-    n, row_bytes, first = order_B.shape[0], 2 * out_BD.shape[1], rows_ND.ctypes.data
-    for i in range(n):
-        if i + AHEAD < n:
-            address = first + order_B[i + AHEAD] * row_bytes
-            for offset in range(0, row_bytes, LINE):
-                prefetch(address + offset)  # type: ignore[call-arg]
-        row_D, out_D = rows_ND[order_B[i]], out_BD[i]
-        for d in range(out_D.shape[0]):
-            wide = np.uint32(np.uint32(row_D[d]) << np.uint32(16))  # numba shifts in 64 bits
-            out_D[d] = wide.view(np.float32) * factor
+    done = 0
+    for p in range(parts_P3.shape[0]):
+        file, offset, left = parts_P3[p]
+        while left > 0:
+            got = _pread(file, scratch_V.ctypes.data, min(left, 2 * scratch_V.shape[0]), offset)
+            values = got // 2
+            if values < 1:  # an error, or the file's end
+                return p
+            _widen(scratch_V[:values], factor, out_V[done : done + values])
+            done, offset, left = done + values, offset + 2 * values, left - 2 * values
+    return parts_P3.shape[0]
+
+
+@njit(nogil=True, cache=True)
+def announce(parts_P3):
+    """Have the disk bring the parts into the page cache, in the background; whatever hinders it is left to reading.
+
+    A part whose last byte is there is taken to be there: asking for each of its pages takes longer than it should.
+    """
+    byte_1 = np.empty(1, np.uint8)
+    vector_2 = np.array([byte_1.ctypes.data, 1], np.int64)  # a struct iovec
+    for p in range(parts_P3.shape[0]):
+        file, first, size = parts_P3[p]
+        end = first + size
+        if _preadv2(file, vector_2.ctypes.data, 1, end - 1, ONLY_CACHED) == 1:
+            continue
+        for offset in range(first, end, PIECE):
+            _posix_fadvise(file, offset, min(PIECE, end - offset), WILL_NEED)

@@ -1,19 +1,33 @@
-"""The order of tokens: a function of seed, epoch and window alone.
+"""The order of tokens: a function of seed, epoch, window and slice alone.
 
 An epoch's shards, in a random order, are laid end to end to a line; windows are cut off that line one after another,
-and the tokens of each are put in a random order.
+each is cut into slices, and the slices of a window are put in a random order. A shard's tokens were permuted when they
+were written, so a slice is a random draw from its shard's contexts, and is read in one piece.
 """
 
 from __future__ import annotations
 
 from bisect import bisect_right
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator
 from itertools import accumulate, count
+from typing import NamedTuple
 
 import numpy as np
 
 from saemd.activations.manifest import Shard
+
+
+class Part(NamedTuple):
+    """`tokens` of a shard from its token `first` on."""
+
+    shard: Shard
+    first: int
+    tokens: int
+
+    def cut(self, size: int) -> Iterator[Part]:
+        """Parts of `size` tokens; the last may be smaller."""
+        for start in range(0, self.tokens, size):
+            yield Part(self.shard, self.first + start, min(size, self.tokens - start))
 
 
 class Line:
@@ -24,45 +38,52 @@ class Line:
         self.shards = [shards[i] for i in order]
         self._ends = list(accumulate(shard.tokens for shard in self.shards))
 
-    def parts(self, start: int, tokens: int) -> Iterator[tuple[Shard, int, int]]:
-        """(shard, its first token, tokens) of the line's tokens from `start` on; fewer where the line ends."""
+    def parts(self, start: int, tokens: int) -> Iterator[Part]:
+        """The line's tokens from `start` on; fewer where it ends."""
         for i in range(bisect_right(self._ends, start), len(self.shards)):
             if tokens <= 0:
                 return
             shard = self.shards[i]
             first = start - (self._ends[i] - shard.tokens)
-            part = min(tokens, shard.tokens - first)
-            yield shard, first, part
-            start += part
-            tokens -= part
+            part = Part(shard, first, min(tokens, shard.tokens - first))
+            yield part
+            start += part.tokens
+            tokens -= part.tokens
 
 
-@dataclass(frozen=True)
-class Window:
-    """`tokens` of an epoch's line from `start` on; `first` is its first token's place in the endless stream."""
-
-    line: Line
-    start: int
-    tokens: int
-    first: int
-    seeds: tuple[int, int, int]
-
-    def parts(self, begin: int = 0, tokens: int | None = None) -> Iterator[tuple[Shard, int, int]]:
-        """(shard, its first token, tokens) of the window's tokens from `begin` on; fewer where it ends."""
-        rest = self.tokens - begin
-        return self.line.parts(self.start + begin, rest if tokens is None else min(tokens, rest))
-
-    def order(self) -> np.ndarray:
-        return np.random.default_rng(self.seeds).permutation(self.tokens)
-
-
-def windows(shards: list[Shard], seed: int, window_tokens: int, token: int) -> Iterator[Window]:
-    """Windows without end, from the one that holds the stream's given token on."""
+def slices(shards: list[Shard], seed: int, window_tokens: int, slice_tokens: int, token: int) -> Iterator[Part]:
+    """Slices without end, from the stream's given token on, epoch after epoch."""
     n = sum(shard.tokens for shard in shards)
     size = min(window_tokens, n)
     first_epoch, offset = divmod(token, n)
     for epoch in count(first_epoch):
         line = Line(shards, seed, epoch)
         for start in range(offset - offset % size, n, size):
-            yield Window(line, start, min(size, n - start), epoch * n + start, (seed, epoch, start + 1))
+            window = [piece for part in line.parts(start, size) for piece in part.cut(slice_tokens)]
+            order = np.random.default_rng([seed, epoch, start + 1]).permutation(len(window))
+            yield from _behind(offset - start, (window[i] for i in order))
         offset = 0
+
+
+def _behind(tokens: int, parts: Iterable[Part]) -> Iterator[Part]:
+    """What follows the first `tokens`."""
+    for part in parts:
+        if tokens < part.tokens:
+            skipped = max(tokens, 0)
+            yield Part(part.shard, part.first + skipped, part.tokens - skipped)
+        tokens -= part.tokens
+
+
+def batched(parts: Iterable[Part], batch_size: int) -> Iterator[list[Part]]:
+    """Parts that make up a batch, one batch after another; the last may be smaller."""
+    batch, room = [], batch_size
+    for shard, first, tokens in parts:
+        while tokens:
+            taken = min(tokens, room)
+            batch.append(Part(shard, first, taken))
+            first, tokens, room = first + taken, tokens - taken, room - taken
+            if not room:
+                yield batch
+                batch, room = [], batch_size
+    if batch:
+        yield batch

@@ -9,8 +9,8 @@ import errno
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import suppress
 from pathlib import Path
+from threading import Lock
 
 import numpy as np
 import torch
@@ -19,7 +19,6 @@ from torch import Tensor
 from saemd.errors import UserError
 
 BYTES = 2  # of one bfloat16
-_PIECE = 1 << 17  # bytes: Linux's usual read-ahead
 _EXPONENT = 0x7F80  # all ones: NaN or infinite
 _checked: set[tuple[str, int, int, bool]] = set()  # shards this process has read whole and found good
 
@@ -108,25 +107,37 @@ def _blocks(path: Path, values: int = 1 << 20) -> Iterator[np.ndarray]:
             yield block
 
 
-def read_rows(path: Path, start: int, out_ND: np.ndarray) -> None:
-    """Fill `out_ND` (uint16, contiguous) with a shard's tokens from `start` on."""
-    with open(path, "rb", buffering=0) as file:
-        file.seek(disk_bytes(start, out_ND.shape[1]))
-        wanted = out_ND.data.cast("B")
-        done = 0
-        while done < len(wanted):
-            got = file.readinto(wanted[done:])
-            if not got:
-                raise UserError(f"{path}: it ends before token {start + len(out_ND):,}; truncated while being read")
-            done += got
+class ShardFile:
+    """A shard open for reading by several threads at once; closed with the last reference to it.
 
-
-def read_ahead(path: Path, start: int, tokens: int, d_in: int) -> None:
-    """Ask for a shard's tokens from `start` on to be brought into the page cache, in the background.
-
-    In small pieces: of a larger one Linux brings the beginning alone. A missing file is for the reader to refuse.
+    Raises `UserError` where it is missing, truncated or of another width.
     """
-    first, end = disk_bytes(start, d_in), disk_bytes(start + tokens, d_in)
-    with suppress(FileNotFoundError), open(path, "rb", buffering=0) as file:
-        for offset in range(first, end, _PIECE):
-            os.posix_fadvise(file.fileno(), offset, min(_PIECE, end - offset), os.POSIX_FADV_WILLNEED)
+
+    def __init__(self, path: Path, tokens: int, d_in: int, sha256: str | None) -> None:
+        check_size(path, tokens, d_in)
+        self.path, self.tokens, self.d_in, self.sha256 = path, tokens, d_in, sha256
+        self._good, self._checking = False, Lock()
+        self.fd = os.open(path, os.O_RDONLY)
+
+    def __del__(self) -> None:
+        if hasattr(self, "fd"):  # it was opened
+            os.close(self.fd)
+
+    def check(self) -> None:
+        """`check_content`, once: to be called before tokens are used; `sha256=None` leaves the checksum out."""
+        if not self._good:
+            with self._checking:  # by one thread; the others wait for it
+                if not self._good:
+                    check_content(self.path, self.tokens, self.d_in, self.sha256)
+                    self._good = True
+
+    def read(self, start: int, out_ND: np.ndarray) -> None:
+        """Fill `out_ND` (uint16, contiguous) with the tokens from `start` on."""
+        wanted, offset, done = out_ND.data.cast("B"), disk_bytes(start, self.d_in), 0
+        while done < len(wanted):
+            got = os.preadv(self.fd, [wanted[done:]], offset + done)
+            if not got:
+                raise UserError(
+                    f"{self.path}: it ends before token {start + len(out_ND):,}; truncated while being read"
+                )
+            done += got

@@ -1,37 +1,43 @@
 """The cache as a stream of batches in a seeded order, with an exact state, in bounded memory.
 
-The order (`saemd.activations.order`) shuffles the shards of each epoch, and the tokens within windows of
-`window_tokens`. It is a function of seed, epoch and window alone, so the place in the stream is one number: the batches
-that were taken. Epochs follow each other without a gap; a batch may hold the last tokens of one and the first of the
-next.
+The order (`saemd.activations.order`) shuffles the shards of each epoch, and within windows of `window_tokens` slices of
+them; a batch is made of about `SLICES`. It is a function of settings, seed and epoch alone, so the place in the stream
+is one number: the batches that were taken. Epochs follow each other without a gap; a batch may hold the last tokens of
+one and the first of the next.
 """
 
 from __future__ import annotations
 
 from collections import deque
 from collections.abc import Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import closing
 from itertools import islice
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
 
+from saemd.activations.ahead import made_ahead
+from saemd.activations.batch import BatchPlan
 from saemd.activations.cache import ActivationCache
-from saemd.activations.gather import batches
-from saemd.activations.order import windows
-from saemd.activations.transfer import Sent, arrived, send
+from saemd.activations.order import slices
+from saemd.activations.shards import disk_bytes
+from saemd.activations.transfer import Sent, arrived, sender
 from saemd.errors import UserError, bad_value
+
+SLICES = 8  # that make up a batch: fewer are read faster, more come from more places
+_THREADS = 2  # that make batches
+_ANNOUNCED = 32_000_000  # bytes that the disk is told of before they are read
+_MOST_ANNOUNCED = 32  # batches, which keep their shards open
 
 
 class ActivationStream:
     """Exactly `tokens // batch_size` batches [B, D], divided by the cache's scale; a loader for Lightning.
 
-    It takes `window_tokens` · D · 2 bytes (or the cache's size where that is less) and `prefetch_batches` + 2 batches;
-    the next window waits in the page cache, which the system may take back. Its state is that of the batches taken
-    from it, not of those made ahead: after `load_state_dict` the next iteration begins there, and any later one at the
-    first batch. Raises `UserError` where tokens do not fill a batch.
+    It takes the memory of `prefetch_batches` + 2 batches, whatever the window; what the disk brings ahead waits in the
+    page cache, which the system may take back. Its state is that of the batches taken from it, not of those made ahead:
+    after `load_state_dict` the next iteration begins there, and any later one at the first batch. Raises `UserError`
+    where tokens do not fill a batch.
     """
 
     def __init__(
@@ -56,6 +62,7 @@ class ActivationStream:
             raise bad_value("activations.window_tokens", window_tokens, "use at least 1")
         self.cache, self.batch_size, self.tokens, self.seed = cache, batch_size, tokens, seed
         self.window_tokens, self.prefetch_batches, self.dtype = window_tokens, prefetch_batches, dtype
+        self.slice_tokens = -(-batch_size // SLICES)
         self.device: torch.device | None = None  # a GPU that batches are sent to ahead of their use
         self._taken = 0  # batches of the iteration that runs, or ran last
         self._begin = 0  # where the next iteration begins
@@ -64,28 +71,21 @@ class ActivationStream:
         return self.tokens // self.batch_size
 
     def __iter__(self) -> Iterator[Tensor]:
-        """Nothing is read before the first batch is asked for, and the thread ends with the iteration."""
+        """Nothing is read before the first batch is asked for, and the threads end with the iteration."""
         self._taken, self._begin = self._begin, 0
-        made = self._batches(self._taken)
-        on_device: Iterator[Tensor | Sent] = send(made, self.device) if self.device else made
-        if self.prefetch_batches == 0:
-            for batch in on_device:
+        send = sender(self.device) if self.device else None
+
+        def make(plan: BatchPlan, later: BatchPlan | None) -> Tensor | Sent:
+            if later:
+                later.announce()
+            batch = plan.read(self.cache.factor, self.dtype)
+            return send(batch) if send else batch
+
+        tasks = self._tasks(self._taken)
+        with closing(made_ahead(make, tasks, _THREADS, self.prefetch_batches, name="activations")) as made:
+            for batch in made:
                 self._taken += 1
                 yield arrived(batch)
-            return
-        with_thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="activations")
-        ahead: deque[Future[Tensor | Sent | None]] = deque()
-        try:
-            for _ in range(self.prefetch_batches):
-                ahead.append(with_thread.submit(next, on_device, None))
-            while (batch := ahead.popleft().result()) is not None:
-                ahead.append(with_thread.submit(next, on_device, None))
-                self._taken += 1
-                yield arrived(batch)
-        finally:
-            for future in ahead:
-                future.cancel()
-            with_thread.shutdown(wait=True)
 
     def state_dict(self) -> dict[str, Any]:
         return {"batches": self._begin or self._taken, **self._order()}
@@ -93,10 +93,8 @@ class ActivationStream:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises `UserError` where the state is that of another order."""
         for key, value in self._order().items():
-            if state[key] != value:
-                raise UserError(
-                    f"the checkpoint's stream had {key}={state[key]}, this one has {value}; start a new run"
-                )
+            if (before := state.get(key, "none")) != value:
+                raise UserError(f"the checkpoint's stream had {key}={before}, this one has {value}; start a new run")
         self._begin = self._taken = state["batches"]
 
     def _order(self) -> dict[str, Any]:
@@ -106,31 +104,20 @@ class ActivationStream:
             "seed": self.seed,
             "batch_size": self.batch_size,
             "window_tokens": self.window_tokens,
+            "slice_tokens": self.slice_tokens,
         }
 
-    def _batches(self, begin: int) -> Iterator[Tensor]:
-        made = batches(self._rows(begin * self.batch_size), self.batch_size, self.cache.factor, self.dtype)
-        return islice(made, len(self) - begin)
-
-    def _rows(self, token: int) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-        """(a window's rows, a batch's part of its order) from the stream's given token on.
-
-        For each batch that a window gives, the disk is told of as many tokens of the next one, so that it works in the
-        meantime and the next comes out of the page cache.
-        """
-        shards = self.cache.manifest.splits["train"].shards
-        buffer_ND = np.empty((min(self.window_tokens, self.cache.n_train), self.cache.d_in), dtype=np.uint16)
-        upcoming = windows(shards, self.seed, self.window_tokens, token)
-        window = next(upcoming)
-        while True:
-            rows_ND, done = buffer_ND[: window.tokens], 0
-            for shard, first, tokens in window.parts():
-                self.cache.read(shard, first, rows_ND[done : done + tokens])
-                done += tokens
-            following, order = next(upcoming), window.order()
-            for i in range(max(0, token - window.first), window.tokens, self.batch_size):
-                if following.first < self.tokens:
-                    for shard, first, tokens in following.parts(i, self.batch_size):
-                        self.cache.read_ahead(shard, first, tokens)
-                yield rows_ND, order[i : i + self.batch_size]
-            window = following
+    def _tasks(self, begin: int) -> Iterator[tuple[BatchPlan, BatchPlan | None]]:
+        """(a batch to make, a later one to tell the disk of, in good time) from the stream's batch `begin` on."""
+        there = self.cache.manifest.splits["train"].shards
+        parts = slices(there, self.seed, self.window_tokens, self.slice_tokens, begin * self.batch_size)
+        plans = islice(self.cache.plans(parts, self.batch_size), len(self) - begin)
+        most = 1 + min(_ANNOUNCED // disk_bytes(self.batch_size, self.cache.d_in), _MOST_ANNOUNCED)
+        ahead = deque(islice(plans, most))
+        for plan in ahead:
+            plan.announce()
+        while ahead:
+            plan, later = ahead.popleft(), next(plans, None)
+            if later:
+                ahead.append(later)
+            yield plan, later

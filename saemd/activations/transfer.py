@@ -1,11 +1,11 @@
-"""Batches onto a GPU while the step before them runs: by a thread, out of pinned memory, in a CUDA stream of their own.
+"""Batches onto a GPU while the step before them runs: by threads, out of pinned memory, in a CUDA stream of their own.
 
 Batches of pageable memory would be copied between two steps, and the thread that starts the kernels would wait.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable
 from typing import NamedTuple
 
 import torch
@@ -19,15 +19,18 @@ class Sent(NamedTuple):
     done: torch.cuda.Event
 
 
-def send(batches: Iterator[Tensor], device: torch.device) -> Iterator[Sent]:
-    """Each batch of CPU memory, set off when it is asked for; its memory may be overwritten from then on."""
+def sender(device: torch.device) -> Callable[[Tensor], Sent]:
+    """What sets a batch of CPU memory off to a GPU; several threads may call it at once."""
     stream = torch.cuda.Stream(device)
-    for x_BD in batches:
+
+    def send(x_BD: Tensor) -> Sent:
         done = torch.cuda.Event()
         with torch.cuda.stream(stream):
             sent = Sent(x_BD.pin_memory().to(device, non_blocking=True), done)
             done.record(stream)
-        yield sent
+        return sent
+
+    return send
 
 
 def arrived(batch: Tensor | Sent) -> Tensor:
