@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -68,6 +69,26 @@ def test_saebench_measures_on_packaged_texts_under_their_own_names(world: World,
         assert "LabHC" not in Path(file).read_text()
         assert outcome.repetitions == len(names) == (1 if score == "tpp" else 2)
         assert outcome.data["packaged"].keys() == set(CHOSEN[score].dataset_names)  # type: ignore[attr-defined]
+
+
+ABSORPTION = settings.AbsorptionSettings(**SMALL, max_words=200, min_GT_probe_f1=0.0, min_feats_for_eval=1)
+
+
+@pytest.mark.parametrize("score", [*CHOSEN, "absorption"])
+def test_an_sae_has_its_score_whatever_was_measured_before_it(world: World, sentences, tmp_path, score):  # noqa: F811
+    """Alone, behind another SAE, and again with what was kept: the probes' texts are the same ones."""
+    twin = replace(world.run, folder=tmp_path / "twin", seed=7)
+    shutil.rmtree(world.bench.folder("saebench"), ignore_errors=True)
+    chosen = {**CHOSEN, "absorption": ABSORPTION}[score]
+    measured = SAEBENCH_SCORES[f"saebench_{score}"].measure
+    values = [
+        outcome.values
+        for subjects in ([world.run, world.scope, twin], [twin])
+        for subject, outcome in measured(world.bench, chosen, subjects)
+        if subject is not world.scope
+    ]
+    assert len(values) == 3
+    assert values[0] == values[1] == values[2]
 
 
 def test_a_size_that_is_not_there_fails_that_score_alone(world: World, sentences):  # noqa: F811

@@ -29,6 +29,7 @@ from transformers import AutoModelForCausalLM
 
 from saemd.errors import UserError
 from saemd.quality.saebench.adapter import SAEBenchSAE
+from saemd.quality.saebench.draws import drawn_alike
 from saemd.quality.saebench.fast import fast, first_letters
 from saemd.quality.saebench.judge import judged_by
 from saemd.quality.saebench.packaged import packaged
@@ -61,7 +62,7 @@ def evaluate(
     for old in results.rglob(f"{name}_custom_sae_eval_results.json"):
         old.unlink()
     data = packaged(job["packaged"]) if job["packaged"] else nullcontext()
-    with loader, data, fast(), torch.set_grad_enabled(True):
+    with loader, data, fast(), drawn_alike(seed), torch.set_grad_enabled(True):
         extra = EVALUATIONS[kind](job, config, [(name, sae)], results) or {}
     found = sorted(results.rglob(f"{name}_custom_sae_eval_results.json"))
     if not found:
@@ -251,8 +252,8 @@ def _lay(copy: Path, place: Path) -> None:
 
 
 def _words(tokenizer: Any, most: int, seed: int) -> list[str]:
-    """The vocabulary's words, or `most` of them."""
-    words = vocab.get_alpha_tokens(tokenizer)
+    """The vocabulary's words, or `most` of them; sorted, as a tokenizer gives them in another order in each process."""
+    words = sorted(vocab.get_alpha_tokens(tokenizer))
     return random.Random(seed).sample(words, most) if 0 < most < len(words) else words
 
 

@@ -32,6 +32,7 @@ from saemd.quality.saebench.settings import (
 
 UNLEARNING_LMS = ("gemma-2-2b-it", "gemma-2-9b-it")  # the ones whose prompt format SAEBench knows
 HELDOUT_CHARACTERS = 40_000_000
+DRAWS = "alike"  # raised where other texts are drawn: what was kept of an evaluation is then not used
 
 
 def build(evaluation: str, bench: Bench, settings: SAEBenchSettings, weights: dict[str, Path]) -> dict[str, Any]:
@@ -45,7 +46,7 @@ def build(evaluation: str, bench: Bench, settings: SAEBenchSettings, weights: di
         packaged = needed(evaluation, settings, bench.cache_root)
     lm = LMConfig(settings.lm) if isinstance(settings, UnlearningSettings) else bench.lm_config
     folder = with_safetensors(lm, bench.cache_root, resolve(lm, bench.cache_root))
-    ours = [getattr(settings, key, None) for key in ("text", "max_words")]
+    ours = [DRAWS, *(getattr(settings, key, None) for key in ("text", "max_words"))]
     about = [evaluation, {**settings.config(), "random_seed": None}, *ours, str(folder), _listing(data), packaged]
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
     work = bench.folder("saebench") / f"{evaluation}-{digest}"

@@ -11,6 +11,7 @@ from saemd.quality.saebench import settings
 from saemd.quality.saebench.caller import measurer
 from saemd.quality.score import Score
 
+_ALIKE = "2"  # draws are the same for all SAEs
 _ENVIRONMENT = "the environment that `make saebench` builds"
 
 SAEBENCH_SCORES: Mapping[str, Score] = {
@@ -36,6 +37,7 @@ SAEBENCH_SCORES: Mapping[str, Score] = {
             needs=f"{_ENVIRONMENT}; bias_in_bios, amazon_reviews, github-code, ag_news, europarl; or data=packaged",
             settings=settings.ProbingSettings,
             measure=measurer("sparse_probing"),
+            version=_ALIKE,
         ),
         Score(
             name="saebench_sae_probes",
@@ -50,6 +52,7 @@ SAEBENCH_SCORES: Mapping[str, Score] = {
             needs=f"{_ENVIRONMENT}; the model's vocabulary alone",
             settings=settings.AbsorptionSettings,
             measure=measurer("absorption"),
+            version=_ALIKE,
         ),
         Score(
             name="saebench_ravel",
@@ -71,6 +74,7 @@ SAEBENCH_SCORES: Mapping[str, Score] = {
             needs=f"{_ENVIRONMENT}; bias_in_bios, amazon_reviews; or data=packaged",
             settings=settings.ScrSettings,
             measure=measurer("scr"),
+            version=_ALIKE,
         ),
         Score(
             name="saebench_tpp",
@@ -78,6 +82,7 @@ SAEBENCH_SCORES: Mapping[str, Score] = {
             needs=f"{_ENVIRONMENT}; bias_in_bios, amazon_reviews; or data=packaged",
             settings=settings.TppSettings,
             measure=measurer("tpp"),
+            version=_ALIKE,
         ),
     )
 }
