@@ -35,6 +35,7 @@ import lightning as pl
 import torch
 
 from saemd.activations.cache import ActivationCache
+from saemd.activations.config import ActivationsConfig
 from saemd.activations.datamodule import ActivationDataModule
 from saemd.sae import Penalty
 from saemd.sae.half import HalfLoss
@@ -64,7 +65,7 @@ class Bench:
             self.batch,
             (WARM + self.steps) * self.batch,
             seed=0,
-            window_tokens=1_048_576,
+            window_tokens=ActivationsConfig.window_tokens,
             prefetch_batches=4,
         )
 

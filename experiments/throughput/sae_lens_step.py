@@ -23,6 +23,7 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from saemd.activations.cache import ActivationCache
+from saemd.activations.config import ActivationsConfig
 from saemd.activations.stream import ActivationStream
 
 BANDWIDTH, LR, B = 0.001, 3e-4, 2048
@@ -59,7 +60,12 @@ def main(words: list[str]) -> None:
     sae.load_state_dict(weights)
     total = (warm + steps) * B
     stream = ActivationStream(
-        ActivationCache.open(given["cache"]), B, total, seed=0, window_tokens=1_048_576, prefetch_batches=4
+        ActivationCache.open(given["cache"]),
+        B,
+        total,
+        seed=0,
+        window_tokens=ActivationsConfig.window_tokens,
+        prefetch_batches=4,
     )
     batches = Batches(iter(stream), warm)
     trainer = SAETrainer(

@@ -32,6 +32,7 @@ import torch
 from safetensors.torch import save_file
 
 from saemd.activations.cache import ActivationCache
+from saemd.activations.config import ActivationsConfig
 from saemd.activations.stream import ActivationStream
 from saemd.training.module import SAETraining
 
@@ -43,7 +44,9 @@ B, WARM = 2048, 3
 
 
 def stream(cache: ActivationCache, steps: int) -> ActivationStream:
-    return ActivationStream(cache, B, steps * B, seed=0, window_tokens=1_048_576, prefetch_batches=4)
+    return ActivationStream(
+        cache, B, steps * B, seed=0, window_tokens=ActivationsConfig.window_tokens, prefetch_batches=4
+    )
 
 
 class Clock(pl.Callback):

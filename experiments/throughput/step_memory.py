@@ -23,6 +23,7 @@ import lightning as pl
 import torch
 
 from saemd.activations.cache import ActivationCache
+from saemd.activations.config import ActivationsConfig
 from saemd.activations.datamodule import ActivationDataModule
 from saemd.sae import JumpReLUSAE, Sources, build
 from saemd.sae.config import InitConfig, MirrorConfig
@@ -49,7 +50,7 @@ def one(kind: str, folder: Path, size: common.Size, steps: int) -> dict[str, Any
     """Train in this process and tell its peak."""
     cache = ActivationCache.open(folder)
     data = ActivationDataModule(
-        cache, batch_size=B, tokens=steps * B, seed=0, window_tokens=1_048_576, prefetch_batches=4
+        cache, batch_size=B, tokens=steps * B, seed=0, window_tokens=ActivationsConfig.window_tokens, prefetch_batches=4
     )
     module = SAETraining(sae_of(kind, cache, size), RecipeConfig(), target_l0=size.l0, steps=steps, mean_D=cache.mean)
     trainer = pl.Trainer(

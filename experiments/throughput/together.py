@@ -28,6 +28,7 @@ import torch
 from step import RECIPE, SIZES, WARM, B, Clock, processor, random_cache, start, stream
 
 from saemd.activations.cache import ActivationCache
+from saemd.activations.config import ActivationsConfig
 from saemd.activations.stream import ActivationStream
 from saemd.sae import make_loss
 from saemd.training.module import SAETraining
@@ -82,9 +83,11 @@ def bare(cache: ActivationCache, l0s: tuple[int, ...], steps: int) -> float:
 
 
 def read(cache: ActivationCache, steps: int) -> float:
-    """Seconds to make the batches, where nothing else runs; the first ones, which read a window, are not timed."""
+    """Seconds to make the batches, where nothing else runs; the first ones, which open the shards, are not timed."""
     began = 0.0
-    for step, _ in enumerate(ActivationStream(cache, B, steps * B, 0, window_tokens=1_048_576, prefetch_batches=0)):
+    for step, _ in enumerate(
+        ActivationStream(cache, B, steps * B, 0, window_tokens=ActivationsConfig.window_tokens, prefetch_batches=0)
+    ):
         if step == WARM - 1:
             began = time.perf_counter()
     return time.perf_counter() - began

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import atexit
+from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from itertools import cycle, islice, starmap
 from queue import SimpleQueue
@@ -40,6 +41,13 @@ def made_ahead(
         for i, queues in enumerate(zip(given, made, strict=True))
     ]
 
+    lanes, waiting = cycle(zip(given, made, strict=True)), deque[SimpleQueue[tuple[Any, BaseException | None]]]()
+
+    def give(n: int) -> None:
+        for task, (to, of) in zip(islice(tasks, n), lanes, strict=False):
+            to.put(task)
+            waiting.append(of)
+
     def stop() -> None:
         over.set()
         for queue in given:
@@ -51,18 +59,12 @@ def made_ahead(
         thread.start()
     atexit.register(stop)
     try:
-        waiting, to, of = 0, cycle(given), cycle(made)
-        for task in islice(tasks, ahead):
-            next(to).put(task)
-            waiting += 1
+        give(ahead)
         while waiting:
-            result, error = next(of).get()
-            waiting -= 1
+            result, error = waiting.popleft().get()
             if error is not None:
                 raise error
-            for task in islice(tasks, 1):
-                next(to).put(task)
-                waiting += 1
+            give(1)
             yield result
     finally:
         atexit.unregister(stop)

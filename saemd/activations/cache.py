@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterable, Iterator
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +38,7 @@ class ActivationCache:
         self.n_heldout = manifest.splits["heldout"].tokens
         self.scale = math.sqrt(manifest.statistics.mean_squared_norm)
         self.mean = torch.tensor(manifest.statistics.mean, dtype=torch.float32)
-        self._shard = lru_cache(_OPEN_SHARDS)(self._open_shard)
+        self._opened = lru_cache(_OPEN_SHARDS)(partial(_open_shard, path, self.d_in, verify))
 
     @classmethod
     def open(cls, path: Path | str, verify: bool = False) -> ActivationCache:
@@ -75,21 +75,16 @@ class ActivationCache:
             "scale": self.scale,
         }
 
-    def _open_shard(self, file: str, tokens: int, sha256: str) -> ShardFile:
-        return ShardFile(self.path / file, tokens, self.d_in, sha256 if self.verify else None)
-
     def read(self, shard: Shard, start: int, out_ND: np.ndarray) -> None:
         """Fill `out_ND` (uint16) with a shard's tokens from `start` on; the first time, check the shard."""
-        file = self._shard(shard.file, shard.tokens, shard.sha256)
+        file = self._opened(shard)
         file.check()
         file.read(start, out_ND)
 
     def plans(self, parts: Iterable[Part], batch_size: int) -> Iterator[BatchPlan]:
         """Batches of the parts' tokens, one after another; the last may be smaller. Nothing is read yet."""
         for batch in batched(parts, batch_size):
-            yield BatchPlan(
-                [(self._shard(shard.file, shard.tokens, shard.sha256), first, n) for shard, first, n in batch]
-            )
+            yield BatchPlan([(self._opened(shard), first, tokens) for shard, first, tokens in batch])
 
     @property
     def factor(self) -> np.float32:
@@ -126,3 +121,7 @@ class ActivationCache:
         whole = (Part(shard, 0, shard.tokens) for shard in self.manifest.splits["heldout"].shards)
         for plan in self.plans(whole, batch_size):
             yield plan.read(self.factor)
+
+
+def _open_shard(path: Path, d_in: int, verify: bool, shard: Shard) -> ShardFile:
+    return ShardFile(path / shard.file, shard.tokens, d_in, shard.sha256 if verify else None)

@@ -50,7 +50,7 @@ class Origin:
         return self.tokens if split == "train" else self.heldout_tokens
 
 
-@dataclass
+@dataclass(frozen=True)
 class Shard:
     file: str
     tokens: int

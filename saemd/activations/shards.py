@@ -8,6 +8,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import weakref
 from collections.abc import Iterator
 from pathlib import Path
 from threading import Lock
@@ -118,10 +119,7 @@ class ShardFile:
         self.path, self.tokens, self.d_in, self.sha256 = path, tokens, d_in, sha256
         self._good, self._checking = False, Lock()
         self.fd = os.open(path, os.O_RDONLY)
-
-    def __del__(self) -> None:
-        if hasattr(self, "fd"):  # it was opened
-            os.close(self.fd)
+        weakref.finalize(self, os.close, self.fd).atexit = False  # threads may still read then; the system closes it
 
     def check(self) -> None:
         """`check_content`, once: to be called before tokens are used; `sha256=None` leaves the checksum out."""
