@@ -1,23 +1,20 @@
 """What `saemd.sae.products.encode` does on CPUs of three kinds, on any CPU."""
 
-import torch
-
-from saemd.sae.products import EXACT, OUTPUT_ERROR, Rounding
+from saemd.sae.products import OUTPUT_ERROR, Encoded, Workspace, bits_of, slack
 
 
-def exact_products(x_BD, W_enc_FD, out_BF, space) -> Rounding:
+def exact_products(x_BD, W_enc_FD, scale, space) -> Encoded:
     """Without bfloat16 units."""
-    torch.mm(x_BD, W_enc_FD.T, out=out_BF)
-    return EXACT
+    return Encoded.exact((x_BD @ W_enc_FD.T).numpy())
 
 
-def rounded_factors(x_BD, W_enc_FD, out_BF, space) -> Rounding:
-    """With AMX."""
-    torch.mm(x_BD.bfloat16().float(), W_enc_FD.T.bfloat16().float(), out=out_BF)
-    return Rounding(True, 0.0)
+def rounded_factors(x_BD, W_enc_FD, scale, space) -> Encoded:
+    """Where oneDNN rounds the factors itself."""
+    x, W = Workspace().measured("a", x_BD), Workspace().measured("b", W_enc_FD)
+    return Encoded((x.rows.float() @ W.rows.float().T).numpy(), 1.0, 0.0, slack(x, W, 0.0), W.norm)
 
 
-def rounded_products(x_BD, W_enc_FD, out_BF, space) -> Rounding:
-    """With AVX512_BF16."""
-    out_BF.copy_(x_BD.bfloat16() @ W_enc_FD.bfloat16().T)
-    return Rounding(True, OUTPUT_ERROR)
+def rounded_products(x_BD, W_enc_FD, scale, space) -> Encoded:
+    """With AVX512_BF16 or AMX."""
+    x, W = Workspace().measured("a", x_BD, scale), Workspace().measured("b", W_enc_FD)
+    return Encoded(bits_of(x.rows @ W.rows.T), scale, OUTPUT_ERROR, slack(x, W, OUTPUT_ERROR), W.norm)

@@ -1,5 +1,7 @@
 """Gradients against their closed form, and the fast path against the reference."""
 
+from contextlib import nullcontext
+
 import pytest
 import torch
 
@@ -42,12 +44,13 @@ def test_fast_equals_reference(monkeypatch, bias, step_on, threshold, product, w
     monkeypatch.setattr(fast, "dense_above", lambda decoder_bytes: {"pairs": 2.0, "whole": -1.0}[way])
     monkeypatch.setattr(products, "encode", product)
     monkeypatch.setattr(products, "halves_are_faster", lambda: product is rounded_products)
+    monkeypatch.setattr(products, "onednn", nullcontext)  # with AMX it rounds factors
     sae = random_sae(bias=bias, threshold=threshold)
     penalty = Penalty(target_l0=5, coefficient=0.7, bandwidth=WIDTH, step_on=step_on)
     reference, found = gradients(sae, dense_loss, penalty), gradients(sae, make_loss(True), penalty)
     assert reference.keys() == found.keys()
     torch.testing.assert_close(found["l0"], reference["l0"], rtol=1e-6, atol=0)  # who is active is always exact
-    if product is rounded_products or (product is rounded_factors and way == "pairs"):
+    if product is not exact_products:
         for name in reference:  # only what is near θ is exact
             assert (found[name] - reference[name]).norm() < 0.01 * reference[name].norm() + 1e-5, name
         return
@@ -58,11 +61,13 @@ def test_fast_equals_reference(monkeypatch, bias, step_on, threshold, product, w
 
 
 @pytest.mark.parametrize("product", [rounded_factors, rounded_products])
-def test_near_the_threshold_pre_activations_are_float32(monkeypatch, product):
+@pytest.mark.parametrize("scale", [1.0, 3.7])
+def test_near_the_threshold_pre_activations_are_float32(monkeypatch, product, scale):
     """θ's gradient of the L0 term alone counts exactly the pairs in the straight-through window, however narrow."""
     monkeypatch.setattr(fast, "dense_above", lambda decoder_bytes: 2.0)
     monkeypatch.setattr(products, "encode", product)
     sae, x = random_sae(threshold=0.5), batch(4096)
+    sae.scale.fill_(scale)
     penalty = Penalty(target_l0=5, coefficient=1.0, bandwidth=0.003)
     with torch.no_grad():
         near_BF = (sae.pre_activations(x) - sae.threshold).abs() < penalty.bandwidth / 2
@@ -93,6 +98,38 @@ def test_the_largest_rounding_errors_lose_no_pair(monkeypatch, product, off):
     found = make_loss(True)(sae, x, penalty)
     assert found.l0 == dense_loss(sae, x, penalty).l0 == sae.d_sae / 2
     assert torch.equal(found.fired, sides < 0)
+
+
+def test_rows_are_rounded_as_torch_rounds_them_and_measured():
+    x = torch.randn(64, 12, generator=torch.Generator().manual_seed(0))
+    x[0] = 1 + 2**-8  # between two of bfloat16's numbers
+    found = products.Workspace().measured("a", x)
+    assert torch.equal(found.rows, x.bfloat16())
+    torch.testing.assert_close(torch.from_numpy(found.norm), x.norm(dim=1))
+    torch.testing.assert_close(torch.from_numpy(found.error), (x - x.bfloat16().float()).norm(dim=1))
+
+
+def test_nothing_is_rounded_off_stored_activations():
+    """They are bfloat16 over the scale, in float32."""
+    stored, scale = torch.randn(64, 12, generator=torch.Generator().manual_seed(0)).bfloat16(), 3.7
+    found = products.Workspace().measured("a", stored.float() / scale, scale)
+    assert torch.equal(found.rows, stored)
+    assert (found.error < 2**-22 * found.norm).all()
+
+
+@pytest.mark.parametrize("product", [exact_products, rounded_factors, rounded_products])
+def test_products_of_factors_that_need_no_rounding(monkeypatch, product):
+    """Whole numbers: what is rounded is at most the product itself."""
+    monkeypatch.setattr(fast, "dense_above", lambda decoder_bytes: 2.0)
+    monkeypatch.setattr(products, "encode", product)
+    sae, x = random_sae(), batch(4096).mul(8).round()
+    with torch.no_grad():
+        sae.W_enc.mul_(8).round_()
+        for name, value in (("b_enc", 0.0), ("threshold", 260.3)):  # from 256 on bfloat16 has only even whole numbers
+            sae.get_parameter(name).fill_(value)
+    penalty = Penalty(target_l0=5, coefficient=0.7, bandwidth=WIDTH)
+    found = make_loss(True)(sae, x, penalty)
+    assert found.l0 == dense_loss(sae, x, penalty).l0 > 0
 
 
 def test_pairs_are_taken_below_the_density_and_matrices_above(monkeypatch):

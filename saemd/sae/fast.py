@@ -19,14 +19,15 @@ from saemd.sae.loss import Loss, Penalty
 from saemd.sae.model import JumpReLUSAE
 
 CACHED_BYTES = 16e6  # a decoder up to this size lies in the processor's cache: rows are gathered five times faster
-TINY = np.float32(1e-30)
-FLOAT32_SUMS = np.float32(1.01)  # room for float32's rounding of the sums, a hundredth of bfloat16's of the factors
 GIVE_BACK_AFTER = 32  # calls without whole matrices, of all SAEs that take turns
 
 
 def dense_above(decoder_bytes: int) -> float:
     """Share of pairs above which whole matrices win (experiments/throughput)."""
-    return 0.16 if decoder_bytes <= CACHED_BYTES else 0.05
+    cached = decoder_bytes <= CACHED_BYTES
+    if products.has_amx():
+        return 0.035 if cached else 0.018
+    return 0.16 if cached else 0.05
 
 
 @dataclass(frozen=True)
@@ -52,46 +53,23 @@ class _Batch:
         return np.float32(2 / len(self.x))
 
 
-@dataclass(frozen=True)
-class _Search:
-    """Where pairs are looked for in a product that may be rounded, given the exact one's bounds.
+def _limits(low_F: np.ndarray, width: np.float32, found: products.Encoded) -> tuple[np.ndarray, np.ndarray]:
+    """Where pairs are looked for in a product that may be rounded, given the lower bound of the exact one.
 
-    Pairs are those of a product > limit − slack · norm; one > sure + slack · norm is surely active and outside of the
-    straight-through window. `exact`: the product is, so that the bounds themselves decide.
+    (limit, sure): pairs are those of values > limit − slack · norm; values > sure + slack · norm are surely active and
+    outside of the straight-through window.
     """
-
-    limit: np.ndarray  # [F]
-    sure: np.ndarray  # [F]
-    slack: np.ndarray  # [B]
-    norm: np.ndarray  # [F]
-    exact: bool
-
-    @classmethod
-    def of(
-        cls, low_F: np.ndarray, width: float, rounding: products.Rounding, seen: np.ndarray, W: np.ndarray
-    ) -> _Search:
-        """From x = x̂ + δx and w = ŵ + δw: |x·w − x̂·ŵ| ≤ ‖δx‖‖w‖ + ‖x̂‖‖δw‖ ≤ (‖δx‖ + ‖x̂‖ max ‖δw‖/‖w‖) ‖w‖ = s ‖w‖.
-
-        Where the exact p > low, what was found is > low − output·|low| − (1 + output)·s‖w‖; so upwards.
-        """
-        high_F = low_F + np.float32(width)
-        if rounding == products.EXACT:
-            return cls(low_F, high_F, np.zeros(len(seen), np.float32), np.zeros(len(low_F), np.float32), True)
-        norm_B, error_B, norm_F, error_F = (np.empty(len(rows), np.float32) for rows in (seen, seen, W, W))
-        kernels.rounding_errors(seen, norm_B, error_B)
-        kernels.rounding_errors(W, norm_F, error_F)
-        largest = np.max(error_F / np.maximum(norm_F, TINY))
-        output = np.float32(rounding.output)
-        slack_B = (error_B + (norm_B + error_B) * largest) * (1 + output) * FLOAT32_SUMS
-        return cls(low_F - output * np.abs(low_F), high_F + output * np.abs(high_F), slack_B, norm_F, False)
+    times, output = np.float32(found.times), np.float32(found.output)
+    low_F, high_F = times * low_F, times * (low_F + width)
+    return low_F - output * np.abs(low_F), high_F + output * np.abs(high_F)
 
 
 class FastLoss:
     """Called like `dense_loss`, with `grads` filled in; several SAEs may take turns.
 
     Its buffers are kept, so that the gradients of one call are overwritten by the next: fresh pages of memory would
-    cost as much as the arithmetic. They are 2·F·D gradients, B·F pre-activations and 40 bytes a pair; while whole
-    matrices are multiplied, 2·B·F more, which are given back afterwards.
+    cost as much as the arithmetic. They are 2·F·D gradients, B·F products and 40 bytes a pair; while whole matrices are
+    multiplied, 3·B·F more, which are given back afterwards.
     """
 
     def __init__(self) -> None:
@@ -108,25 +86,21 @@ class FastLoss:
             _array(x_BD), _array(seen_BD), _array(sae.W_enc.T), b_enc_F, _array(sae.W_dec), _array(sae.b_dec),
             _array(sae.threshold), penalty,
         )  # fmt: skip
-        product = self._buffer("product", len(x_BD), F)
         low = batch.theta - np.float32(0.5) * batch.width - b_enc_F
-        rounding = products.encode(seen_BD, sae.W_enc.T, torch.from_numpy(product), self._space)
-        search = _Search.of(low, penalty.bandwidth, rounding, batch.seen, batch.W_enc)
+        found = products.encode(seen_BD, sae.W_enc.T, float(sae.scale), self._space)
+        limit, sure = _limits(low, batch.width, found)
         count = self._buffer("count", len(x_BD), dtype=np.int64)
-        kernels.count_pairs(product, search.limit, search.slack, search.norm, count)
-        if count.sum() > dense_above(batch.W_dec.nbytes) * product.size:
-            if not search.exact:
-                with products.exact():
-                    torch.mm(seen_BD, sae.W_enc, out=torch.from_numpy(product))
+        kernels.count_pairs(found.values, limit, found.slack, found.norm, count)
+        if count.sum() > dense_above(batch.W_dec.nbytes) * found.values.size:
             self._since_whole = 0
-            return self._whole(sae, batch, product)
+            return self._whole(sae, batch, found, limit, sure)
         self._since_whole += 1
         if self._since_whole == GIVE_BACK_AFTER:
-            for name in ("z", "grad_z"):
+            for name in ("pre", "z", "grad_z"):
                 self._buffers.pop(name, None)
-        return self._pairs(sae, batch, product, low, search, count)
+        return self._pairs(sae, batch, found, low, limit, sure, count)
 
-    def _pairs(self, sae, batch, product, low, search, count) -> Loss:
+    def _pairs(self, sae, batch, found, low, limit, sure, count) -> Loss:
         buffer, (B, D), F = self._buffer, batch.x.shape, sae.d_sae
         start_B1 = np.concatenate([[0], np.cumsum(count)])
         P = int(start_B1[-1])
@@ -134,9 +108,9 @@ class FastLoss:
         pre, z, grad_z = (buffer(f"{name}_P", P) for name in ("pre", "z", "grad_z"))
         square, error = buffer("square", B), buffer("error", B, D)
         kernels.token_pass(
-            batch.seen, product, batch.W_enc, batch.b_enc, batch.W_dec, batch.b_dec, batch.theta, low, search.limit,
-            search.sure, search.slack, search.norm, batch.x, search.exact, start_B1, count, latent, pre, z, grad_z,
-            error, square,
+            batch.seen, found.values, np.float32(1 / found.times), batch.W_enc, batch.b_enc, batch.W_dec, batch.b_dec,
+            batch.theta, low, limit, sure, found.slack, found.norm, batch.x, found.is_exact, start_B1, count, latent,
+            pre, z, grad_z, error, square,
         )  # fmt: skip
         start_F1, active = buffer("start", F + 1, dtype=np.int64), buffer("active", F, dtype=np.int64)
         kernels.by_latent(start_B1, count, latent, pre, batch.theta, start_F1, token, pair, active)
@@ -148,11 +122,15 @@ class FastLoss:
         )  # fmt: skip
         return _loss(sae, batch, figures, grad_step, active, error, grads)
 
-    def _whole(self, sae, batch, product) -> Loss:
+    def _whole(self, sae, batch, found, limit, sure) -> Loss:
         buffer, (B, D), F = self._buffer, batch.x.shape, sae.d_sae
+        pre = found.values if found.is_exact else buffer("pre", B, F)
         z, grad_z, error = buffer("z", B, F), buffer("grad_z", B, F), buffer("error", B, D)
         active, square, grads = buffer("active", F, dtype=np.int64), buffer("square", B), self._gradients(F, D)
-        kernels.activate(product, batch.b_enc, batch.theta, z, active)
+        kernels.activate(
+            batch.seen, found.values, np.float32(1 / found.times), batch.W_enc, batch.b_enc, batch.theta, limit, sure,
+            found.slack, found.norm, found.is_exact, pre, z, active,
+        )  # fmt: skip
         z_BF, grad_z_BF, error_BD = (torch.from_numpy(array) for array in (z, grad_z, error))
         products.fastest(z_BF, sae.W_dec, error_BD, self._space)
         error += batch.b_dec
@@ -161,7 +139,7 @@ class FastLoss:
         np.einsum("bd,bd->b", error, error, out=square)
         figures, grad_step = _figures(batch, square, active)
         kernels.activate_backward(
-            product, batch.theta, batch.width, grad_step, batch.penalty.step_on == "pre", batch.scale, grad_z,
+            pre, batch.theta, batch.width, grad_step, batch.penalty.step_on == "pre", batch.scale, grad_z,
             grads["b_enc"], grads["threshold"],
         )  # fmt: skip
         products.fastest(z_BF.T, error_BD, torch.from_numpy(grads["W_dec"]), self._space)

@@ -7,41 +7,51 @@ of token b are those from `start_B1[b]` to `start_B1[b] + count_B[b]`, in the or
 from __future__ import annotations
 
 import numpy as np
-from numba import njit, prange
+from numba import njit, prange, types
+from numba.extending import overload
 
 BLOCK = 16  # latents looked at together: most blocks hold no pair
 
 
-@njit(parallel=True, cache=True)  # not fastmath: it would cancel what is found out here
-def rounding_errors(rows_ND, norm_N, error_N):
-    """Each row's norm ‖w‖, and ‖w − ŵ‖ for ŵ rounded to bfloat16's 8 bits (Veltkamp's splitting)."""
+def _float(value):
+    """A float32, or one from bfloat16's bits (uint16)."""
+    raise NotImplementedError("for compiled code alone")
+
+
+@overload(_float, inline="always")
+def _(value):
+    if isinstance(value, types.Integer):
+        return lambda value: np.uint32(np.uint32(value) << np.uint32(16)).view(np.float32)
+    return lambda value: value
+
+
+@njit(parallel=True, fastmath=True, cache=True)
+def round_rows(rows_ND, times, bits_ND, norm_N, error_N):
+    """Rows w · times as ŵ, in bfloat16's bits rounded to nearest, ties to even; and each row's ‖w‖ and ‖w − ŵ‖."""
     N, D = rows_ND.shape
     for r in prange(N):
-        row_D, off_D = rows_ND[r], np.empty(D, np.float32)
+        row_D, bits_D = rows_ND[r], bits_ND[r]
+        norm, error = np.float32(0), np.float32(0)
         for d in range(D):
-            far = row_D[d] * np.float32(65537)
-            off_D[d] = row_D[d] - (far - (far - row_D[d]))
-        norm_N[r] = np.sqrt(_square(row_D))
-        error_N[r] = np.sqrt(_square(off_D))
-
-
-@njit(fastmath=True)
-def _square(row_D):
-    total = np.float32(0)
-    for d in range(row_D.shape[0]):
-        total += row_D[d] * row_D[d]
-    return total
+            w = np.float32(row_D[d] * times)
+            bits = w.view(np.uint32)
+            bits_D[d] = np.uint32(bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
+            off = w - _float(bits_D[d])
+            norm += w * w
+            error += off * off
+        norm_N[r] = np.sqrt(norm)
+        error_N[r] = np.sqrt(error)
 
 
 @njit(parallel=True, fastmath=True, cache=True)
 def count_pairs(product_BF, limit_F, slack_B, norm_F, count_B):
-    """How many latents of each token have x W_enc > limit − slack · norm."""
+    """How many latents of each token have x W_enc > limit − slack · norm; `product_BF` float32 or bfloat16's bits."""
     B, F = product_BF.shape
     for b in prange(B):
         product_F, slack = product_BF[b], slack_B[b]
         n = np.int32(0)
         for f in range(F):
-            n += np.int32(product_F[f] > limit_F[f] - slack * norm_F[f])
+            n += np.int32(_float(product_F[f]) > limit_F[f] - slack * norm_F[f])
         count_B[b] = n
 
 
@@ -72,14 +82,15 @@ def add_rows(out_D, rows_ND, index, weight, n):
 
 @njit(parallel=True, fastmath=True, cache=True)
 def token_pass(
-    x_BD, product_BF, W_enc_FD, b_enc_F, W_dec_FD, b_dec_D, threshold_F, low_F, limit_F, sure_F, slack_B, norm_F,
-    target_BD, exact, start_B1, count_B, latent_P, pre_P, z_P, grad_z_P, error_BD, square_B,
+    x_BD, product_BF, inverse, W_enc_FD, b_enc_F, W_dec_FD, b_dec_D, threshold_F, low_F, limit_F, sure_F, slack_B,
+    norm_F, target_BD, exact, start_B1, count_B, latent_P, pre_P, z_P, grad_z_P, error_BD, square_B,
 ):  # fmt: skip
     """Find each token's pairs, decode them, and multiply the error back: z, e = x̂ − x and ∂z = ⟨e, W_dec⟩ per pair.
 
-    `exact` says that `product_BF`, x W_enc, is. Otherwise an entry is computed again in float32 unless it lies surely
-    above the straight-through window (product > sure + slack · norm), and those that turn out below `low` are dropped,
-    which leaves gaps behind the tokens' pairs. `x_BD` is what the encoder sees, `target_BD` what it should give back.
+    `exact` says that `product_BF`, x W_enc over `inverse`, is. Otherwise an entry is computed again in float32 unless
+    it lies surely above the straight-through window (> sure + slack · norm), and those that turn out below `low` are
+    dropped, which leaves gaps behind the tokens' pairs. `x_BD` is what the encoder sees, `target_BD` what it should
+    give back.
     """
     B, F = product_BF.shape
     D = x_BD.shape[1]
@@ -90,18 +101,19 @@ def token_pass(
             if f0 + BLOCK <= F:
                 hits = np.int32(0)
                 for i in range(BLOCK):  # of fixed length: a few vector instructions
-                    hits += np.int32(product_F[f0 + i] > limit_F[f0 + i] - slack * norm_F[f0 + i])
+                    hits += np.int32(_float(product_F[f0 + i]) > limit_F[f0 + i] - slack * norm_F[f0 + i])
                 if hits == 0:
                     continue
             for f in range(f0, min(f0 + BLOCK, F)):
-                if product_F[f] > limit_F[f] - slack * norm_F[f]:
+                if _float(product_F[f]) > limit_F[f] - slack * norm_F[f]:
                     latent_P[start + n] = f
                     n += 1
         candidates, n = n, 0
         for p in range(start, start + candidates):
             f = latent_P[p]
-            product = product_F[f]
-            if not exact and not product > sure_F[f] + slack * norm_F[f]:
+            found = _float(product_F[f])
+            product = found * inverse
+            if not exact and not found > sure_F[f] + slack * norm_F[f]:
                 product = dot(x_D, W_enc_FD[f])
                 if not product > low_F[f]:
                     continue
@@ -224,19 +236,35 @@ CHUNK = 256  # latents of a thread's turn, where sums run down the columns of [B
 
 
 @njit(parallel=True, fastmath=True, cache=True)
-def activate(product_BF, b_enc_F, threshold_F, z_BF, active_F):
-    """product ← pre-activations; z = JumpReLU of them, and on how many tokens each latent is active."""
+def activate(
+    x_BD, product_BF, inverse, W_enc_FD, b_enc_F, threshold_F, limit_F, sure_F, slack_B, norm_F, exact, pre_BF, z_BF,
+    active_F,
+):  # fmt: skip
+    """Pre-activations, z = JumpReLU of them, and on how many tokens each latent is active.
+
+    Entries of a rounded product near the straight-through window are computed again, as in `token_pass`; `pre_BF` may
+    be an exact product itself.
+    """
     B, F = product_BF.shape
     for chunk in prange((F + CHUNK - 1) // CHUNK):
         first, last = chunk * CHUNK, min((chunk + 1) * CHUNK, F)
-        count_F = np.zeros(last - first, np.int32)
+        count_F, near = np.zeros(last - first, np.int32), np.zeros(last - first, np.bool_)
         for b in range(B):
-            pre_F, z_F = product_BF[b, first:last], z_BF[b, first:last]
+            product_F, pre_F, z_F = product_BF[b, first:last], pre_BF[b, first:last], z_BF[b, first:last]
+            slack, n_near = slack_B[b], np.int32(0)
             for i in range(last - first):
-                pre = pre_F[i] + b_enc_F[first + i]
-                on = pre > threshold_F[first + i]
-                pre_F[i] = pre
-                z_F[i] = pre if on else np.float32(0)
+                f, found = first + i, _float(product_F[i])
+                room = slack * norm_F[f]
+                near[i] = (found > limit_F[f] - room) & (found <= sure_F[f] + room)
+                n_near += np.int32(near[i])
+                pre_F[i] = found * inverse + b_enc_F[f]
+            if n_near > 0 and not exact:
+                for i in range(last - first):
+                    if near[i]:
+                        pre_F[i] = dot(x_BD[b], W_enc_FD[first + i]) + b_enc_F[first + i]
+            for i in range(last - first):
+                on = pre_F[i] > threshold_F[first + i]
+                z_F[i] = pre_F[i] if on else np.float32(0)
                 count_F[i] += np.int32(on)
         for i in range(last - first):
             active_F[first + i] = count_F[i]
