@@ -159,7 +159,7 @@ def threads() -> int:
 
 def test_abandoned_iteration_ends_its_threads(cache: ActivationCache) -> None:
     for batch in stream(cache):
-        assert threads() == 2
+        assert threads() in (1, 2)
         assert len(batch) == 128
         break
     assert threads() == 0

@@ -5,12 +5,49 @@ from __future__ import annotations
 import atexit
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
-from itertools import cycle, islice, starmap
+from itertools import islice, starmap
 from queue import SimpleQueue
-from threading import Event, Thread
-from typing import Any, TypeVar
+from threading import Event, Lock, Thread
+from typing import Any, Generic, TypeVar, cast
 
 Result = TypeVar("Result")
+
+
+class _Job(Generic[Result]):
+    """A result that is made by whoever comes first."""
+
+    def __init__(self, make: Callable[..., Result], task: tuple[Any, ...]) -> None:
+        self._make, self._task = make, task
+        self._result: Result | None = None
+        self._error: BaseException | None = None
+        self._begun, self._made = Lock(), Lock()
+        self._made.acquire()
+
+    def run(self) -> bool:
+        """Make it, unless someone else does. An error is kept for `take`."""
+        if not self._begun.acquire(blocking=False):
+            return False
+        try:
+            self._result = self._make(*self._task)
+        except BaseException as error:
+            self._error = error
+            if not isinstance(error, Exception):  # an interrupt waits for no turn
+                raise
+        finally:
+            self._made.release()
+        return True
+
+    def take(self, others: deque[_Job[Result]]) -> Result:
+        """The result, once; while another thread makes it, the first of the others that nobody has begun is made."""
+        if not self.run():
+            while not self._made.acquire(blocking=False):
+                if not any(job.run() for job in others):
+                    self._made.acquire()
+                    break
+        if self._error is not None:
+            raise self._error
+        result, self._result = self._result, None
+        return cast(Result, result)
 
 
 def made_ahead(
@@ -18,40 +55,34 @@ def made_ahead(
 ) -> Generator[Result]:
     """`make(*task)` of each task, in order, `ahead` of them before they are asked for; without threads where it is 0.
 
-    Thread i takes every n-th task, by queues of its own, since the futures of an executor cost a third of what a small
-    batch does. An exception reaches the consumer in its place. The threads end with the iteration or the interpreter.
+    Whoever asks for one that is not there yet helps to make them, since on few cores a thread more would only take
+    turns with the others. An exception reaches the consumer in its place. The threads end with the iteration or the
+    interpreter.
     """
     if ahead == 0:
         yield from starmap(make, tasks)
         return
-    given: list[SimpleQueue[tuple[Any, ...] | None]] = [SimpleQueue() for _ in range(n_threads)]
-    made: list[SimpleQueue[tuple[Any, BaseException | None]]] = [SimpleQueue() for _ in range(n_threads)]
+    given: SimpleQueue[_Job[Result] | None] = SimpleQueue()
+    waiting: deque[_Job[Result]] = deque()
     over = Event()
 
-    def work(mine: SimpleQueue[tuple[Any, ...] | None], out: SimpleQueue[tuple[Any, BaseException | None]]) -> None:
-        while (task := mine.get()) is not None and not over.is_set():
-            try:
-                out.put((make(*task), None))
-            except BaseException as error:
-                out.put((None, error))
+    def work() -> None:
+        while (job := given.get()) is not None and not over.is_set():
+            job.run()
 
     # Daemons, so that the interpreter's end does not wait for them before it calls `stop`; without that it may abort.
-    threads = [
-        Thread(target=work, args=queues, name=f"{name}-{i}", daemon=True)
-        for i, queues in enumerate(zip(given, made, strict=True))
-    ]
-
-    lanes, waiting = cycle(zip(given, made, strict=True)), deque[SimpleQueue[tuple[Any, BaseException | None]]]()
+    threads = [Thread(target=work, name=f"{name}-{i}", daemon=True) for i in range(n_threads)]
 
     def give(n: int) -> None:
-        for task, (to, of) in zip(islice(tasks, n), lanes, strict=False):
-            to.put(task)
-            waiting.append(of)
+        for task in islice(tasks, n):
+            job = _Job(make, task)
+            waiting.append(job)
+            given.put(job)
 
     def stop() -> None:
         over.set()
-        for queue in given:
-            queue.put(None)
+        for _ in threads:
+            given.put(None)
         for thread in threads:
             thread.join()
 
@@ -61,9 +92,8 @@ def made_ahead(
     try:
         give(ahead)
         while waiting:
-            result, error = waiting.popleft().get()
-            if error is not None:
-                raise error
+            job = waiting.popleft()
+            result = job.take(waiting)
             give(1)
             yield result
     finally:

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from saemd.activations.ahead import made_ahead
-from saemd.activations.batch import BatchPlan
+from saemd.activations.batch import BatchMemory, BatchPlan
 from saemd.activations.cache import ActivationCache
 from saemd.activations.order import slices
 from saemd.activations.shards import disk_bytes
@@ -26,7 +26,6 @@ from saemd.activations.transfer import Sent, arrived, sender
 from saemd.errors import UserError, bad_value
 
 SLICES = 8  # that make up a batch: fewer are read faster, more come from more places
-_THREADS = 2  # that make batches
 _ANNOUNCED = 32_000_000  # bytes that the disk is told of before they are read
 _MOST_ANNOUNCED = 32  # batches, which keep their shards open
 
@@ -74,15 +73,17 @@ class ActivationStream:
         """Nothing is read before the first batch is asked for, and the threads end with the iteration."""
         self._taken, self._begin = self._begin, 0
         send = sender(self.device) if self.device else None
+        memory = BatchMemory(self.batch_size, self.cache.d_in)
+        n_threads = 1 if torch.get_num_threads() < 3 else 2  # whoever waits for a batch makes one as well
 
         def make(plan: BatchPlan, later: BatchPlan | None) -> Tensor | Sent:
             if later:
                 later.announce()
-            batch = plan.read(self.cache.factor, self.dtype)
+            batch = plan.read(self.cache.factor, self.dtype, memory)
             return send(batch) if send else batch
 
         tasks = self._tasks(self._taken)
-        with closing(made_ahead(make, tasks, _THREADS, self.prefetch_batches, name="activations")) as made:
+        with closing(made_ahead(make, tasks, n_threads, self.prefetch_batches, name="activations")) as made:
             for batch in made:
                 self._taken += 1
                 yield arrived(batch)
