@@ -242,6 +242,15 @@ def test_a_judge_that_answers_nonsense_alone_has_no_score(world, judge):
     assert f"{Judge.scored} of {Judge.scored} replies are no list of numbers" in outcome.reason
 
 
+def test_less_text_than_autointerp_wants_names_the_key(world, judge):
+    chosen = replace(autointerp(world, judge), total_tokens=10**9)
+    (outcome,) = measure(world, "autointerp", chosen, world.run)
+    assert outcome.status == "failed"
+    assert outcome.reason is not None
+    assert outcome.reason.startswith("saebench_autointerp.total_tokens=1000000000: the text has fewer tokens")
+    assert not Judge.asked
+
+
 def test_a_missing_endpoint_or_key_is_one_line(world, monkeypatch, judge):
     monkeypatch.delenv("JUDGE_KEY")
     with pytest.raises(UserError, match="key_variable=JUDGE_KEY: not set"):

@@ -134,6 +134,9 @@ def _explained(error: Exception, job: dict[str, Any]) -> str:
         return "this model answers no question of some of the data sets right in all 24 orders of its choices"
     if kind in MISSING:
         return f"a data set cannot be had: {said}{where}; lay a copy under <data>/<its hub name> and set data"
+    if isinstance(error, AssertionError) and frames and frames[-1].name == "load_and_tokenize_dataset":
+        asked = job["config"].get("total_tokens", "?")
+        return f"saebench_{job['evaluation']}.total_tokens={asked}: the text has fewer tokens; use fewer"
     if isinstance(error, AssertionError) or "larger sample than population" in said:
         return f"a data set is too small for these settings, or lacks a class: {said or 'SAEBench asserts'}{where}"
     return f"{kind}: {said or 'no message'}{where}"
