@@ -63,9 +63,9 @@ class FlakySettings:
     level: int = 1
 
 
-def with_flaky(monkeypatch, measure: Any) -> None:
+def with_flaky(monkeypatch, measure: Any, version: str = "1") -> None:
     """Enter a second score, `flaky`, beside the core measures."""
-    flaky = Score("flaky", "Flaky", "nothing", FlakySettings, measure)
+    flaky = Score("flaky", "Flaky", "nothing", FlakySettings, measure, version)
     scores = {"core": CORE, "flaky": flaky}
     monkeypatch.setattr(evaluation, "SCORES", scores)
     monkeypatch.setattr(quality_config, "SCORES", scores)
@@ -149,6 +149,23 @@ def test_only_what_changed_is_measured_again(run_root, arguments, command):  # n
     before = written(run_root)
     assert command(*arguments, "core.resamples=21", main=evaluate.main) == 0
     assert all(before[path] != when for path, when in written(run_root).items())
+
+
+def test_what_a_score_was_before_its_definition_changed_is_not_shown(run_root, arguments, command, monkeypatch):  # noqa: F811
+    def half(bench: Any, settings: Any, subjects: list) -> Iterator:
+        yield from ((subject, Outcome("done", value=0.5)) for subject in subjects)
+
+    def whole(bench: Any, settings: Any, subjects: list) -> Iterator:
+        yield from ((subject, Outcome("done", value=1.0)) for subject in subjects)
+
+    with_flaky(monkeypatch, half)
+    assert command(*arguments, "scores=core,flaky", main=evaluate.main) == 0
+    assert [r["value"] for r in records(run_root) if r["score"] == "flaky"] == [0.5] * 8
+    with_flaky(monkeypatch, whole, version="2")
+    assert command(*arguments, "scores=core", main=evaluate.main) == 0
+    assert {r["score"] for r in records(run_root)} == {"core"}
+    assert command(*arguments, "scores=flaky", main=evaluate.main) == 0
+    assert [r["value"] for r in records(run_root) if r["score"] == "flaky"] == [1.0] * 8
 
 
 def test_an_interrupted_evaluation_goes_on(run_root, arguments, command, monkeypatch, capsys):  # noqa: F811

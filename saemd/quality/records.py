@@ -30,6 +30,7 @@ def make_record(subject: Subject, score: Score, settings: Any, bench: Bench, out
         "achieved_l0": l0,
         "seed": subject.seed,
         "score": score.name,
+        "score_version": score.version,
         "title": score.title,
         **{key: found[key] for key in ("status", "reason", "value", "std", "repetitions", "spread", "values")},
         "details": found["details"],
@@ -47,12 +48,15 @@ def write_record(subject: Subject, score: Score, record: Record) -> None:
 
 
 def read_record(subject: Subject, score: Score) -> Record | None:
-    """What was measured of this SAE as it is now; None where nothing was, or its weights have changed since."""
+    """What was measured of this SAE as it is now; None where nothing was, or its weights or what the score is have
+    changed since: beside others it would be compared with what it is not.
+    """
     path = record_path(subject, score)
     if not path.is_file():
         return None
     try:
         record = json.loads(path.read_text())
-        return record if record["weights"] == subject.digest() else None
+        is_current = record["weights"] == subject.digest() and record.get("score_version", "1") == score.version
+        return record if is_current else None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: no record of a score ({error}); delete it") from error
