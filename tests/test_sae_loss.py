@@ -100,6 +100,22 @@ def test_the_largest_rounding_errors_lose_no_pair(monkeypatch, product, off):
     assert torch.equal(found.fired, sides < 0)
 
 
+@pytest.mark.parametrize("scale", [1.0, 3.7])
+@pytest.mark.parametrize("product", [products.encode, rounded_factors, rounded_products])
+def test_products_lie_within_their_bounds(product, scale):
+    """This CPU's own ones, and those of others; with entries of very different sizes."""
+    generator = torch.Generator().manual_seed(0)
+    x, W = (torch.randn(n, 96, generator=generator).pow(3) for n in (64, 200))
+    found = product(x, W, scale, products.Workspace())
+    values = torch.from_numpy(found.values)
+    if values.dtype == torch.uint16:
+        values = values.view(torch.bfloat16)
+    exact = found.times * (x.double() @ W.double().T)
+    room = torch.from_numpy(found.slack).double()[:, None] * torch.from_numpy(found.norm).double()
+    sums = 1e-6 * found.times * x.double().norm(dim=1)[:, None] * W.double().norm(dim=1)  # float32's own rounding
+    assert ((values.double() - exact).abs() <= found.output * exact.abs() + room + sums).all()
+
+
 def test_rows_are_rounded_as_torch_rounds_them_and_measured():
     x = torch.randn(64, 12, generator=torch.Generator().manual_seed(0))
     x[0] = 1 + 2**-8  # between two of bfloat16's numbers
