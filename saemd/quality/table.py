@@ -65,7 +65,8 @@ def test_lines(tests: list[dict[str, Any]]) -> list[str]:
     lines = []
     for test in tests:
         a, b = test["init"]
-        head = f"{test['score']}: {a} − {b} = {test['mean_difference']:+.4f} over {test['n']} cells (L0, seed)"
+        cells = f"{test['n']} cell{'s' * (test['n'] != 1)} (L0, seed)"
+        head = f"{test['score']}: {a} − {b} = {test['mean_difference']:+.4f} over {cells}"
         interval, parts = test["interval_95"], []
         if interval is not None:
             parts.append(f"95 % interval {interval[0]:+.4f} to {interval[1]:+.4f}")
