@@ -13,15 +13,20 @@ from numba.extending import overload
 BLOCK = 16  # latents looked at together: most blocks hold no pair
 
 
+@njit(inline="always")
+def _widened(bits):
+    return np.uint32(np.uint32(bits) << np.uint32(16)).view(np.float32)
+
+
 def _float(value):
     """A float32, or one from bfloat16's bits (uint16)."""
-    raise NotImplementedError("for compiled code alone")
+    return _widened(value) if isinstance(value, np.integer) else value
 
 
 @overload(_float, inline="always")
 def _(value):
     if isinstance(value, types.Integer):
-        return lambda value: np.uint32(np.uint32(value) << np.uint32(16)).view(np.float32)
+        return lambda value: _widened(value)
     return lambda value: value
 
 
@@ -36,7 +41,7 @@ def round_rows(rows_ND, times, bits_ND, norm_N, error_N):
             w = np.float32(row_D[d] * times)
             bits = w.view(np.uint32)
             bits_D[d] = np.uint32(bits + np.uint32(0x7FFF) + ((bits >> np.uint32(16)) & np.uint32(1))) >> np.uint32(16)
-            off = w - _float(bits_D[d])
+            off = w - _widened(bits_D[d])
             norm += w * w
             error += off * off
         norm_N[r] = np.sqrt(norm)

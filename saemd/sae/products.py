@@ -95,16 +95,17 @@ def halves_are_faster() -> bool:
     Products of bfloat16 factors then take half the time of float32's, with AMX a tenth; half of what oneDNN takes that
     rounds float32 factors itself.
     """
-    return _can("avx512_bf16")
+    return cpu_can("avx512_bf16")
 
 
 def has_amx() -> bool:
     """Whether this CPU has units for whole tiles of bfloat16."""
-    return _can("amx_bf16")
+    return cpu_can("amx_bf16")
 
 
 @lru_cache
-def _can(capability: str) -> bool:
+def cpu_can(capability: str) -> bool:
+    """Whether torch finds these units in this CPU; False for what it does not know."""
     return bool(getattr(torch.cpu, "get_capabilities", dict)().get(capability, False))
 
 

@@ -131,8 +131,7 @@ def fastest_first(a: Dictionary, b: Dictionary, pool: ThreadPoolExecutor) -> Ite
 
 def bytes_are_faster() -> bool:
     """Whether this CPU has units that multiply bytes (AVX512_VNNI, AMX_INT8)."""
-    capabilities = getattr(torch.cpu, "get_capabilities", dict)()
-    return bool(capabilities.get("avx512_vnni") or capabilities.get("amx_int8"))
+    return products.cpu_can("avx512_vnni") or products.cpu_can("amx_int8")
 
 
 def in_parts(pool: ThreadPoolExecutor, length: int, work: Callable[[int, int], None], parts: int = 4) -> None:

@@ -135,7 +135,7 @@ def _explained(error: Exception, job: dict[str, Any]) -> str:
     if kind in MISSING:
         return f"a data set cannot be had: {said}{where}; lay a copy under <data>/<its hub name> and set data"
     if isinstance(error, AssertionError) and frames and frames[-1].name == "load_and_tokenize_dataset":
-        asked = job["config"].get("total_tokens", "?")
+        asked = job["config"]["total_tokens"]  # by AutoInterp, its only caller
         return f"saebench_{job['evaluation']}.total_tokens={asked}: the text has fewer tokens; use fewer"
     if isinstance(error, AssertionError) or "larger sample than population" in said:
         return f"a data set is too small for these settings, or lacks a class: {said or 'SAEBench asserts'}{where}"
