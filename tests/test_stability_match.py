@@ -180,6 +180,37 @@ def test_few_candidates_are_enough_and_every_pair_is_proven(
     assert certify(found, candidates, cosines) == gap(found) <= 1e-9
 
 
+@pytest.mark.parametrize("far", [-10, 0.01, 10])  # only the diagonal, those near a line's best, all
+@pytest.mark.parametrize("kind", INPUTS)
+@pytest.mark.parametrize("way", WAYS)
+def test_which_pairs_are_known_to_begin_with_changes_nothing(
+    way: type[FloatCosines], kind: str, far: float, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(matching, "FAR", far)
+    found, candidates, cosines, cosine_FF = solved(*INPUTS[kind](300), way, pool)
+    best = match_reference(*INPUTS[kind](300)).cosine.sum(dtype=np.float64)
+    assert found.value.sum() == pytest.approx(best, abs=3e-5)
+    np.testing.assert_allclose(found.value, cosine_FF[np.arange(300), found.index], atol=1e-6)
+    assert certify(found, candidates, cosines) <= 1e-9
+
+
+def test_of_near_identical_dictionaries_few_pairs_are_computed(
+    pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+):
+    computed: list[int] = []
+    pairs = ByteCosines.pairs
+
+    def counted(self: ByteCosines, row_E: np.ndarray, column_E: np.ndarray) -> np.ndarray:
+        computed.append(len(row_E))
+        return pairs(self, row_E, column_E)
+
+    monkeypatch.setattr(ByteCosines, "pairs", counted)
+    a_FD, b_FD = rows(0, 300, 512), rows(0, 300, 512) + 0.1 * rows(1, 300, 512)
+    found, *_ = solved(a_FD, b_FD, ByteCosines, pool)
+    assert np.array_equal(found.index, np.arange(300))
+    assert sum(computed) < 10 * 300
+
+
 @pytest.mark.parametrize("n", [1, 5, 300])
 @pytest.mark.parametrize("kind", INPUTS)
 def test_bounds_lie_above_the_cosines_and_near_them(kind: str, n: int, pool: ThreadPoolExecutor):
@@ -242,16 +273,15 @@ def test_where_bounds_prove_nothing_float32_goes_on(monkeypatch: pytest.MonkeyPa
     assert not recwarn
 
 
-def test_lists_hold_the_largest_and_bound_the_others():
+def test_lists_hold_the_largest_and_bound_the_others(pool: ThreadPoolExecutor):
     cosine_FF = np.random.default_rng(0).standard_normal((300, 300), dtype=np.float32)
-    with ThreadPoolExecutor(2) as pool:
-        candidates = gather(np.split(cosine_FF, [7, 150]), 300, 20, pool)
+    candidates = gather(np.split(cosine_FF, [7, 150]), 300, 20, pool)
     for lists, lines_FF in ((candidates.rows, cosine_FF), (candidates.columns, cosine_FF.T)):
         for i in range(300):
             held = lists.index[i, : lists.count[i]]
             assert np.array_equal(lines_FF[i, held], lists.value[i, : lists.count[i]])
             assert np.delete(lines_FF[i], held).max() <= lists.floor[i] <= np.sort(lines_FF[i])[-20]
-    row_E, column_E, value_E = candidates.rows.largest(5, None)
+    row_E, column_E, value_E = candidates.rows.largest(5, pool)
     assert np.array_equal(np.bincount(row_E), np.full(300, 5))
     np.testing.assert_array_equal(cosine_FF[row_E, column_E], value_E)
     assert (value_E.reshape(300, 5).min(axis=1) == np.sort(cosine_FF)[:, -5]).all()

@@ -7,7 +7,7 @@ W width of a list with its buffer, E edges.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -21,8 +21,6 @@ from saemd.stability.cosines import in_parts
 CHUNK = 64  # entries compared at once with their floor; nearly all lie below
 TILE = 16  # columns copied at once
 
-Pairs = Callable[[np.ndarray, np.ndarray], np.ndarray]  # rows int32 [E] and columns [E] to values, float32 [E]
-
 
 class Edges(NamedTuple):
     """Pairs of the matrix, in any order."""
@@ -34,6 +32,10 @@ class Edges(NamedTuple):
     def joined(self, *others: Edges) -> Edges:
         """These and the others'."""
         return Edges(*(np.concatenate(part) for part in zip(self, *others, strict=True)))
+
+    def where(self, chosen_E: np.ndarray) -> Edges:
+        """Those for which bool [E] is true."""
+        return Edges(*(part[chosen_E] for part in self))
 
 
 @dataclass(frozen=True)
@@ -56,16 +58,13 @@ class Lists:
             keep, value_FW, index_FW, np.zeros(n_latents, dtype=np.int64), np.full(n_latents, -np.inf, np.float32)
         )
 
-    def largest(self, keep: int, pairs: Pairs | None) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    def largest(self, keep: int, pool: ThreadPoolExecutor) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """Line int32 [E], index int32 [E], value float32 [E] of each line's `keep` largest; reorders the lists."""
         size_F = np.minimum(self.count, keep)
-        _shrink_lines(self.value, self.index, self.count, keep)
+        in_parts(pool, len(size_F), partial(_shrink_lines, self.value, self.index, self.count, keep))
         held_FK = np.arange(min(keep, self.value.shape[1])) < size_F[:, None]
         line_E = np.repeat(np.arange(len(size_F), dtype=np.int32), size_F)
-        index_E = self.index[:, :keep][held_FK]
-        if pairs:
-            self.value[:, :keep][held_FK] = pairs(line_E, index_E)
-        return line_E, index_E, self.value[:, :keep][held_FK]
+        return line_E, self.index[:, :keep][held_FK], self.value[:, :keep][held_FK]
 
 
 @dataclass(frozen=True)
@@ -75,26 +74,25 @@ class Candidates:
     rows: Lists
     columns: Lists
     diagonal: np.ndarray  # float32 [F]
+    pool: ThreadPoolExecutor
 
-    def largest(self, keep: int, pairs: Pairs | None = None) -> Edges:
-        """Each line's `keep` largest, and the diagonal; the same pair may come several times.
-
-        Where the lists hold bounds, `pairs` gives the values themselves, which are held from then on.
-        """
-        row_E, column_E, value_E = self.rows.largest(keep, pairs)
-        turned = (lambda column_E, row_E: pairs(row_E, column_E)) if pairs else None
-        also_column_E, also_row_E, also_value_E = self.columns.largest(keep, turned)
+    def largest(self, keep: int) -> Edges:
+        """Each line's `keep` largest, and the diagonal; the same pair may come several times."""
+        by_row = Edges(*self.rows.largest(keep, self.pool))
+        column_E, row_E, value_E = self.columns.largest(keep, self.pool)
         own_F = np.arange(len(self.diagonal), dtype=np.int32)
-        if pairs:
-            self.diagonal[:] = pairs(own_F, own_F)
-        return Edges(row_E, column_E, value_E).joined(
-            Edges(also_row_E, also_column_E, also_value_E), Edges(own_F, own_F, self.diagonal)
-        )
+        return by_row.joined(Edges(row_E, column_E, value_E), Edges(own_F, own_F, self.diagonal))
 
     def put(self, edges: Edges) -> None:
         """Exact values in place of bounds, wherever these pairs are held."""
-        _put(self.rows.value, self.rows.index, self.rows.count, edges.row, edges.column, edges.value)
-        _put(self.columns.value, self.columns.index, self.columns.count, edges.column, edges.row, edges.value)
+        own_E = edges.row == edges.column
+        self.diagonal[edges.row[own_E]] = edges.value[own_E]
+        for lists, line_E, index_E in (
+            (self.rows, edges.row, edges.column),
+            (self.columns, edges.column, edges.row),
+        ):
+            given = (lists.value, lists.index, lists.count, line_E, index_E, edges.value)
+            in_parts(self.pool, len(line_E), partial(_put, *given))
 
 
 def gather(blocks: Iterable[np.ndarray], n_latents: int, keep: int, pool: ThreadPoolExecutor) -> Candidates:
@@ -114,7 +112,7 @@ def gather(blocks: Iterable[np.ndarray], n_latents: int, keep: int, pool: Thread
         in_parts(pool, n_latents, partial(_offer_columns, block_BF, first, *_arrays(columns)))
         first = last
     assert first == n_latents
-    return Candidates(rows, columns, diagonal_F)
+    return Candidates(rows, columns, diagonal_F, pool)
 
 
 def _rank(rows: int, n_latents: int, keep: int) -> int:
@@ -158,19 +156,20 @@ def shrink(value_W, index_W, count, keep):
 
 
 @njit(nogil=True, cache=True)
-def _shrink_lines(value_FW, index_FW, count_F, keep):
-    for i in range(len(count_F)):
+def _shrink_lines(value_FW, index_FW, count_F, keep, start, stop):
+    for i in range(start, stop):
         if count_F[i] > keep:
             shrink(value_FW[i], index_FW[i], count_F[i], keep)
 
 
 @njit(nogil=True, cache=True)
-def _put(value_FW, index_FW, count_F, line_E, index_E, value_E):
-    for e in range(len(line_E)):
+def _put(value_FW, index_FW, count_F, line_E, index_E, value_E, start, stop):
+    for e in range(start, stop):
         i, wanted = line_E[e], index_E[e]
         for w in range(count_F[i]):
             if index_FW[i, w] == wanted:
                 value_FW[i, w] = value_E[e]
+                break
 
 
 @njit(nogil=True, cache=True)

@@ -11,12 +11,13 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 from numba import njit
 
-from saemd.stability.candidates import Candidates, Edges, shrink
-from saemd.stability.cosines import ROUNDING, Cosines
+from saemd.stability.candidates import Candidates, Edges, Lists, shrink
+from saemd.stability.cosines import ROUNDING, Cosines, in_parts
 
 SLACK = 1e-12  # a pair may exceed its gain and price by this; it is counted in the bound
 ALLOWED = 1e-9  # of a matching's mean cosine below the bound
@@ -78,8 +79,8 @@ class Pricing:
         the worst and nearest of each row that was: after the next change of prices these would be the ones.
         """
         rows, columns, diagonal_F = self._candidates.rows, self._candidates.columns, self._candidates.diagonal
-        by_row = Edges(*_listed(rows.value, rows.index, rows.count, gain_F, price_F))
-        column_E, row_E, value_E = _listed(columns.value, columns.index, columns.count, price_F, gain_F)
+        by_row = Edges(*self._exceeding(rows, gain_F, price_F))
+        column_E, row_E, value_E = self._exceeding(columns, price_F, gain_F)
         own_E = np.flatnonzero(diagonal_F > gain_F + price_F + SLACK).astype(np.int32)
         found = by_row.joined(Edges(row_E, column_E, value_E), Edges(own_E, own_E, diagonal_F[own_E]))
         if not self._cosines.exact:
@@ -103,16 +104,25 @@ class Pricing:
             worst = max(worst, exceeding)
         return found if worst <= 0 else found.joined(*parts)
 
+    def _exceeding(self, lists: Lists, own_F: np.ndarray, other_F: np.ndarray) -> list[np.ndarray]:
+        work = partial(_listed, lists.value, lists.index, lists.count, own_F, other_F)
+        return [np.concatenate(parts) for parts in zip(*in_parts(self._candidates.pool, len(own_F), work), strict=True)]
+
     def _exactly(self, found: Edges, gain_F: np.ndarray, price_F: np.ndarray) -> Edges:
         """Pairs whose bound exceeds gain and price, if some do so themselves; the lists hold all exactly then.
 
         Those nearly as good come along: after the next change of prices these would be the ones.
         """
-        exact = found._replace(value=self._cosines.pairs(found.row, found.column))
-        self._candidates.put(exact)
+        exact = known(found, self._candidates, self._cosines)
         excess_E = exact.value - gain_F[exact.row] - price_F[exact.column]
-        joining_E = excess_E > (-NEAR if excess_E.max(initial=-1) > SLACK else np.inf)
-        return Edges(*(part[joining_E] for part in exact))
+        return exact.where(excess_E > (-NEAR if excess_E.max(initial=-1) > SLACK else np.inf))
+
+
+def known(edges: Edges, candidates: Candidates, cosines: Cosines) -> Edges:
+    """These pairs with their exact cosines, which the candidates hold from then on."""
+    exact = edges._replace(value=cosines.pairs(edges.row, edges.column))
+    candidates.put(exact)
+    return exact
 
 
 def excess(found: Assignment, blocks: Iterable[np.ndarray]) -> float:
@@ -126,20 +136,22 @@ def excess(found: Assignment, blocks: Iterable[np.ndarray]) -> float:
 
 
 @njit(nogil=True, cache=True)
-def _listed(value_FW, index_FW, count_F, own_F, other_F):
-    """Line, index and value of listed pairs that are worth more than `own` of their line and `other` of their index."""
-    size = 0
+def _listed(value_FW, index_FW, count_F, own_F, other_F, start, stop):
+    """Line, index and value of listed pairs that are worth more than `own` of their line and `other` of their index.
+
+    Of lines [start, stop).
+    """
+    size, lowest = 0, other_F.min() + SLACK
     for write in range(2):
-        if write == 0:
-            line_E, index_E, value_E = np.empty(0, np.int32), np.empty(0, np.int32), np.empty(0, np.float32)
-        else:
-            line_E, index_E, value_E = np.empty(size, np.int32), np.empty(size, np.int32), np.empty(size, np.float32)
-            size = 0
-        for i in range(len(count_F)):
+        line_E, index_E = np.empty(size * write, np.int32), np.empty(size * write, np.int32)
+        value_E = np.empty(size * write, np.float32)
+        size = 0
+        for i in range(start, stop):
             for w in range(count_F[i]):
-                if value_FW[i, w] > own_F[i] + other_F[index_FW[i, w]] + SLACK:
+                value = value_FW[i, w]
+                if value > own_F[i] + lowest and value > own_F[i] + other_F[index_FW[i, w]] + SLACK:
                     if write == 1:
-                        line_E[size], index_E[size], value_E[size] = i, index_FW[i, w], value_FW[i, w]
+                        line_E[size], index_E[size], value_E[size] = i, index_FW[i, w], value
                     size += 1
     return line_E, index_E, value_E
 

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor
 from saemd.sae import products
 
 BLOCK_ROWS = 1024  # rows of the matrix computed at a time
+BLOCK_COLUMNS = 2304  # of these rows, multiplied as bytes at a time
 SMALLEST = 4096  # latents below which float32 products take no time that shows
 COARSEST = 0.03  # rounding to bytes may move a cosine by this in the mean, or all is multiplied in float32
 CACHED = 8 << 20  # bytes of rows that stay in a processor's last cache
@@ -41,6 +42,10 @@ class Cosines(Protocol):
 
     def blocks(self) -> Iterator[np.ndarray]:
         """No less than the cosines, float32 [B, F], some rows at a time; a block may be overwritten by the next."""
+        ...
+
+    def excess(self, row_E: np.ndarray, column_E: np.ndarray) -> np.ndarray:
+        """By how much `blocks` are likely to lie above these cosines, float32 [E]."""
         ...
 
     def pairs(self, row_E: np.ndarray, column_E: np.ndarray) -> np.ndarray:
@@ -69,6 +74,9 @@ class FloatCosines:
         with products.exact():
             product_RF = (self._a.rows[chosen] * self._a.factors[chosen, None]) @ self._b.rows.T
         return product_RF.mul_(self._b.factors).numpy()
+
+    def excess(self, row_E: np.ndarray, column_E: np.ndarray) -> np.ndarray:
+        return np.zeros(len(row_E), dtype=np.float32)
 
     def pairs(self, row_E: np.ndarray, column_E: np.ndarray) -> np.ndarray:
         """Those of one stretch of columns after the other, which the processor's cache holds while rows pass by."""
@@ -101,15 +109,25 @@ class ByteCosines(FloatCosines):
         self.mean_error = float(self._a8.errors.mean() + self._b8.errors.mean())
 
     def blocks(self) -> Iterator[np.ndarray]:
-        a8, b8, rows = self._a8, self._b8, min(BLOCK_ROWS, self.size)
-        error_F = b8.errors * (1 + a8.errors.max()) + np.float32(ROUNDING)  # |ã| <= |a| + |δ|
-        sum_BF, out_BF = torch.empty(rows, self.size, dtype=torch.int32), np.empty((rows, self.size), np.float32)
+        a8, b8, error_F = self._a8, self._b8, self._column_errors()
+        rows = min(BLOCK_ROWS, self.size)
+        out_BF, sums = np.empty((rows, self.size), np.float32), torch.empty(rows * BLOCK_COLUMNS, dtype=torch.int32)
         for start in range(0, self.size, BLOCK_ROWS):
-            part = slice(start, start + BLOCK_ROWS)
-            torch.ops.aten._int_mm.out(a8.rows[part], b8.rows.T, out=sum_BF[: self.size - start])
-            given = (sum_BF.numpy(), a8.scales[part], b8.scales, a8.errors[part], error_F, out_BF)
-            in_parts(self._pool, min(rows, self.size - start), partial(_bound, *given))
-            yield out_BF[: self.size - start]
+            part, rows = slice(start, start + BLOCK_ROWS), min(rows, self.size - start)
+            for first in range(0, self.size, BLOCK_COLUMNS):
+                some = slice(first, min(first + BLOCK_COLUMNS, self.size))
+                sum_BC = sums[: rows * (some.stop - first)].view(rows, -1)
+                torch.ops.aten._int_mm.out(a8.rows[part], b8.rows[some].T, out=sum_BC)
+                given = (sum_BC.numpy(), a8.scales[part], b8.scales[some], a8.errors[part], error_F[some])
+                in_parts(self._pool, rows, partial(_bound, *given, out_BF, first))
+            yield out_BF[:rows]
+
+    def excess(self, row_E: np.ndarray, column_E: np.ndarray) -> np.ndarray:
+        """All that is added to ã·b̃: what rounding took off a row seldom points where the other row does."""
+        return self._a8.errors[row_E] + self._column_errors()[column_E]
+
+    def _column_errors(self) -> np.ndarray:
+        return self._b8.errors * (1 + self._a8.errors.max()) + np.float32(ROUNDING)  # |ã| <= |a| + |δ|
 
 
 class Bytes(NamedTuple):
@@ -134,11 +152,10 @@ def bytes_are_faster() -> bool:
     return products.cpu_can("avx512_vnni") or products.cpu_can("amx_int8")
 
 
-def in_parts(pool: ThreadPoolExecutor, length: int, work: Callable[[int, int], None], parts: int = 4) -> None:
-    """`work(start, stop)` for [0, length) in up to `parts` consecutive ranges, by the pool's threads."""
+def in_parts(pool: ThreadPoolExecutor, length: int, work: Callable[[int, int], Any], parts: int = 4) -> list[Any]:
+    """`work(start, stop)` for [0, length) in up to `parts` consecutive ranges, by the pool's threads; its results."""
     edges = np.linspace(0, length, min(parts, length) + 1).astype(int).tolist()
-    for job in [pool.submit(work, *part) for part in pairwise(edges)]:
-        job.result()
+    return [job.result() for job in [pool.submit(work, *part) for part in pairwise(edges)]]
 
 
 def _rounded(dictionary: Dictionary, pool: ThreadPoolExecutor) -> Bytes:
@@ -167,12 +184,13 @@ def _round(rows_FD, factor_F, out_FD, scale_F, error_F, start, stop):
 
 
 @njit(nogil=True, cache=True)
-def _bound(sum_BF, a_scale_B, b_scale_F, a_error_B, b_error_F, out_BF, start, stop):
-    """Rows [start, stop) of the bounds, from sums of products of bytes."""
+def _bound(sum_BC, a_scale_B, b_scale_C, a_error_B, b_error_C, out_BF, first, start, stop):
+    """Rows [start, stop) of the bounds, in columns from `first` on, from sums of products of bytes."""
     for b in range(start, stop):
         scale, error = a_scale_B[b], a_error_B[b]
-        for j in range(len(b_scale_F)):
-            out_BF[b, j] = np.float32(sum_BF[b, j]) * (scale * b_scale_F[j]) + (error + b_error_F[j])
+        out_C = out_BF[b, first : first + len(b_scale_C)]
+        for c in range(len(b_scale_C)):
+            out_C[c] = np.float32(sum_BC[b, c]) * (scale * b_scale_C[c]) + (error + b_error_C[c])
 
 
 @njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})

@@ -16,8 +16,8 @@ from torch import Tensor
 
 from saemd.errors import UserError
 from saemd.stability.assignment import FREE, augment, bid, compress, free_losing, gains
-from saemd.stability.candidates import Candidates, gather
-from saemd.stability.certificate import Assignment, NotProvenError, Pricing, gap
+from saemd.stability.candidates import Candidates, Edges, gather
+from saemd.stability.certificate import NEAR, Assignment, NotProvenError, Pricing, gap, known
 from saemd.stability.cosines import Cosines, Dictionary, FloatCosines, fastest_first
 
 KEPT = 192  # largest cosines kept of every row and every column, for the proof
@@ -25,6 +25,7 @@ CORE = 32  # of these, for the first matching
 EPSILONS = (0.02, 0.004, 0.0008, 0.00016, 0.000032, 0.0000064, 0.0)  # cosine by which bids of the auction rise
 BIDS = 8  # per latent and step of the auction at most; what is left is for the shortest paths
 ROUNDS = 50
+FAR = 0.1  # cosine below the largest of its row or column at which a pair need not be known to begin with
 
 
 @dataclass(frozen=True)
@@ -83,26 +84,47 @@ def optimum(candidates: Candidates, cosines: Cosines) -> Assignment:
     n_latents = len(candidates.diagonal)
     price_F = np.zeros(n_latents)
     column_of_F, row_of_F = (np.full(n_latents, FREE, dtype=np.int64) for _ in range(2))
-    edges = candidates.largest(CORE, None if cosines.exact else cosines.pairs)
+    edges, bounds = _first_edges(candidates, cosines)
     pricing = Pricing(candidates, cosines)
     epsilons = EPSILONS
     for _ in range(ROUNDS):
-        graph = compress(n_latents, *edges)
+        graph = compress(n_latents, *edges.joined(bounds))
         for epsilon in epsilons:
             free_losing(*graph, price_F, column_of_F, row_of_F, epsilon)
             bid(*graph, price_F, column_of_F, row_of_F, epsilon, BIDS * n_latents)
         free_losing(*graph, price_F, column_of_F, row_of_F, 0.0)
         if not augment(*graph, price_F, column_of_F, row_of_F):
             raise ValueError("the candidates allow no perfect matching")
+        epsilons = (0.0,)
         gain_F, value_F = gains(*graph, price_F, column_of_F)
+        if (column_of_F[bounds.row] == bounds.column).any():  # known, it may be worth less than another
+            margin_E = cosines.excess(bounds.row, bounds.column) + NEAR
+            doubted_E = bounds.value > gain_F[bounds.row] + price_F[bounds.column] - margin_E
+            edges = edges.joined(known(bounds.where(doubted_E), candidates, cosines))
+            bounds = bounds.where(~doubted_E)
+            continue
         violated = pricing.violations(gain_F, price_F)
         if len(violated.row) == 0:
             found = Assignment(column_of_F, value_F, gain_F, price_F)
             gap(found)
             return found
         edges = edges.joined(violated)
-        epsilons = (0.0,)
     raise NotProvenError(f"no proof after {ROUNDS} rounds")
+
+
+def _first_edges(candidates: Candidates, cosines: Cosines) -> tuple[Edges, Edges]:
+    """The first graph, and what of it are but bounds, far below the largest of their row or of their column.
+
+    These seldom match, so that they need not be known exactly.
+    """
+    edges = candidates.largest(CORE)
+    if cosines.exact:
+        return edges, edges.where(np.zeros(len(edges.row), dtype=bool))
+    best_F, best_of_column_F = (np.full(len(candidates.diagonal), -np.inf, np.float32) for _ in range(2))
+    np.maximum.at(best_F, edges.row, edges.value)
+    np.maximum.at(best_of_column_F, edges.column, edges.value)
+    far_E = edges.value < np.maximum(best_F[edges.row], best_of_column_F[edges.column]) - FAR
+    return known(edges.where(~far_E), candidates, cosines), edges.where(far_E)
 
 
 def random_floor(n_latents: int, d_in: int, seed: int = 0) -> float:
