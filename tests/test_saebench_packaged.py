@@ -140,8 +140,19 @@ assert letters.cfg is model.cfg and letters.to_tokens("a b").tolist() == model.t
 
 options = dict(batch_size=4, max_seq_len=9, hook_names=[sae.cfg.hook_name], max_layer=None, device="cpu")
 plain = fast.PLAIN_LAST_TOKENS(model=model, texts=texts, **options)
-soon = fast.last_token_activations(model=model, texts=texts, **options)
-torch.testing.assert_close(soon[sae.cfg.hook_name], plain[sae.cfg.hook_name], atol=1e-4, rtol=1e-4)
+last_tokens, passed = fast.LastTokens(), []
+model.add_hook(sae.cfg.hook_name, lambda x, hook: passed.extend(x), is_permanent=True)
+for some in (slice(0, 12), slice(8, 20), slice(3, 5)):
+    soon = last_tokens(model=model, texts=texts[some] + texts[:1], **options)[sae.cfg.hook_name]
+    expected = plain[sae.cfg.hook_name]
+    torch.testing.assert_close(soon, torch.cat([expected[some], expected[:1]]), atol=1e-4, rtol=1e-4)
+assert len(passed) == len(set(texts)) == 20  # each once
+fast.MOST_BYTES = 0
+forgetful = fast.LastTokens()
+for _ in range(2):
+    soon = forgetful(model=model, texts=texts[:2], **options)[sae.cfg.hook_name]
+    torch.testing.assert_close(soon, expected[:2], atol=1e-4, rtol=1e-4)
+assert len(passed) == 24
 """
 
 

@@ -47,7 +47,8 @@ def build(evaluation: str, bench: Bench, settings: SAEBenchSettings, weights: di
     lm = LMConfig(settings.lm) if isinstance(settings, UnlearningSettings) else bench.lm_config
     folder = with_safetensors(lm, bench.cache_root, resolve(lm, bench.cache_root))
     ours = [DRAWS, *(getattr(settings, key, None) for key in ("text", "max_words"))]
-    about = [evaluation, {**settings.config(), "random_seed": None}, *ours, str(folder), _listing(data), packaged]
+    config = {**settings.config(), "llm_dtype": settings.llm_dtype}
+    about = [evaluation, {**config, "random_seed": None}, *ours, str(folder), _listing(data), packaged]
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
     work = bench.folder("saebench") / f"{evaluation}-{digest}"
     work.mkdir(parents=True, exist_ok=True)
@@ -59,7 +60,7 @@ def build(evaluation: str, bench: Bench, settings: SAEBenchSettings, weights: di
         "threads": torch.get_num_threads(),
         "llm_dtype": settings.llm_dtype,
         "seeds": [settings.random_seed + i for i in range(settings.repetitions)],
-        "config": {**settings.config(), **({"llm_dtype": settings.llm_dtype} if evaluation != "sae_probes" else {})},
+        "config": settings.config() if evaluation == "sae_probes" else config,
         "data": str(data) if data else None,
         "known": known,
         "packaged": packaged,

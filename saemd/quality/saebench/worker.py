@@ -61,6 +61,7 @@ def _run(job: dict[str, Any], say: Say) -> None:
     name, device = job["model"]["name"], job["device"]
     if job.get("judge"):
         job["judge"]["key"] = endpoint_key(job["judge"]["key_variable"])
+    sae_dtype = torch.float32 if job["evaluation"] == "sae_probes" else dtype  # as the activations that it is given
     folder = models.prepare(Path(job["model"]["folder"]), Path("model").absolute())
     model = None if job["evaluation"] == "ravel" else models.hooked(folder, name, device, dtype)
     d_model = json.loads((folder / "config.json").read_text())["hidden_size"]
@@ -69,7 +70,7 @@ def _run(job: dict[str, Any], say: Say) -> None:
             for seed in job["seeds"]:
                 _enter(Path(job["work"]) / f"seed={seed}", folder, name, job.get("data"))
                 started = time.perf_counter()
-                sae = adapter.load(Path(entry["weights"]), name, job["layer"], d_model, device, dtype)
+                sae = adapter.load(Path(entry["weights"]), name, job["layer"], d_model, device, sae_dtype)
                 result, extra = evaluate(job, entry["name"], sae, model, seed)
                 seconds = time.perf_counter() - started
                 say(name=entry["name"], seed=seed, result=str(result.absolute()), extra=extra, seconds=seconds)
