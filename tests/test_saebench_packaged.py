@@ -140,6 +140,16 @@ assert letters.cfg is model.cfg and letters.to_tokens("a b").tolist() == model.t
 
 options = dict(batch_size=4, max_seq_len=9, hook_names=[sae.cfg.hook_name], max_layer=None, device="cpu")
 plain = fast.PLAIN_LAST_TOKENS(model=model, texts=texts, **options)
+padded = model.tokenizer(texts, padding=True, return_tensors="pt")
+asked = dict(names_filter=[sae.cfg.hook_name], stop_at_layer=int(layer) + 1)
+kept = padded["attention_mask"].bool()
+whole = model.run_with_cache(padded["input_ids"], **asked)[1][sae.cfg.hook_name]
+residual = fast.Residual(model, int(layer), prepared)
+for _ in range(2):
+    found = residual.run_with_cache(padded["input_ids"], **asked)[1][sae.cfg.hook_name]
+    torch.testing.assert_close(found[kept], whole[kept], atol=1e-4, rtol=1e-4)
+assert residual.tokenizer is model.tokenizer and not kept.all()
+
 last_tokens, passed = fast.LastTokens(), []
 model.add_hook(sae.cfg.hook_name, lambda x, hook: passed.extend(x), is_permanent=True)
 for some in (slice(0, 12), slice(8, 20), slice(3, 5)):

@@ -30,7 +30,7 @@ from transformers import AutoModelForCausalLM
 from saemd.errors import UserError
 from saemd.quality.saebench.adapter import SAEBenchSAE
 from saemd.quality.saebench.draws import drawn_alike
-from saemd.quality.saebench.fast import fast, first_letters
+from saemd.quality.saebench.fast import Residual, fast, first_letters
 from saemd.quality.saebench.judge import judged_by
 from saemd.quality.saebench.packaged import packaged
 from saemd.quality.saebench.replaced import replaced
@@ -56,6 +56,8 @@ def evaluate(
     given: Any = model
     if model and kind == "absorption":
         given = first_letters(model, job["layer"], config["prompt_token_pos"])
+    if model and kind == "sae_probes":
+        given = Residual(model, job["layer"], Path(job["model"]["name"]))  # a link in this folder
     loader = replaced(HookedTransformer, from_pretrained_no_processing=lambda *a, **k: given)
     results = Path("results")
     results.mkdir(exist_ok=True)

@@ -12,6 +12,7 @@ import functools
 import hashlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -22,6 +23,7 @@ from torch import Tensor
 from tqdm import tqdm
 from transformer_lens import HookedTransformer
 
+from saemd.quality.saebench.models import layers
 from saemd.quality.saebench.replaced import replaced
 
 PLAIN_LAST_TOKENS = generate_model_activations._process_activations
@@ -137,6 +139,34 @@ class FirstLetters:
 def first_letters(model: HookedTransformer, layer: int, position: int) -> FirstLetters:
     """The same one for all SAEs of a job."""
     return FirstLetters(model, layer, position)
+
+
+class Residual:
+    """A HookedTransformer as sae-probes asks it, for the output of one layer alone: by transformers' own layers.
+
+    Fused attention and nothing kept on the way take a seventh of the time at 1,024 tokens in bfloat16.
+    """
+
+    def __init__(self, model: HookedTransformer, layer: int, folder: Path) -> None:
+        self._model, self._layer, self._folder = model, layer, folder
+        self._plain: Any = None  # loaded when first needed: kept activations need none
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def run_with_cache(
+        self, tokens_BL: Tensor, names_filter: list[str], stop_at_layer: int
+    ) -> tuple[None, dict[str, Tensor]]:
+        """Hook → [B, L, D]. Padding must come after a text: no mask is given."""
+        wanted = f"blocks.{self._layer}.hook_resid_post"
+        assert (names_filter, stop_at_layer) == ([wanted], self._layer + 1)
+        if self._plain is None:
+            self._plain = layers(self._folder, stop_at_layer, str(self.cfg.device), self.cfg.dtype)
+        found: list[Any] = []  # what the model itself returns has passed its final norm
+        hook = self._plain.layers[-1].register_forward_hook(lambda _, __, output: found.append(output))
+        with hook:
+            self._plain(tokens_BL, use_cache=False)
+        return None, {wanted: found[0][0] if isinstance(found[0], tuple) else found[0]}
 
 
 class LastTokens:

@@ -66,6 +66,17 @@ def hooked(folder: Path, name: str, device: str, dtype: torch.dtype) -> HookedTr
     return lens.eval()
 
 
+def layers(folder: Path, count: int, device: str, dtype: torch.dtype) -> Any:
+    """transformers' own model in `folder` (prepared), of which only the first `count` layers are left."""
+    capped = json.loads((folder / "config.json").read_text()).get(
+        "attn_logit_softcapping"
+    )  # Gemma-2's, which sdpa drops
+    attention = "eager" if capped else "sdpa"
+    model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=dtype, attn_implementation=attention).base_model
+    del model.layers[count:]
+    return model.to(device).eval()
+
+
 def hooked_config(hf: Any, architecture: str, name: str, device: str, dtype: torch.dtype) -> HookedTransformerConfig:
     """TransformerLens's configuration for a Gemma-2 or Llama one, with any sizes."""
     gemma = hf.model_type == "gemma2"
