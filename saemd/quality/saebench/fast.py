@@ -20,6 +20,7 @@ from sae_bench.evals.scr_and_tpp import main as scr_and_tpp
 from sae_bench.sae_bench_utils import activation_collection
 from sae_probes import generate_model_activations
 from torch import Tensor
+from torch.nn import functional
 from tqdm import tqdm
 from transformer_lens import HookedTransformer
 
@@ -30,6 +31,7 @@ PLAIN_LAST_TOKENS = generate_model_activations._process_activations
 PLAIN_ACTIVATIONS = activation_collection.get_all_llm_activations
 USUAL = 128  # tokens of a text that SAEBench's batch sizes are meant for
 MOST_KEPT = 16  # of `Ablated`'s texts: the classes of a data set
+SHAPES = 32  # lengths come in multiples of it: products of new shapes take time to prepare
 MOST_BYTES = 1 << 30  # of `LastTokens`' activations: those of all sets take half of it with 576 dimensions
 
 
@@ -164,9 +166,11 @@ class Residual:
             self._plain = layers(self._folder, stop_at_layer, str(self.cfg.device), self.cfg.dtype)
         found: list[Any] = []  # what the model itself returns has passed its final norm
         hook = self._plain.layers[-1].register_forward_hook(lambda _, __, output: found.append(output))
+        length = tokens_BL.shape[1]
         with hook:
-            self._plain(tokens_BL, use_cache=False)
-        return None, {wanted: found[0][0] if isinstance(found[0], tuple) else found[0]}
+            self._plain(functional.pad(tokens_BL, (0, -length % SHAPES)), use_cache=False)
+        x_BLD = found[0][0] if isinstance(found[0], tuple) else found[0]
+        return None, {wanted: x_BLD[:, :length]}
 
 
 class LastTokens:
