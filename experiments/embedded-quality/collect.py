@@ -3,7 +3,7 @@
     python experiments/embedded-quality/collect.py [run_root=runs] [out=experiments/embedded-quality]
 
 Writes `quality.json`, `spread.json`, the figures 3 and 4, and `table.md`: the core measures and all scores of each run,
-the tests, and every number of SAEBench's as its mean over all cells.
+the tests, and every number of SAEBench's as its mean over all cells; with sae-probes also `data_sets.md`, a line a set.
 """
 
 from __future__ import annotations
@@ -83,6 +83,33 @@ def means_table(records: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def sets_table(records: list[dict[str, Any]]) -> str:
+    """Each of sae-probes' data sets: the accuracy of a probe on the whole layer, and of one latent, as means of a start.
+
+    Read from SAEBench's own files, which lie in the cache of the machine that measured.
+    """
+    found: dict[str, dict[tuple[Any, ...], float]] = {}
+    whole: dict[str, float] = {}
+    for record in records:
+        if record["score"] != "saebench_sae_probes" or record["status"] != "done":
+            continue
+        for path in record["details"]["results"]:
+            for one in json.loads(Path(path).read_text())["eval_result_details"]:
+                run = (record["init"], record["l0"], record["seed"])
+                found.setdefault(one["dataset_name"], {})[run] = one["sae_top_1_test_accuracy"]
+                whole[one["dataset_name"]] = one["llm_test_accuracy"]
+    if not found:
+        return ""
+    lines = ["| data set | whole layer | mirror | uniform | cells | mirror ahead |", "| --- " + "| ---: " * 5 + "|"]
+    for name in sorted(found, key=lambda name: -whole[name]):
+        cells = [cell for init, *cell in found[name] if init == "mirror" and ("uniform", *cell) in found[name]]
+        pairs = [(found[name][("mirror", *cell)], found[name][("uniform", *cell)]) for cell in cells]
+        means = " | ".join(f"{statistics.mean(values):.3f}" for values in zip(*pairs, strict=True))
+        ahead = sum(a > b for a, b in pairs)
+        lines.append(f"| {name} | {whole[name]:.3f} | {means} | {len(pairs)} | {ahead} |")
+    return "\n".join(lines) + "\n"
+
+
 def _cell(record: dict[str, Any] | None) -> str:
     if record is None:
         return "not asked"
@@ -104,6 +131,8 @@ def main(words: list[str]) -> None:
     spread = json.loads((folder / "spread.json").read_text())
     lines = "\n".join(f"- {line}" for line in test_lines(spread["tests"]))
     records = json.loads((folder / "quality.json").read_text())
+    if sets := sets_table(records):
+        (out / "data_sets.md").write_text(sets)
     for record in records:  # places on this machine say nothing elsewhere
         record["details"].pop("results", None)
         for known in record["data"].get("packaged", {}).values():
