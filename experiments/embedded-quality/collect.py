@@ -84,7 +84,7 @@ def means_table(records: list[dict[str, Any]]) -> str:
 
 
 def sets_table(records: list[dict[str, Any]]) -> str:
-    """Each of sae-probes' data sets: the accuracy of a probe on the whole layer, and of one latent, as means of a start.
+    """Each of sae-probes' data sets: the accuracy of a probe on the whole layer, and of one latent, by start.
 
     Read from SAEBench's own files, which lie in the cache of the machine that measured.
     """
