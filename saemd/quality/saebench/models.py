@@ -72,7 +72,8 @@ def layers(folder: Path, count: int, device: str, dtype: torch.dtype) -> Any:
         "attn_logit_softcapping"
     )  # Gemma-2's, which sdpa drops
     attention = "eager" if capped else "sdpa"
-    model = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=dtype, attn_implementation=attention).base_model
+    whole: Any = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=dtype, attn_implementation=attention)
+    model = whole.base_model
     del model.layers[count:]
     return model.to(device).eval()
 
