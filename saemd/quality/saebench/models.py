@@ -67,10 +67,11 @@ def hooked(folder: Path, name: str, device: str, dtype: torch.dtype) -> HookedTr
 
 
 def layers(folder: Path, count: int, device: str, dtype: torch.dtype) -> Any:
-    """transformers' own model in `folder` (prepared), of which only the first `count` layers are left."""
-    capped = json.loads((folder / "config.json").read_text()).get(
-        "attn_logit_softcapping"
-    )  # Gemma-2's, which sdpa drops
+    """transformers' own model in `folder` (prepared), of which only the first `count` layers are left.
+
+    With fused attention, but where scores are capped (Gemma-2), which it would leave out.
+    """
+    capped = json.loads((folder / "config.json").read_text()).get("attn_logit_softcapping")
     attention = "eager" if capped else "sdpa"
     whole: Any = AutoModelForCausalLM.from_pretrained(folder, torch_dtype=dtype, attn_implementation=attention)
     model = whole.base_model
