@@ -84,30 +84,26 @@ def means_table(records: list[dict[str, Any]]) -> str:
 
 
 def sets_table(records: list[dict[str, Any]]) -> str:
-    """Each of sae-probes' data sets: the accuracy of a probe on the whole layer, and of one latent, by start.
+    """Each of sae-probes' data sets: the accuracy of a probe on one latent, by start.
 
     Read from SAEBench's own files, which lie in the cache of the machine that measured.
     """
     found: dict[str, dict[tuple[Any, ...], float]] = {}
-    whole: dict[str, float] = {}
     for record in records:
         if record["score"] != "saebench_sae_probes" or record["status"] != "done":
             continue
+        run = (record["init"], record["l0"], record["seed"])
         for path in record["details"]["results"]:
             for one in json.loads(Path(path).read_text())["eval_result_details"]:
-                run = (record["init"], record["l0"], record["seed"])
                 found.setdefault(one["dataset_name"], {})[run] = one["sae_top_1_test_accuracy"]
-                whole[one["dataset_name"]] = one["llm_test_accuracy"]
-    if not found:
-        return ""
-    lines = ["| data set | whole layer | mirror | uniform | cells | mirror ahead |", "| --- " + "| ---: " * 5 + "|"]
-    for name in sorted(found, key=lambda name: -whole[name]):
+    lines = ["| data set | mirror | uniform | cells | mirror ahead |", "| --- " + "| ---: " * 4 + "|"]
+    for name in sorted(found, key=lambda name: -statistics.mean(found[name].values())):
         cells = [cell for init, *cell in found[name] if init == "mirror" and ("uniform", *cell) in found[name]]
         pairs = [(found[name][("mirror", *cell)], found[name][("uniform", *cell)]) for cell in cells]
-        means = " | ".join(f"{statistics.mean(values):.3f}" for values in zip(*pairs, strict=True))
-        ahead = sum(a > b for a, b in pairs)
-        lines.append(f"| {name} | {whole[name]:.3f} | {means} | {len(pairs)} | {ahead} |")
-    return "\n".join(lines) + "\n"
+        if pairs:
+            means = " | ".join(f"{statistics.mean(values):.3f}" for values in zip(*pairs, strict=True))
+            lines.append(f"| {name} | {means} | {len(pairs)} | {sum(a > b for a, b in pairs)} |")
+    return "\n".join(lines) + "\n" if found else ""
 
 
 def _cell(record: dict[str, Any] | None) -> str:
