@@ -9,13 +9,16 @@ the tests, and every number of SAEBench's as its mean over all cells; with sae-p
 from __future__ import annotations
 
 import json
+import math
 import shutil
 import statistics
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from saemd.quality.published import remarks, titles
+from saemd.quality.spread import paired
 from saemd.quality.table import test_lines
 
 HERE = Path(__file__).parent
@@ -74,17 +77,27 @@ def means_table(records: list[dict[str, Any]]) -> str:
     for score in titles(records):
         done = [r for r in records if r["score"] == score and r["status"] == "done"]
         found = {(r["init"], r["l0"], r["seed"]): {**r["values"], "own deviation": r["std"]} for r in done}
-        cells = [cell for init, *cell in found if init == "mirror" and ("uniform", *cell) in found]
-        for name in found[("mirror", *cells[0])] if cells else ():
+        names = found[("mirror", *cells[0])] if (cells := _cells(found)) else ()
+        for name in names:
             pairs = [(found[("mirror", *cell)][name], found[("uniform", *cell)][name]) for cell in cells]
             if all(isinstance(value, int | float) for pair in pairs for value in pair):
-                means = " | ".join(f"{statistics.mean(values):.3f}" for values in zip(*pairs, strict=True))
-                lines.append(f"| {score} | {name} | {means} | {len(pairs)} | {sum(a > b for a, b in pairs)} |")
+                lines.append(f"| {score} | {name} | {_compared(pairs)} |")
     return "\n".join(lines) + "\n"
 
 
+def _cells(found: Mapping[tuple[Any, ...], Any]) -> list[list[Any]]:
+    """The L0 and seed of each run of (init, L0, seed) that both starts have."""
+    return [cell for init, *cell in found if init == "mirror" and ("uniform", *cell) in found]
+
+
+def _compared(pairs: list[tuple[float, float]]) -> str:
+    """Both means, the number of cells, and how often the first is ahead."""
+    means = " | ".join(f"{statistics.mean(values):.3f}" for values in zip(*pairs, strict=True))
+    return f"{means} | {len(pairs)} | {sum(a > b for a, b in pairs)}"
+
+
 def sets_table(records: list[dict[str, Any]]) -> str:
-    """Each of sae-probes' data sets: the accuracy of a probe on one latent, by start.
+    """Each of sae-probes' data sets: the accuracy of a probe on one latent, by start, and a test over the sets.
 
     Read from SAEBench's own files, which lie in the cache of the machine that measured.
     """
@@ -97,12 +110,27 @@ def sets_table(records: list[dict[str, Any]]) -> str:
             for one in json.loads(Path(path).read_text())["eval_result_details"]:
                 found.setdefault(one["dataset_name"], {})[run] = one["sae_top_1_test_accuracy"]
     lines = ["| data set | mirror | uniform | cells | mirror ahead |", "| --- " + "| ---: " * 4 + "|"]
+    means: dict[str, tuple[float, ...]] = {}
     for name in sorted(found, key=lambda name: -statistics.mean(found[name].values())):
-        cells = [cell for init, *cell in found[name] if init == "mirror" and ("uniform", *cell) in found[name]]
-        pairs = [(found[name][("mirror", *cell)], found[name][("uniform", *cell)]) for cell in cells]
+        pairs = [(found[name][("mirror", *cell)], found[name][("uniform", *cell)]) for cell in _cells(found[name])]
         if pairs:
-            means = " | ".join(f"{statistics.mean(values):.3f}" for values in zip(*pairs, strict=True))
-            lines.append(f"| {name} | {means} | {len(pairs)} | {sum(a > b for a, b in pairs)} |")
+            means[name] = tuple(statistics.mean(values) for values in zip(*pairs, strict=True))
+            lines.append(f"| {name} | {_compared(pairs)} |")
+    lines.append("")
+    for said, chosen in (
+        ("all sets", means),
+        ("without agnews", [name for name in means if "agnews" not in name]),
+        ("where a start reaches .6", [name for name in means if max(means[name]) >= 0.6]),
+    ):
+        if differences := [means[name][0] - means[name][1] for name in chosen]:
+            test = paired(differences)
+            low, high = test["interval_95"] or (math.nan, math.nan)
+            ahead, behind = (sum(sign * d > 1e-9 for d in differences) for sign in (1, -1))
+            lines.append(
+                f"- {said}: mirror − uniform = {test['mean_difference']:+.4f} over {test['n']} sets "
+                f"(95 % interval {low:+.4f} to {high:+.4f}; "
+                f"Wilcoxon p = {test['wilcoxon_p']:.2g}); ahead in {ahead}, behind in {behind}"
+            )
     return "\n".join(lines) + "\n" if found else ""
 
 

@@ -44,7 +44,7 @@ class Cosines(Protocol):
         """No less than the cosines, float32 [B, F], some rows at a time; a block may be overwritten by the next."""
         ...
 
-    def excess(self, row_E: np.ndarray, column_E: np.ndarray) -> np.ndarray:
+    def allowance(self, row_E: np.ndarray, column_E: np.ndarray) -> np.ndarray:
         """By how much `blocks` are likely to lie above these cosines, float32 [E]."""
         ...
 
@@ -75,7 +75,7 @@ class FloatCosines:
             product_RF = (self._a.rows[chosen] * self._a.factors[chosen, None]) @ self._b.rows.T
         return product_RF.mul_(self._b.factors).numpy()
 
-    def excess(self, row_E: np.ndarray, column_E: np.ndarray) -> np.ndarray:
+    def allowance(self, row_E: np.ndarray, column_E: np.ndarray) -> np.ndarray:
         return np.zeros(len(row_E), dtype=np.float32)
 
     def pairs(self, row_E: np.ndarray, column_E: np.ndarray) -> np.ndarray:
@@ -122,7 +122,7 @@ class ByteCosines(FloatCosines):
                 in_parts(self._pool, rows, partial(_bound, *given, out_BF, first))
             yield out_BF[:rows]
 
-    def excess(self, row_E: np.ndarray, column_E: np.ndarray) -> np.ndarray:
+    def allowance(self, row_E: np.ndarray, column_E: np.ndarray) -> np.ndarray:
         """All that is added to ã·b̃: what rounding took off a row seldom points where the other row does."""
         return self._a8.errors[row_E] + self._column_errors()[column_E]
 
