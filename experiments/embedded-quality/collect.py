@@ -9,7 +9,6 @@ the tests, and every number of SAEBench's as its mean over all cells; with sae-p
 from __future__ import annotations
 
 import json
-import math
 import shutil
 import statistics
 import sys
@@ -122,9 +121,9 @@ def sets_table(records: list[dict[str, Any]]) -> str:
         ("without agnews", [name for name in means if "agnews" not in name]),
         ("where a start reaches .6", [name for name in means if max(means[name]) >= 0.6]),
     ):
-        if differences := [means[name][0] - means[name][1] for name in chosen]:
-            test = paired(differences)
-            low, high = test["interval_95"] or (math.nan, math.nan)
+        differences = [means[name][0] - means[name][1] for name in chosen]
+        if len(differences) > 1 and (test := paired(differences))["interval_95"]:
+            low, high = test["interval_95"]
             ahead, behind = (sum(sign * d > 1e-9 for d in differences) for sign in (1, -1))
             lines.append(
                 f"- {said}: mirror − uniform = {test['mean_difference']:+.4f} over {test['n']} sets "
