@@ -100,7 +100,8 @@ def test_a_size_that_is_not_there_fails_that_score_alone(world: World, sentences
 COMPARED = """
 import sys, torch
 from pathlib import Path
-from saemd.quality.saebench import adapter, fast, models
+from saemd.quality.saebench import adapter, fast, last_tokens, models, residual
+from sae_probes import generate_model_activations
 from sae_bench.evals.scr_and_tpp.main import ablated_precomputed_activations as plain_ablated
 from sae_bench.sae_bench_utils import activation_collection, dataset_utils
 
@@ -113,7 +114,8 @@ texts = [" ".join(words[(7 * i + j) % 300] for j in range(2 + i % 9)) for i in r
 data = {"one": texts[:8] + texts[:3], "two": texts[4:], "three": texts[::-1]}
 tokenized = dataset_utils.tokenize_data_dictionary(data, model.tokenizer, 16, "cpu")
 asked = (tokenized, model, 4, int(layer), sae.cfg.hook_name, True)
-plain, soon = activation_collection.get_all_llm_activations(*asked), fast.all_llm_activations(*asked)
+passes = residual.residual(model, int(layer), prepared)
+plain, soon = activation_collection.get_all_llm_activations(*asked), fast.all_llm_activations(passes, *asked)
 assert list(plain) == list(soon)
 for name, x in plain.items():
     assert (x == 0).all(-1).any() and not (x == 0).all()
@@ -138,30 +140,28 @@ for _ in range(2):
     torch.testing.assert_close(letters.run_with_cache(prompts, **seen)[1][sae.cfg.hook_name][:, -6, :], whole[:, -6, :])
 assert letters.cfg is model.cfg and letters.to_tokens("a b").tolist() == model.to_tokens("a b").tolist()
 
-options = dict(batch_size=4, max_seq_len=9, hook_names=[sae.cfg.hook_name], max_layer=None, device="cpu")
-plain = fast.PLAIN_LAST_TOKENS(model=model, texts=texts, **options)
 padded = model.tokenizer(texts, padding=True, return_tensors="pt")
 asked = dict(names_filter=[sae.cfg.hook_name], stop_at_layer=int(layer) + 1)
 kept = padded["attention_mask"].bool()
 whole = model.run_with_cache(padded["input_ids"], **asked)[1][sae.cfg.hook_name]
-residual = fast.Residual(model, int(layer), prepared)
 for _ in range(2):
-    found = residual.run_with_cache(padded["input_ids"], **asked)[1][sae.cfg.hook_name]
-    torch.testing.assert_close(found[kept], whole[kept], atol=1e-4, rtol=1e-4)
-assert residual.tokenizer is model.tokenizer and not kept.all()
+    torch.testing.assert_close(passes(padded["input_ids"])[kept], whole[kept], atol=1e-4, rtol=1e-4)
+assert not kept.all() and residual.residual(model, int(layer), prepared) is passes
 
-last_tokens, passed = fast.LastTokens(), []
-model.add_hook(sae.cfg.hook_name, lambda x, hook: passed.extend(x), is_permanent=True)
+options = dict(batch_size=4, max_seq_len=9, hook_names=[sae.cfg.hook_name], max_layer=None, device="cpu")
+plain = generate_model_activations._process_activations(model=model, texts=texts, **options)[sae.cfg.hook_name]
+last_tokens.MOST_TOKENS, last_tokens.ROOM, passed = 9, 36, []
+assert max(len(ids) for ids in model.tokenizer(texts)["input_ids"]) > 9
+counted = lambda tokens: passed.extend(tokens) or passes(tokens)
+kept = last_tokens.LastTokens(model, counted)
 for some in (slice(0, 12), slice(8, 20), slice(3, 5)):
-    soon = last_tokens(model=model, texts=texts[some] + texts[:1], **options)[sae.cfg.hook_name]
-    expected = plain[sae.cfg.hook_name]
-    torch.testing.assert_close(soon, torch.cat([expected[some], expected[:1]]), atol=1e-4, rtol=1e-4)
+    soon = kept.of(texts[some] + texts[:1], "texts")
+    torch.testing.assert_close(soon, torch.cat([plain[some], plain[:1]]), atol=1e-4, rtol=1e-4)
 assert len(passed) == len(set(texts)) == 20  # each once
-fast.MOST_BYTES = 0
-forgetful = fast.LastTokens()
+last_tokens.MOST_BYTES = 0
+forgetful = last_tokens.LastTokens(model, counted)
 for _ in range(2):
-    soon = forgetful(model=model, texts=texts[:2], **options)[sae.cfg.hook_name]
-    torch.testing.assert_close(soon, expected[:2], atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(forgetful.of(texts[:2], "texts"), plain[:2], atol=1e-4, rtol=1e-4)
 assert len(passed) == 24
 """
 

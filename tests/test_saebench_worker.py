@@ -169,6 +169,25 @@ def test_what_the_model_cannot_do_is_not_applicable_with_what_was_measured(world
     assert "of 26 first letters can be read from this layer (F1 above 0.999), 20 are wanted" in outcome.reason
 
 
+def test_another_list_of_sae_probes_data_sets_passes_only_new_texts(world):
+    one, other = "119_us_state_TX", "22_headline_isobama"
+    chosen = settings.SaeProbesSettings(include_llm_baseline=False, ks=[1], dataset_names=[one])
+    (first,) = measure(world, "sae_probes", chosen, world.run)
+    (kept,) = world.bench.folder("saebench").glob("last-tokens-*/*/*.pt")  # the probes on the layer used it too
+    before = kept.stat().st_mtime_ns
+    (both,) = measure(world, "sae_probes", replace(chosen, dataset_names=[one, other]), world.run)
+    assert len(list(kept.parent.iterdir())) == 2
+    assert kept.stat().st_mtime_ns == before
+    assert (first.repetitions, both.repetitions) == (1, 2)
+    (again,) = measure(world, "sae_probes", replace(chosen, ks=[1, 2]), world.run)
+    assert again.value == first.value
+    assert again.values.keys() > first.values.keys()
+    (wrong,) = measure(world, "sae_probes", replace(chosen, dataset_names=[one, "119_us_state_T"]), world.run)
+    assert wrong.status == "failed"
+    assert wrong.reason is not None
+    assert wrong.reason.startswith("dataset_names=119_us_state_T: sae-probes has 113 data sets; near this name: 119")
+
+
 # AutoInterp
 
 

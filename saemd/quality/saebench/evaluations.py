@@ -30,10 +30,12 @@ from transformers import AutoModelForCausalLM
 from saemd.errors import UserError
 from saemd.quality.saebench.adapter import SAEBenchSAE
 from saemd.quality.saebench.draws import drawn_alike
-from saemd.quality.saebench.fast import Residual, fast, first_letters
+from saemd.quality.saebench.fast import fast, first_letters
 from saemd.quality.saebench.judge import judged_by
+from saemd.quality.saebench.last_tokens import last_tokens, probes_shown
 from saemd.quality.saebench.packaged import packaged
 from saemd.quality.saebench.replaced import replaced
+from saemd.quality.saebench.residual import residual
 
 ARTIFACTS = Path("artifacts")
 Extra = dict[str, Any]  # what SAEBench's JSON does not say
@@ -56,15 +58,17 @@ def evaluate(
     given: Any = model
     if model and kind == "absorption":
         given = first_letters(model, job["layer"], config["prompt_token_pos"])
-    if model and kind == "sae_probes":
-        given = Residual(model, job["layer"], Path(job["model"]["name"]))  # a link in this folder
+    faster = nullcontext()
+    if model:
+        passes = residual(model, job["layer"], Path(job["work"]) / "model")
+        faster = last_tokens(model, passes) if kind == "sae_probes" else fast(passes)
     loader = replaced(HookedTransformer, from_pretrained_no_processing=lambda *a, **k: given)
     results = Path("results")
     results.mkdir(exist_ok=True)
     for old in results.rglob(f"{name}_custom_sae_eval_results.json"):
         old.unlink()
     data = packaged(job["packaged"]) if job["packaged"] else nullcontext()
-    with loader, data, fast(), drawn_alike(seed), torch.set_grad_enabled(True):
+    with loader, data, faster, drawn_alike(seed), torch.set_grad_enabled(True):
         extra = EVALUATIONS[kind](job, config, [(name, sae)], results) or {}
     found = sorted(results.rglob(f"{name}_custom_sae_eval_results.json"))
     if not found:
@@ -124,8 +128,10 @@ def _sparse_probing(job: Any, config: Any, saes: Any, results: Path) -> None:
 def _sae_probes(job: Any, config: Any, saes: Any, results: Path) -> None:
     from sae_bench.evals.sparse_probing_sae_probes import main
 
-    config["model_name"] = job["model"]["name"]
-    main.run_eval(main.SparseProbingSaeProbesEvalConfig(**config), saes, job["device"], str(results), force_rerun=True)
+    config["model_name"], config["model_cache_path"] = job["model"]["name"], job["kept"]
+    asked = main.SparseProbingSaeProbesEvalConfig(**config)
+    with probes_shown(len(asked.dataset_names)):
+        main.run_eval(asked, saes, job["device"], str(results), force_rerun=True)
 
 
 def _absorption(job: Any, config: Any, saes: Any, results: Path) -> None:

@@ -18,6 +18,7 @@ from saemd.quality.bench import Bench
 from saemd.quality.knowledge.questions import packaged_questions
 from saemd.quality.knowledge.ravel import FEWEST, packaged_ravel
 from saemd.quality.packaged import needed
+from saemd.quality.saebench import environment
 from saemd.quality.saebench.settings import (
     HELDOUT,
     PACKAGED,
@@ -26,6 +27,7 @@ from saemd.quality.saebench.settings import (
     CoreSettings,
     RavelSettings,
     SAEBenchSettings,
+    SaeProbesSettings,
     UnlearningSettings,
     endpoint_key,
 )
@@ -60,13 +62,15 @@ def build(evaluation: str, bench: Bench, settings: SAEBenchSettings, weights: di
         "threads": torch.get_num_threads(),
         "llm_dtype": settings.llm_dtype,
         "seeds": [settings.random_seed + i for i in range(settings.repetitions)],
-        "config": settings.config() if evaluation == "sae_probes" else config,
+        "config": settings.config() if isinstance(settings, SaeProbesSettings) else config,
         "data": str(data) if data else None,
         "known": known,
         "packaged": packaged,
         "work": str(work.absolute()),
         "saes": [{"name": name, "weights": str(path.absolute())} for name, path in weights.items()],
     }
+    if isinstance(settings, SaeProbesSettings):
+        job["kept"] = str(_last_tokens(bench, settings, folder))
     if isinstance(settings, AbsorptionSettings):
         job["max_words"] = settings.max_words
     if isinstance(settings, CoreSettings | AutoInterpSettings):
@@ -106,6 +110,13 @@ def _packaged_ravel(bench: Bench, settings: RavelSettings) -> tuple[Path, dict[s
             remedy = f"with data=packaged at least two attributes of {known.attributes}"
             raise bad_value("entity_attribute_selection", {entity_type: attributes}, remedy)
     return known.data, numbers, dataclasses.replace(settings, entity_attribute_selection=selected)
+
+
+def _last_tokens(bench: Bench, settings: SaeProbesSettings, model: Path) -> Path:
+    """Where the activations of sae-probes' texts are kept, by what they depend on."""
+    about = [environment.versions()["sae-probes"], settings.llm_dtype, str(model)]
+    digest = hashlib.sha256(json.dumps(about).encode()).hexdigest()[:12]
+    return (bench.folder("saebench") / f"last-tokens-{digest}").absolute()
 
 
 def _data_folder(settings: SAEBenchSettings) -> Path | None:
