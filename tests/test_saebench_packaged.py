@@ -100,8 +100,10 @@ def test_a_size_that_is_not_there_fails_that_score_alone(world: World, sentences
 COMPARED = """
 import sys, torch
 from pathlib import Path
-from saemd.quality.saebench import adapter, fast, last_tokens, models, residual
+from saemd.quality.saebench import adapter, fast, last_tokens, models, one_thread, residual
 from sae_probes import generate_model_activations
+from sklearn.linear_model import LogisticRegression
+from threadpoolctl import threadpool_info
 from sae_bench.evals.scr_and_tpp.main import ablated_precomputed_activations as plain_ablated
 from sae_bench.sae_bench_utils import activation_collection, dataset_utils
 
@@ -163,6 +165,21 @@ forgetful = last_tokens.LastTokens(model, counted)
 for _ in range(2):
     torch.testing.assert_close(forgetful.of(texts[:2], "texts"), plain[:2], atol=1e-4, rtol=1e-4)
 assert len(passed) == 24
+
+seen, threads = [], lambda: {pool["num_threads"] for pool in threadpool_info()}
+torch.set_num_threads(2)
+plain_fit = LogisticRegression.fit
+def watched(self, *data):
+    seen.append(threads())
+    return plain_fit(self, *data)
+LogisticRegression.fit = watched
+rows, labels = torch.randn(90, 8, generator=draw).numpy(), [i % 2 for i in range(90)]
+before = threads()
+expected = LogisticRegression().fit(rows, labels).coef_
+with one_thread.fits_on_one_thread():
+    found = LogisticRegression().fit(rows, labels).coef_
+assert 2 in before and seen == [before, {1}] and threads() == before and LogisticRegression.fit is watched
+assert abs(found - expected).max() < 1e-4
 """
 
 

@@ -33,6 +33,7 @@ from saemd.quality.saebench.draws import drawn_alike
 from saemd.quality.saebench.fast import fast, first_letters
 from saemd.quality.saebench.judge import judged_by
 from saemd.quality.saebench.last_tokens import last_tokens, probes_shown
+from saemd.quality.saebench.one_thread import fits_on_one_thread
 from saemd.quality.saebench.packaged import packaged
 from saemd.quality.saebench.replaced import replaced
 from saemd.quality.saebench.residual import residual
@@ -68,7 +69,7 @@ def evaluate(
     for old in results.rglob(f"{name}_custom_sae_eval_results.json"):
         old.unlink()
     data = packaged(job["packaged"]) if job["packaged"] else nullcontext()
-    with loader, data, faster, drawn_alike(seed), torch.set_grad_enabled(True):
+    with loader, data, faster, fits_on_one_thread(), drawn_alike(seed), torch.set_grad_enabled(True):
         extra = EVALUATIONS[kind](job, config, [(name, sae)], results) or {}
     found = sorted(results.rglob(f"{name}_custom_sae_eval_results.json"))
     if not found:
