@@ -132,6 +132,15 @@ def test_every_setting_can_be_given_on_a_command_line_and_unknown_ones_are_refus
     json.dumps(changed.config())  # plain data
 
 
+def test_a_type_of_entity_can_be_left_out_on_a_command_line():
+    typed = OmegaConf.structured(settings.RavelSettings)
+    less = OmegaConf.from_dotlist(["entity_attribute_selection={nobel_prize_winner: []}"])
+    changed: Any = OmegaConf.to_object(OmegaConf.merge(typed, less))
+    assert changed.entity_attribute_selection == {"city": ["Country", "Continent", "Language"]}
+    with pytest.raises(UserError, match=r"^entity_attribute_selection=\{\}: name a type of entity"):
+        settings.RavelSettings(entity_attribute_selection={"city": []})
+
+
 # Gemma Scope
 
 

@@ -28,7 +28,7 @@ class Evaluation:
 
     folder: Path  # <run_root>/quality
     records: list[Record]  # every score of every run that has one, earlier ones included
-    failures: list[str]  # a line for each measurement that was asked for and failed
+    failures: list[str]  # a line for each reason why what was asked for failed
     broken: list[str]  # runs that cannot be read
 
 
@@ -127,7 +127,7 @@ def _refuse_strangers(
 def _measure(score: Score, settings: Any, bench: Bench, subjects: list[Subject]) -> list[str]:
     """Measure where the record is missing, failed, or of other settings, data, weights or version; write each at once.
 
-    Returns a line for each that failed, and one for all that an error took together.
+    Returns a line for each reason why some failed.
     """
     waiting = {}
     for subject in subjects:
@@ -135,17 +135,18 @@ def _measure(score: Score, settings: Any, bench: Bench, subjects: list[Subject])
         fresh = record and record["fingerprint"] == fingerprint(score, settings, bench.fingerprint, record["weights"])
         if not record or not fresh or record["status"] == "failed":
             waiting[subject] = None
-    failures = []
+    reasons: dict[str, list[str]] = {}  # → names of SAEs
 
     def note(subject: Subject, outcome: Any) -> None:
         write_record(subject, score, make_record(subject, score, settings, bench, outcome))
         del waiting[subject]
         if outcome.status == "failed":
-            tell(subject.name, outcome.reason)
+            tell([subject], outcome.reason)
 
-    def tell(whose: str, reason: str) -> None:
-        failures.append(f"{score.name}, {whose}: {reason}")
-        print(f"failed: {failures[-1]}", file=sys.stderr)
+    def tell(whose: list[Subject], reason: str) -> None:
+        names = [subject.name for subject in whose]
+        reasons.setdefault(reason, []).extend(names)
+        print(f"failed: {_failure(score, names, reason)}", file=sys.stderr)
 
     if not waiting:
         return []
@@ -157,5 +158,9 @@ def _measure(score: Score, settings: Any, bench: Bench, subjects: list[Subject])
         outcome, left = failed(error), list(waiting)
         for subject in left:
             write_record(subject, score, make_record(subject, score, settings, bench, outcome))
-        tell(left[0].name if len(left) == 1 else f"{len(left)} SAEs", str(outcome.reason))
-    return failures
+        tell(left, str(outcome.reason))
+    return [_failure(score, names, reason) for reason, names in reasons.items()]
+
+
+def _failure(score: Score, names: list[str], reason: str) -> str:
+    return f"{score.name}, {names[0] if len(names) == 1 else f'{len(names)} SAEs'}: {reason}"

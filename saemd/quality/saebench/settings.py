@@ -152,6 +152,7 @@ class RavelSettings(SAEBenchSettings):
     """
 
     llm_batch_size: int = 8  # SAEBench: a quarter of the others'
+    # A command line adds to it; {nobel_prize_winner: []} leaves a type out.
     entity_attribute_selection: dict[str, list[str]] = field(
         default_factory=lambda: {
             "city": ["Country", "Continent", "Language"],
@@ -164,6 +165,13 @@ class RavelSettings(SAEBenchSettings):
     learning_rate: float = 1e-3
     num_epochs: int = 2
     n_generated_tokens: int = 6
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        chosen = {name: attributes for name, attributes in self.entity_attribute_selection.items() if attributes}
+        if not chosen:
+            raise bad_value("entity_attribute_selection", {}, "name a type of entity with two attributes or more")
+        self.entity_attribute_selection = chosen
 
 
 @dataclass
