@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
 
 
 def conclude(config: Any, evaluation: Evaluation) -> None:
-    """The table, the figures, the report and wandb; then what failed, and where everything is."""
+    """The table with what failed, the figures, the report and wandb; then where everything is."""
     from saemd.logging import log_quality
     from saemd.quality.figures import draw_figures
     from saemd.quality.spread import summary
@@ -53,8 +53,6 @@ def conclude(config: Any, evaluation: Evaluation) -> None:
     log_quality(config.logger, run_root, group=run_root.resolve().name)
     for line in evaluation.broken:
         print(f"left out: {line}")
-    for line in evaluation.failures:
-        print(f"failed: {line}")
     print(f"scores   {folder / 'quality.json'}")
     print(f"figures  {folder / 'figure3.png'}, {folder / 'figure4.png'}")
     print(f"report   {report}")

@@ -18,7 +18,7 @@ from typing import Any
 
 from saemd.quality.published import remarks, titles
 from saemd.quality.spread import paired
-from saemd.quality.table import test_lines
+from saemd.quality.table import TESTS, test_remarks, test_rows
 
 HERE = Path(__file__).parent
 FILES = ("spread.json", "figure3.png", "figure4.png")
@@ -70,6 +70,12 @@ def scores_table(records: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def tests_table(tests: list[dict[str, Any]], records: list[dict[str, Any]]) -> str:
+    """The paired test of each score over the cells."""
+    rows = [[name.replace("|", " ") for name in TESTS], ["---"] * len(TESTS), *test_rows(tests, titles(records))]
+    return "\n".join([*(f"| {' | '.join(row)} |" for row in rows), "", *test_remarks(tests)]) + "\n"
+
+
 def means_table(records: list[dict[str, Any]]) -> str:
     """Each value of SAEBench's scores, and the score's own deviation: means over cells (L0, seed) of both starts."""
     lines = ["| score | value | mirror | uniform | cells | mirror ahead |", "| --- | --- " + "| ---: " * 4 + "|"]
@@ -96,11 +102,12 @@ def _compared(pairs: list[tuple[float, float]]) -> str:
 
 
 def sets_table(records: list[dict[str, Any]]) -> str:
-    """Each of sae-probes' data sets: the accuracy of a probe on one latent, by start, and a test over the sets.
+    """Each of sae-probes' data sets: the accuracy of a probe on the whole layer and on one latent, by start; tests.
 
     Read from SAEBench's own files, which lie in the cache of the machine that measured.
     """
     found: dict[str, dict[tuple[Any, ...], float]] = {}
+    layer: dict[str, float | None] = {}
     for record in records:
         if record["score"] != "saebench_sae_probes" or record["status"] != "done":
             continue
@@ -108,18 +115,21 @@ def sets_table(records: list[dict[str, Any]]) -> str:
         for path in record["details"]["results"]:
             for one in json.loads(Path(path).read_text())["eval_result_details"]:
                 found.setdefault(one["dataset_name"], {})[run] = one["sae_top_1_test_accuracy"]
-    lines = ["| data set | mirror | uniform | cells | mirror ahead |", "| --- " + "| ---: " * 4 + "|"]
+                layer[one["dataset_name"]] = one.get("llm_test_accuracy")
+    lines = ["| data set | whole layer | mirror | uniform | cells | mirror ahead |", "| --- " + "| ---: " * 5 + "|"]
     means: dict[str, tuple[float, ...]] = {}
     for name in sorted(found, key=lambda name: -statistics.mean(found[name].values())):
         pairs = [(found[name][("mirror", *cell)], found[name][("uniform", *cell)]) for cell in _cells(found[name])]
         if pairs:
             means[name] = tuple(statistics.mean(values) for values in zip(*pairs, strict=True))
-            lines.append(f"| {name} | {_compared(pairs)} |")
+            whole = "" if (accuracy := layer[name]) is None else f"{accuracy:.3f}"
+            lines.append(f"| {name} | {whole} | {_compared(pairs)} |")
     lines.append("")
     for said, chosen in (
         ("all sets", means),
         ("without agnews", [name for name in means if "agnews" not in name]),
         ("where a start reaches .6", [name for name in means if max(means[name]) >= 0.6]),
+        ("where the whole layer reaches .7", [name for name in means if (layer[name] or 0) >= 0.7]),
     ):
         differences = [means[name][0] - means[name][1] for name in chosen]
         if len(differences) > 1 and (test := paired(differences))["interval_95"]:
@@ -152,7 +162,6 @@ def main(words: list[str]) -> None:
     for name in FILES:
         shutil.copy(folder / name, out)
     spread = json.loads((folder / "spread.json").read_text())
-    lines = "\n".join(f"- {line}" for line in test_lines(spread["tests"]))
     records = json.loads((folder / "quality.json").read_text())
     if sets := sets_table(records):
         (out / "data_sets.md").write_text(sets)
@@ -163,7 +172,8 @@ def main(words: list[str]) -> None:
         for place in ("text", "data"):
             record["data"].pop(place, None)
     (out / "quality.json").write_text(json.dumps(records, indent=1) + "\n")
-    text = f"{table(records)}\n{scores_table(records)}\n{lines}\n\n{means_table(records)}".replace("\n\n\n", "\n\n")
+    tests = tests_table(spread["tests"], records)
+    text = f"{table(records)}\n{scores_table(records)}\n{tests}\n{means_table(records)}".replace("\n\n\n", "\n\n")
     (out / "table.md").write_text(text)
     print(text)
 

@@ -7,10 +7,10 @@ from html import escape
 from pathlib import Path
 from typing import Any
 
-from saemd.quality.published import LOSS_RECOVERED, comparable, remarks
+from saemd.quality.published import LOSS_RECOVERED, comparable, remarks, titles
 from saemd.quality.records import Record
 from saemd.quality.spread import summary
-from saemd.quality.table import table_rows, test_lines
+from saemd.quality.table import COLUMNS, TESTS, table_rows, test_remarks, test_rows
 from saemd.stability import html
 from saemd.stability.table import number
 
@@ -47,8 +47,7 @@ def scores(folder: Path) -> list[str]:
     if not records:
         return []
     found = summary(records)
-    head = ["score", "init", "L0|target", "L0|reached", "mean", "std|seeds", "std|own", "seeds", "missing"]
-    body = ["<h2>Scores</h2>", html.table(head, table_rows(records, found), group=True)]
+    body = ["<h2>Scores</h2>", html.table(COLUMNS, table_rows(records, found), group=True)]
     body.append(html.paragraph("Larger is better. A score that failed has no value; it is never a zero.", "soft"))
     body += [html.paragraph(f"{remark}.") for remark in remarks(records)]
     body += _missing(records)
@@ -56,7 +55,7 @@ def scores(folder: Path) -> list[str]:
         image = folder / f"{name}.png"
         if image.is_file():
             body.append(html.image(image, text, "wide", narrow=folder / f"{name}_narrow.png"))
-    body += _tests(found["tests"])
+    body += _tests(found["tests"], titles(records))
     core = [record for record in records if record["score"] == "core" and record["values"]]
     if core:
         body += ["<details open><summary>Core measures of each run</summary>", _core_table(core), "</details>"]
@@ -81,10 +80,11 @@ def _missing(records: list[Record]) -> list[str]:
     return [f'<div class="warning"><p><strong>Not measured</strong></p><ul>{items}</ul></div>']
 
 
-def _tests(tests: list[dict[str, Any]]) -> list[str]:
+def _tests(tests: list[dict[str, Any]], shown: dict[str, str]) -> list[str]:
     if not tests:
         return []
-    body = ["<h3>Do the starts differ?</h3>", *(html.paragraph(line) for line in test_lines(tests))]
+    body = ["<h3>Do the starts differ?</h3>", html.table(TESTS, test_rows(tests, shown), group=True)]
+    body += [html.paragraph(line) for line in test_remarks(tests)]
     note = (
         "Paired over the cells (target L0, seed) that both starts have. The cells are not independent: seeds of one "
         "start may share their weights, and all use the same text. A small p says that the difference exceeds the "

@@ -1,4 +1,4 @@
-"""The scores in the terminal, 100 columns wide at most: one row per score, start and target L0; then the tests."""
+"""The scores in the terminal, 100 columns wide at most: one row per score, start and target L0; then a row per test."""
 
 from __future__ import annotations
 
@@ -12,37 +12,51 @@ from saemd.quality.published import published_rows, remarks, titles
 from saemd.quality.records import Record
 from saemd.stability.table import WIDTH, number
 
+COLUMNS = ["score", "init", "L0|target", "L0|reached", "mean", "std|seeds", "std|own", "seeds", "missing"]
+TESTS = ["score", "starts", "difference", "95 % interval", "cells", "Wilcoxon|p", "paired t|p"]
+
 
 def print_table(records: list[Record], summary: dict[str, Any], console: Console | None = None) -> None:
     """`summary` is `saemd.quality.spread.summary(records)`."""
     console = console or Console()
     if console.width > WIDTH or not console.is_terminal:
         console.width = WIDTH
-    table = Table(title="Quality, larger is better", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("score", overflow="fold", min_width=12)
-    table.add_column("init", overflow="fold", min_width=8)
-    for name in ("L0\ntarget", "L0", "mean", "std\nseeds", "std\nown", "seeds"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("missing", overflow="fold")
-    rows = table_rows(records, summary)
+    _print(console, "Quality, larger is better", COLUMNS, table_rows(records, summary))
+    tests = summary["tests"]
+    if tests:
+        title = "Do the starts differ? Paired over cells (target L0, seed)"
+        _print(console, title, TESTS, test_rows(tests, titles(records)))
+    for line in [*remarks(records), *test_remarks(tests), *missing(records)]:
+        console.print(line, highlight=False, markup=False, soft_wrap=True)
+
+
+def _print(console: Console, title: str, columns: list[str], rows: list[list[str]]) -> None:
+    """A score's name stands in its first row alone."""
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    for column in columns:
+        words = column in ("score", "init", "starts", "missing")
+        overflow: Any = "fold" if words else "ellipsis"
+        table.add_column(
+            column.replace("|", "\n"), justify="left" if words else "right", no_wrap=not words, overflow=overflow,
+            min_width=8 if words else None,
+        )  # fmt: skip
     for place, row in enumerate(rows):
-        if place and rows[place - 1][0] != row[0]:
+        same = place > 0 and rows[place - 1][0] == row[0]
+        if place and not same:
             table.add_section()
-        table.add_row(*row)
+        table.add_row("" if same else row[0], *row[1:])
     console.print(table)
-    for line in [*remarks(records), *test_lines(summary["tests"])]:
-        console.print(line, highlight=False)
 
 
 def table_rows(records: list[Record], summary: dict[str, Any]) -> list[list[str]]:
-    """Cells as text: score, start, target L0, L0, mean, std over seeds, mean own std, seeds, what is missing, why."""
+    """Cells as text, as `COLUMNS`."""
     found = {(cell["score"], cell["init"], cell["l0"]): cell for cell in summary["cells"]}
     shown = titles(records)
     rows = []
     for key in dict.fromkeys((record["score"], record["init"], record["l0"]) for record in records):
         mine = [record for record in records if (record["score"], record["init"], record["l0"]) == key]
         own = [record["std"] for record in mine if record["std"] is not None]
-        lacking = dict.fromkeys(f"{r['status']}: {r['reason']}" for r in mine if r["status"] != "done")
+        lacking = dict.fromkeys(record["status"] for record in mine if record["status"] != "done")
         cell = found.get(key, {})
         rows.append(
             [
@@ -54,25 +68,44 @@ def table_rows(records: list[Record], summary: dict[str, Any]) -> list[list[str]
                 number(cell.get("std"), 4),
                 number(sum(own) / len(own) if own else None, 4),
                 ", ".join(str(seed) for seed in cell.get("seeds", []) if seed is not None) or "–",
-                "; ".join(lacking),
+                ", ".join(lacking),
             ]
         )
     return rows + published_rows(records)
 
 
-def test_lines(tests: list[dict[str, Any]]) -> list[str]:
-    """One sentence per test."""
-    lines = []
+def test_rows(tests: list[dict[str, Any]], shown: dict[str, str]) -> list[list[str]]:
+    """Cells as text, as `TESTS`; `shown` has each score's title."""
+    rows = []
     for test in tests:
-        a, b = test["init"]
-        cells = f"{test['n']} cell{'s' * (test['n'] != 1)} (L0, seed)"
-        head = f"{test['score']}: {a} − {b} = {test['mean_difference']:+.4f} over {cells}"
-        interval, parts = test["interval_95"], []
-        if interval is not None:
-            parts.append(f"95 % interval {interval[0]:+.4f} to {interval[1]:+.4f}")
-        parts += [f"{name} p = {test[key]:.3g}" for name, key in TESTS if test[key] is not None]
-        lines.append(f"{head}: {'; '.join([*parts, test['remark']] if test['remark'] else parts)}")
-    return lines
+        interval = test["interval_95"]
+        rows.append(
+            [
+                shown[test["score"]],
+                " − ".join(test["init"]),
+                f"{test['mean_difference']:+.4f}",
+                "–" if interval is None else f"{interval[0]:+.4f} to {interval[1]:+.4f}",
+                str(test["n"]),
+                *("–" if test[key] is None else f"{test[key]:.3g}" for key in ("wilcoxon_p", "t_p")),
+            ]
+        )
+    return rows
 
 
-TESTS = (("Wilcoxon", "wilcoxon_p"), ("paired t", "t_p"))
+def test_remarks(tests: list[dict[str, Any]]) -> list[str]:
+    """What must stand beside these tests, each once."""
+    return list(dict.fromkeys(test["remark"] for test in tests if test["remark"]))
+
+
+def missing(records: list[Record]) -> list[str]:
+    """Why what was asked for is not there: a line for each score and reason."""
+    reasons: dict[tuple[str, str, str], list[str]] = {}
+    for record in records:
+        if record["status"] != "done":
+            seed = "" if record["seed"] is None else f" seed={record['seed']}"
+            key = (record["status"], record["score"], record["reason"])
+            reasons.setdefault(key, []).append(f"init={record['init']} l0={record['l0']}{seed}")
+    return [
+        f"{status}: {score}, {names[0] if len(names) == 1 else f'{len(names)} SAEs'}: {reason}"
+        for (status, score, reason), names in reasons.items()
+    ]
