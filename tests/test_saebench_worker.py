@@ -148,6 +148,10 @@ def test_a_missing_data_set_and_one_too_small_are_told_in_one_line(world, tmp_pa
     assert outcome.reason is not None
     assert outcome.reason.startswith("a data set is too small")
     assert "\n" not in outcome.reason + missing.reason
+    few = settings.TppSettings(**SMALL, **{**SHIFT, "train_set_size": 4000}, data=str(world.data))
+    (outcome,) = measure(world, "tpp", few, world.run)
+    assert outcome.reason is not None
+    assert "has fewer texts than train_set_size=4000 and test_set_size=32 ask for" in outcome.reason
 
 
 def test_an_sae_of_another_layer_or_width_fails_alone(world, tmp_path):

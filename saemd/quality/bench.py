@@ -101,7 +101,7 @@ class Bench:
             raise bad_value("run_dir", run.path, f"its SAE takes width {run.d_in}, but {width}; remove this folder")
         origin = harvest.describe(self.lm_config, self.layer, self.corpus, self.activations, self.cache_root)
         if origin.fingerprint != run.saved["cache_fingerprint"]:
-            there = f"lm={self.info.name}, corpus={self.corpus.name}"
+            there = f"lm={self.info.name}, layer={self.layer}, corpus={self.corpus.name}"
             remedy = f"{there} are not what it was trained on any more; bring these back, or train it again"
             raise bad_value("run_dir", run.path, remedy)
 

@@ -138,6 +138,9 @@ def _explained(error: Exception, job: dict[str, Any]) -> str:
     if isinstance(error, AssertionError) and frames and frames[-1].name == "load_and_tokenize_dataset":
         asked = job["config"]["total_tokens"]  # by AutoInterp, its only caller
         return f"saebench_{job['evaluation']}.total_tokens={asked}: the text has fewer tokens; use fewer"
+    if isinstance(error, KeyError) and frames and frames[-1].name == "filter_dataset":  # such classes were left out
+        sizes = " and ".join(f"{name}={job['config'][name]}" for name in job["config"] if name.endswith("_set_size"))
+        return f"a data set is too small: class {said} has fewer texts than {sizes} ask for; use fewer"
     if isinstance(error, AssertionError) or "larger sample than population" in said:
         return f"a data set is too small for these settings, or lacks a class: {said or 'SAEBench asserts'}{where}"
     return f"{kind}: {said or 'no message'}{where}"
