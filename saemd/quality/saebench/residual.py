@@ -14,8 +14,6 @@ from transformer_lens import HookedTransformer
 
 from saemd.quality.saebench.models import layers
 
-SHAPES = 32  # lengths come in multiples of it: products of new shapes take time to prepare
-
 
 class Residual:
     """Token ids [B, L] → the layer's output [B, L, D], as `blocks.<layer>.hook_resid_post`, up to the order of sums.
@@ -33,8 +31,10 @@ class Residual:
     def __call__(self, tokens_BL: Tensor) -> Tensor:
         found: list[Any] = []  # what the model itself returns has passed its final norm
         length = tokens_BL.shape[1]
+        # Few lengths, as products of new shapes take time to prepare, but at most a fifth of it padding.
+        steps = 1 << max(0, min(5, length.bit_length() - 3))
         with self._layers.layers[-1].register_forward_hook(lambda _, __, output: found.append(output)):
-            self._layers(functional.pad(tokens_BL, (0, -length % SHAPES)), use_cache=False)
+            self._layers(functional.pad(tokens_BL, (0, -length % steps)), use_cache=False)
         return (found[0][0] if isinstance(found[0], tuple) else found[0])[:, :length]
 
     @functools.cached_property
