@@ -28,7 +28,7 @@ class Evaluation:
 
     folder: Path  # <run_root>/quality
     records: list[Record]  # every score of every run that has one, earlier ones included
-    failures: list[str]  # a line for each reason why what was asked for failed
+    failures: int  # runs that were refused, and scores of SAEs that failed, of those asked for now
     broken: list[str]  # runs that cannot be read
 
 
@@ -50,11 +50,13 @@ def evaluate_root(config: Any) -> Evaluation:
         raise bad_value("run_root", run_root, remedy)
     subjects = [subject_of(run) for run in runs]
     wanted = [SCORES[name] for name in config.scores or SCORES]
-    failures: list[str] = []
+    failures = 0
     benches = _benches(runs, subjects, config)
     published = [published_beside(bench, config) for bench, _ in benches]  # refused before hours of work
     for (bench, members), beside in zip(benches, published, strict=True):
-        accepted = _refuse_strangers(bench, members, wanted, config, failures) + beside
+        accepted = _refuse_strangers(bench, members, wanted, config)
+        failures += len(members) - len(accepted)
+        accepted += beside
         for score in wanted:
             failures += _measure(score, getattr(config, score.name), bench, accepted)
     subjects += [subject for beside in published for subject in beside]
@@ -108,7 +110,7 @@ def _benches(runs: list[Run], subjects: list[Subject], config: Any) -> list[tupl
 
 
 def _refuse_strangers(
-    bench: Bench, members: list[tuple[Run, Subject]], wanted: list[Score], config: Any, failures: list[str]
+    bench: Bench, members: list[tuple[Run, Subject]], wanted: list[Score], config: Any
 ) -> list[Subject]:
     """The subjects that belong to this language model; the others fail every score that is wanted."""
     accepted = []
@@ -117,17 +119,16 @@ def _refuse_strangers(
             bench.refuse_stranger(run)
             accepted.append(subject)
         except UserError as error:
-            failures.append(str(error))
             for score in wanted:
                 record = make_record(subject, score, getattr(config, score.name), bench, failed(error))
                 write_record(subject, score, record)
     return accepted
 
 
-def _measure(score: Score, settings: Any, bench: Bench, subjects: list[Subject]) -> list[str]:
+def _measure(score: Score, settings: Any, bench: Bench, subjects: list[Subject]) -> int:
     """Measure where the record is missing, failed, or of other settings, data, weights or version; write each at once.
 
-    Returns a line for each reason why some failed.
+    Returns how many failed.
     """
     waiting = {}
     for subject in subjects:
@@ -135,7 +136,7 @@ def _measure(score: Score, settings: Any, bench: Bench, subjects: list[Subject])
         fresh = record and record["fingerprint"] == fingerprint(score, settings, bench.fingerprint, record["weights"])
         if not record or not fresh or record["status"] == "failed":
             waiting[subject] = None
-    reasons: dict[str, list[str]] = {}  # → names of SAEs
+    failures = 0
 
     def note(subject: Subject, outcome: Any) -> None:
         write_record(subject, score, make_record(subject, score, settings, bench, outcome))
@@ -144,12 +145,13 @@ def _measure(score: Score, settings: Any, bench: Bench, subjects: list[Subject])
             tell([subject], outcome.reason)
 
     def tell(whose: list[Subject], reason: str) -> None:
-        names = [subject.name for subject in whose]
-        reasons.setdefault(reason, []).extend(names)
-        print(f"failed: {_failure(score, names, reason)}", file=sys.stderr)
+        nonlocal failures
+        failures += len(whose)
+        name = whose[0].name if len(whose) == 1 else f"{len(whose)} SAEs"
+        print(f"failed: {score.name}, {name}: {reason}", file=sys.stderr)
 
     if not waiting:
-        return []
+        return 0
     try:
         for subject, outcome in score.measure(bench, settings, list(waiting)):
             note(subject, outcome)
@@ -159,8 +161,4 @@ def _measure(score: Score, settings: Any, bench: Bench, subjects: list[Subject])
         for subject in left:
             write_record(subject, score, make_record(subject, score, settings, bench, outcome))
         tell(left, str(outcome.reason))
-    return [_failure(score, names, reason) for reason, names in reasons.items()]
-
-
-def _failure(score: Score, names: list[str], reason: str) -> str:
-    return f"{score.name}, {names[0] if len(names) == 1 else f'{len(names)} SAEs'}: {reason}"
+    return failures

@@ -60,3 +60,12 @@ def read_record(subject: Subject, score: Score) -> Record | None:
         return record if is_current else None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: no record of a score ({error}); delete it") from error
+
+
+def reasons(records: list[Record]) -> dict[tuple[str, str], list[Record]]:
+    """The records without a value by their score and the reason."""
+    found: dict[tuple[str, str], list[Record]] = {}
+    for record in records:
+        if record["status"] != "done":
+            found.setdefault((record["score"], record["reason"]), []).append(record)
+    return found

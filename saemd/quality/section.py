@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from saemd.quality.published import LOSS_RECOVERED, comparable, remarks, titles
-from saemd.quality.records import Record
+from saemd.quality.records import Record, reasons
 from saemd.quality.spread import summary
 from saemd.quality.table import COLUMNS, TESTS, table_rows, test_remarks, test_rows
 from saemd.stability import html
@@ -65,19 +65,13 @@ def scores(folder: Path) -> list[str]:
 
 
 def _missing(records: list[Record]) -> list[str]:
-    reasons: dict[tuple[str, str, str], list[str]] = {}
-    for record in records:
-        if record["status"] != "done":
-            seed = "" if record["seed"] is None else f" seed {record['seed']}"
-            key = (record["title"], record["status"], record["reason"])
-            reasons.setdefault(key, []).append(f"{record['init']} L0 {record['l0']}{seed}")
-    if not reasons:
-        return []
-    items = "".join(
-        f"<li>{escape(title)}, {escape(status)}: {escape(reason)} ({escape(', '.join(runs))})</li>"
-        for (title, status, reason), runs in reasons.items()
-    )
-    return [f'<div class="warning"><p><strong>Not measured</strong></p><ul>{items}</ul></div>']
+    items = ""
+    for (_, reason), lacking in reasons(records).items():
+        seeds = ["" if record["seed"] is None else f" seed {record['seed']}" for record in lacking]
+        runs = [f"{record['init']} L0 {record['l0']}{seed}" for record, seed in zip(lacking, seeds, strict=True)]
+        head = f"{lacking[0]['title']}, {lacking[0]['status']}: {reason} ({', '.join(runs)})"
+        items += f"<li>{escape(head)}</li>"
+    return [f'<div class="warning"><p><strong>Not measured</strong></p><ul>{items}</ul></div>'] if items else []
 
 
 def _tests(tests: list[dict[str, Any]], shown: dict[str, str]) -> list[str]:

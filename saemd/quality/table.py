@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.table import Table
 
 from saemd.quality.published import published_rows, remarks, titles
-from saemd.quality.records import Record
+from saemd.quality.records import Record, reasons
 from saemd.stability.table import WIDTH, number
 
 COLUMNS = ["score", "init", "L0|target", "L0|reached", "mean", "std|seeds", "std|own", "seeds", "missing"]
@@ -99,13 +99,10 @@ def test_remarks(tests: list[dict[str, Any]]) -> list[str]:
 
 def missing(records: list[Record]) -> list[str]:
     """Why what was asked for is not there: a line for each score and reason."""
-    reasons: dict[tuple[str, str, str], list[str]] = {}
-    for record in records:
-        if record["status"] != "done":
-            seed = "" if record["seed"] is None else f" seed={record['seed']}"
-            key = (record["status"], record["score"], record["reason"])
-            reasons.setdefault(key, []).append(f"init={record['init']} l0={record['l0']}{seed}")
-    return [
-        f"{status}: {score}, {names[0] if len(names) == 1 else f'{len(names)} SAEs'}: {reason}"
-        for (status, score, reason), names in reasons.items()
-    ]
+    lines = []
+    for (score, reason), lacking in reasons(records).items():
+        first = lacking[0]
+        seed = "" if first["seed"] is None else f" seed={first['seed']}"
+        whose = f"{len(lacking)} SAEs" if len(lacking) > 1 else f"init={first['init']} l0={first['l0']}{seed}"
+        lines.append(f"{first['status']}: {score}, {whose}: {reason}")
+    return lines
