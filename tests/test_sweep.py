@@ -190,9 +190,11 @@ def test_killed_run_ends_bit_identical(world, command, tmp_path):
 
 
 @pytest.mark.slow
-def test_terminated_run_says_so_and_goes_on(world, command, tmp_path):
-    """SIGTERM, as a queue sends it before its time is up: an exit code, a line, and the same command finishes."""
+@pytest.mark.parametrize("sent", [signal.SIGTERM, signal.SIGINT])
+def test_stopped_run_says_so_and_goes_on(sent, world, command, tmp_path):
+    """SIGTERM, as a queue sends it before its time is up, or Ctrl-C: an exit code, a line, and its metrics so far."""
     arguments = [*world, "init=uniform", "seed=5", "tokens=65536", "checkpoint_minutes=0.001", f"run_root={tmp_path}"]
+    arguments[arguments.index("logger=none")] = "logger=csv"
     run = tmp_path / "init=uniform" / "l0=4" / "seed=5"
     process = subprocess.Popen(
         [sys.executable, "-m", "saemd.train", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
@@ -202,7 +204,8 @@ def test_terminated_run_says_so_and_goes_on(world, command, tmp_path):
         assert process.poll() is None, "the run ended before it could be terminated"
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.terminate()
+    assert len(next(run.glob("csv/*/metrics.csv")).read_text().splitlines()) > 1, "what was logged can be followed"
+    process.send_signal(sent)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
     assert "interrupted; the same command goes on from here" in said

@@ -52,7 +52,8 @@ def make_logger(
     if config.name == "csv":
         from lightning.pytorch.loggers import CSVLogger
 
-        return CSVLogger(save_dir=run_dir, name="csv")
+        # Every row at once, as only every tenth step has one: a killed run keeps its rows, and others can follow it.
+        return CSVLogger(save_dir=run_dir, name="csv", flush_logs_every_n_steps=1)
     from lightning.pytorch.loggers import WandbLogger
 
     run = start_run(

@@ -16,7 +16,6 @@ from typing import Any
 import lightning as pl
 import torch
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor
 
 from saemd.activations.cache import ActivationCache
@@ -219,13 +218,13 @@ def _through_lightning(together: Together, runs: list[Run], data: ActivationData
     )
     try:
         trainer.fit(together, datamodule=data, ckpt_path=CHECKPOINT if runs[0].step else None)
-    except SIGTERMException:  # as a SystemExit it would end the program with exit code 0
+        if trainer.received_sigterm:  # in the last step
+            raise KeyboardInterrupt
+        assert trainer.global_step == steps, f"{trainer.global_step} of {steps} steps"
+        if any(run.module.held_out is None and run.module not in together.failed for run in runs):
+            trainer.validate(together, datamodule=data, verbose=False)  # the checkpoint was that of the last step
+    except SystemExit:  # Lightning's, of SIGTERM with exit code 0 and of Ctrl-C with 1
         raise KeyboardInterrupt from None
-    if trainer.received_sigterm:  # in the last step
-        raise KeyboardInterrupt
-    assert trainer.global_step == steps, f"{trainer.global_step} of {steps} steps"
-    if any(run.module.held_out is None and run.module not in together.failed for run in runs):
-        trainer.validate(together, datamodule=data, verbose=False)  # the checkpoint was already that of the last step
 
 
 def _name(runs: list[Run]) -> str:
