@@ -127,6 +127,13 @@ def test_mix_keeps_its_weights_until_a_source_ends(tmp_path):
     assert texts != list(documents(replace(config, seed=1), tmp_path, "train"))
 
 
+def test_a_source_without_a_share_is_refused():
+    register()
+    with pytest.raises(UserError, match=r"weight=0.0: use a positive share; ~corpus.sources.<name> leaves it out"):
+        compose_all(["corpus=packaged", "corpus.sources.sympy.weight=0"])
+    assert "sympy" not in compose_all(["corpus=packaged", "~corpus.sources.sympy"])[0].corpus.sources
+
+
 def test_split_is_by_the_text_alone(tmp_path):
     config = CorpusConfig(name="mix", sources={"a": source(tmp_path, "a", 1000, 1)}, heldout_fraction=0.2)
     train, held = (set(documents(config, tmp_path, split)) for split in ("train", "heldout"))

@@ -21,6 +21,12 @@ class SourceConfig:
     weight: float = 1.0  # share of the characters of any prefix of the stream, while the source lasts
     licence: str = MISSING
 
+    def __post_init__(self) -> None:
+        if not self.weight > 0:
+            raise bad_value(
+                "corpus.sources.….weight", self.weight, "use a positive share; ~corpus.sources.<name> leaves it out"
+            )
+
 
 @dataclass
 class CorpusConfig:
