@@ -16,6 +16,7 @@ from transformers import LlamaConfig
 
 from saemd import cli, load_sae, train
 from saemd.activations.cache import ActivationCache
+from saemd.training.record import _git_commit
 from tests.pipeline import WORDS, save_jsonl, save_model
 
 METRICS = [
@@ -224,6 +225,15 @@ def test_another_configuration_is_refused_with_the_difference(world, command, tm
     assert len(error) == 1
     assert "recipe.lr: 0.0003 there, 0.001 asked for" in error[0]
     assert before == {path: path.stat().st_mtime_ns for path in run.iterdir()}
+
+
+def test_a_machine_without_git_trains(world, command, tmp_path, monkeypatch):
+    monkeypatch.setenv("PATH", str(tmp_path))
+    _git_commit.cache_clear()
+    assert command(*world, f"run_root={tmp_path}", "init=uniform") == 0
+    _git_commit.cache_clear()
+    said = yaml.safe_load((tmp_path / "init=uniform" / "l0=4" / "seed=24" / "config.yaml").read_text())
+    assert said["git_commit"] is None
 
 
 def test_one_failed_job_does_not_take_the_others(world, command, tmp_path, capsys):

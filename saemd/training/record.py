@@ -125,7 +125,10 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 @lru_cache
 def _git_commit() -> str | None:
-    """The commit of the source tree this package runs from, when this was first asked; None in no git checkout."""
-    here = Path(__file__).parent
-    done = subprocess.run(["git", "-C", str(here), "rev-parse", "HEAD"], capture_output=True, text=True, check=False)
+    """The commit of the source tree this package runs from, when this was first asked; None without one, or git."""
+    asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    try:
+        done = subprocess.run(asked, capture_output=True, text=True, check=False)
+    except FileNotFoundError:
+        return None
     return done.stdout.strip() if done.returncode == 0 else None
