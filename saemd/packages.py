@@ -10,7 +10,6 @@ import hashlib
 import os
 import subprocess
 import sys
-import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +19,7 @@ from requests.adapters import HTTPAdapter
 from urllib3.util import Retry
 
 from saemd.errors import UserError
+from saemd.once import made_once
 from saemd.progress import Bar, bar
 
 
@@ -42,24 +42,11 @@ def sha256_of(path: Path) -> str:
 def fetch_package(package: Package, cache_root: Path) -> Path:
     """The package's archive in `cache_root/packages`, downloaded when it is not there.
 
-    A file that is there was checked before it was renamed into place, so it is trusted. Raises `UserError` when it
-    cannot be fetched or when its sha256 is another one; nothing is left behind then.
+    A file that is there was checked before it was renamed into place, so it is trusted; a second process waits for the
+    first one's. Raises `UserError` when it cannot be fetched or when its sha256 is another one; no file is left then.
     """
     folder = cache_root / "packages" / f"{package.name}-{package.version}"
-    if folder.is_dir():
-        return next(folder.iterdir())
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=".partial-") as partial:
-        file = _download(package, Path(partial))
-        digest = sha256_of(file)
-        if digest != package.sha256:
-            pin = f"{package.name}=={package.version}"
-            raise UserError(f"package {pin}: sha256 {digest} instead of {package.sha256}; do not use this file")
-        whole = Path(partial) / "whole"
-        whole.mkdir()
-        os.replace(file, whole / file.name)
-        os.replace(whole, folder)
-    return next(folder.iterdir())
+    return next(made_once(folder, lambda place: _fetch(package, place)).iterdir())
 
 
 def index_url() -> str:
@@ -68,6 +55,14 @@ def index_url() -> str:
         return url
     asked = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
     return subprocess.run(asked, capture_output=True, text=True).stdout.strip() or "https://pypi.org/simple/"
+
+
+def _fetch(package: Package, folder: Path) -> None:
+    file = _download(package, folder)
+    digest = sha256_of(file)
+    if digest != package.sha256:
+        pin = f"{package.name}=={package.version}"
+        raise UserError(f"package {pin}: sha256 {digest} instead of {package.sha256}; do not use this file")
 
 
 def _download(package: Package, folder: Path) -> Path:

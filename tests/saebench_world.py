@@ -21,7 +21,7 @@ from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from torch import Tensor
 from transformers import AutoModelForCausalLM, Gemma2Config, PreTrainedTokenizerFast
 
-from saemd.lm.once import made_once
+from saemd.once import made_once
 from saemd.quality.saebench import gemma_scope
 from saemd.sae.export import save_sae
 from saemd.sae.model import JumpReLUSAE

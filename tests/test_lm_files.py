@@ -19,8 +19,8 @@ from saemd.lm import packaged
 from saemd.lm.anatomy import mlp_anatomy
 from saemd.lm.config import LMConfig, PackageConfig
 from saemd.lm.load import lm_info, load_lm, resolve
-from saemd.lm.once import made_once
 from saemd.lm.weights import read_mlp_decoder
+from saemd.once import made_once
 from tests.pipeline import save_model
 
 CONFIG = LlamaConfig(

@@ -14,8 +14,8 @@ import torch
 
 from saemd.errors import UserError
 from saemd.lm.config import LMConfig
-from saemd.lm.once import made_once
 from saemd.lm.quiet import quiet_transformers
+from saemd.once import made_once
 from saemd.packages import Package, fetch_package, sha256_of
 from saemd.progress import bar
 

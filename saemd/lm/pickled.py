@@ -11,8 +11,8 @@ from typing import Any
 from saemd.errors import bad_value
 from saemd.lm.config import LMConfig
 from saemd.lm.files import PICKLED, fingerprint, resolve
-from saemd.lm.once import made_once
 from saemd.lm.quiet import quiet_transformers
+from saemd.once import made_once
 from saemd.progress import bar
 
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from saemd.lm.load import LM, fastest_dtype, load_lm
-from saemd.lm.once import made_once
+from saemd.once import made_once
 from saemd.packages import fetch_package
 from saemd.progress import bar
 from saemd.quality.bench import Bench

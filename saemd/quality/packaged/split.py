@@ -19,7 +19,7 @@ from typing import Literal
 from saemd.corpus import readers as corpus_readers
 from saemd.corpus.documents import is_heldout
 from saemd.errors import UserError
-from saemd.lm.once import made_once
+from saemd.once import made_once
 from saemd.packages import fetch_package
 from saemd.quality.packaged import readers
 from saemd.quality.packaged.readers import Row
