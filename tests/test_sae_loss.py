@@ -60,6 +60,21 @@ def test_fast_equals_reference(monkeypatch, bias, step_on, threshold, product, w
         )
 
 
+@pytest.mark.parametrize("product", [exact_products, rounded_factors, rounded_products])
+@pytest.mark.parametrize("name", ["W_enc", "b_enc", "W_dec", "b_dec", "threshold"])
+def test_a_diverged_sae_stays_within_its_memory(monkeypatch, product, name):
+    """NaN compares as it likes in compiled loops; their pairs once ran over the lists' ends and ended the process."""
+    monkeypatch.setattr(fast, "dense_above", lambda decoder_bytes: 2.0)
+    monkeypatch.setattr(products, "encode", product)
+    fast_loss, penalty = make_loss(True), Penalty(target_l0=5, coefficient=0.7, bandwidth=WIDTH, step_on="pre")
+    for value in (float("nan"), float("inf"), -float("inf"), 1e30):
+        sae = random_sae()
+        with torch.no_grad():
+            getattr(sae, name).fill_(value)
+        fast_loss(sae, batch(), penalty)
+    assert fast_loss(random_sae(), batch(), penalty).total.isfinite()
+
+
 @pytest.mark.parametrize("product", [rounded_factors, rounded_products])
 @pytest.mark.parametrize("scale", [1.0, 3.7])
 def test_near_the_threshold_pre_activations_are_float32(monkeypatch, product, scale):

@@ -94,14 +94,15 @@ def token_pass(
 
     `exact` says that `product_BF`, x W_enc over `inverse`, is. Otherwise an entry is computed again in float32 unless
     it lies surely above the straight-through window (> sure + slack · norm), and those that turn out below `low` are
-    dropped, which leaves gaps behind the tokens' pairs. `x_BD` is what the encoder sees, `target_BD` what it should
-    give back.
+    dropped, which leaves gaps behind the tokens' pairs. No token takes more than its count: where values are NaN,
+    compiled comparisons need not agree. `x_BD` is what the encoder sees, `target_BD` what it should give back.
     """
     B, F = product_BF.shape
     D = x_BD.shape[1]
     for b in prange(B):
         product_F, x_D, slack = product_BF[b], x_BD[b], slack_B[b]
         start, n = start_B1[b], 0
+        room = start_B1[b + 1] - start
         for f0 in range(0, F, BLOCK):
             if f0 + BLOCK <= F:
                 hits = np.int32(0)
@@ -110,7 +111,7 @@ def token_pass(
                 if hits == 0:
                     continue
             for f in range(f0, min(f0 + BLOCK, F)):
-                if _float(product_F[f]) > limit_F[f] - slack * norm_F[f]:
+                if n < room and _float(product_F[f]) > limit_F[f] - slack * norm_F[f]:
                     latent_P[start + n] = f
                     n += 1
         candidates, n = n, 0

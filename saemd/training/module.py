@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 from lightning.pytorch.loggers import Logger
 from torch import Tensor
 
+from saemd.errors import bad_value
 from saemd.sae import JumpReLUSAE, Loss, LossFunction, Penalty, make_loss
 from saemd.training.config import RecipeConfig
 from saemd.training.metrics import HeldOut, Pooled, row_cosines
@@ -112,8 +114,13 @@ class SAETraining(pl.LightningModule):
             "train/drift_dec": row_cosines(sae.W_dec, self.start_dec).mean(),
             "train/drift_enc": row_cosines(sae.W_enc.T, self.start_enc.T).mean(),
         }
+        figures = dict(zip(measured, torch.stack(list(measured.values())).tolist(), strict=True))  # waits once
+        for name, value in figures.items():
+            if not math.isfinite(value):  # training would go on to its end with it
+                remedy = f"{name} is {value} at step {step}; lower it, and train in another run_root"
+                raise bad_value("recipe.lr", self.recipe.lr, remedy)
         return {
-            **dict(zip(measured, torch.stack(list(measured.values())).tolist(), strict=True)),  # waits once
+            **figures,
             "train/sparsity_coefficient": self.penalty(step).coefficient,
             "train/tokens_per_second": (step - since) * B / (now[0] - then),
             "train/learning_rate": self.recipe.lr * self.schedules.lr(step),
