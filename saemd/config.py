@@ -15,8 +15,12 @@ from saemd.corpus.config import CorpusConfig
 from saemd.errors import bad_value
 from saemd.lm.config import LMConfig
 from saemd.logging.config import LoggerConfig
+from saemd.logging.config import check as check_logger
 from saemd.sae.config import InitConfig
+from saemd.sae.init import check_init
 from saemd.training.config import RecipeConfig, check_recipe
+
+ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 
 
 @dataclass
@@ -39,7 +43,7 @@ class Config:
     batch_size: int = MISSING  # activations per step
     run_root: str = MISSING  # runs go to <run_root>/init=<label>/l0=<l0>/seed=<seed>
     cache_root: str = MISSING  # packages, converted models, tokenised text, activations
-    accelerator: str = "auto"  # Lightning's: auto, cpu, gpu
+    accelerator: str = "auto"  # Lightning's, of ACCELERATORS
     threads: int | None = None  # CPU threads of torch; null: all cores
     checkpoint_minutes: float = 5.0  # at most this much work is lost when a run is killed
     # So many jobs of a sweep train at once on one stream. Each holds 4 matrices [d_in, d_sae], or 6 where its start is
@@ -63,5 +67,9 @@ def check(config: Config) -> None:
         raise bad_value("threads", config.threads, "use at least 1, or null for all cores")
     if config.together < 1:
         raise bad_value("together", config.together, "use 1 (one job after another) or more")
+    if config.accelerator not in ACCELERATORS:
+        raise bad_value("accelerator", config.accelerator, f"known are {', '.join(ACCELERATORS)}")
     check_activations(config.activations)
+    check_init(config.init)
+    check_logger(config.logger)
     check_recipe(config.recipe)

@@ -11,6 +11,7 @@ The same command again skips what is finished and goes on with what is not. Resu
 
 from __future__ import annotations
 
+import os
 import sys
 import time
 import traceback
@@ -59,6 +60,7 @@ def tell_outcome(config: Config, outcome: dict[str, float] | Exception, when: st
 
 
 def tell_failure(config: Config, error: Exception) -> None:
+    vars(error)["told"] = True
     if not isinstance(error, UserError):
         traceback.print_exception(error)
     say(f"[red]failed[/] {run_dir(config)}: {one_line(error)}")
@@ -85,8 +87,12 @@ def finished_before(configs: list[Config]) -> bool:
 
 
 def check_sweep(configs: list[Config]) -> None:
-    """Refuse before the first job what would only show in a later one: shared folders, layers, widths."""
+    """Refuse before the first job what would only show in a later one, or behind the activation cache."""
+    import torch
+
     from saemd.lm.load import lm_info
+    from saemd.sae.init import refuse_width
+    from saemd.training.schedules import schedules
 
     folders = set()
     for config in configs:
@@ -100,6 +106,19 @@ def check_sweep(configs: list[Config]) -> None:
         d_sae = config.d_sae or 2 * info.mlp_width
         if config.l0 > d_sae:
             raise bad_value("l0", config.l0, f"the target L0 cannot exceed d_sae={d_sae}")
+        if config.init.name == "mirror":
+            refuse_width(d_sae, info.mlp_width)
+        schedules(config.recipe, config.tokens // config.batch_size)
+        if config.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+            remedy = "this machine has no GPU that torch can use; use auto or cpu"
+            raise bad_value("accelerator", config.accelerator, remedy)
+    for run_root in {config.run_root for config in configs}:
+        try:
+            Path(run_root).mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise bad_value("run_root", run_root, f"cannot be made ({error.strerror}); choose another folder") from None
+        if not os.access(run_root, os.W_OK):
+            raise bad_value("run_root", run_root, "cannot be written; choose another folder")
 
 
 def main(arguments: list[str]) -> int:
@@ -125,10 +144,10 @@ def main(arguments: list[str]) -> int:
                 job()
             else:  # without Hydra's own line on a failure
                 run(configs[0])
-    except Exception:
-        if not multirun:
+    except Exception as error:
+        if not multirun or not vars(error).get("told"):  # of the sweep itself, as a folder that cannot be written
             raise
-        failed = True  # each failed job has said so; what is finished is compared all the same
+        failed = True  # a job's own, which it has told; what is finished is compared all the same
     if multirun:
         conclude(configs)
     return int(failed)

@@ -33,6 +33,9 @@ CASES = {
     "unreadable corpus": (["corpus.path=./nowhere"], r"corpus.path=nowhere: "),
     "text field": (["corpus.text_field=body"], r"corpus.text_field=body: "),
     "schedule longer than the run": (["recipe.lr_warmup_fraction=1"], r"recipe.lr_warmup_steps=1000: "),
+    "mode of a logger": (["logger.mode=sometimes"], r"logger.mode=sometimes: choose one of auto, online, offline"),
+    "accelerator": (["accelerator=tpu"], r"accelerator=tpu: known are auto, cpu, gpu, cuda"),
+    "width of a later job": (["-m", "init=uniform,mirror", "d_sae=50"], r"d_sae=50: .*2m=48"),
     "logger": (["logger=tensorboard"], r"logger=tensorboard: known are csv, none, wandb"),
 }  # fmt: skip
 
@@ -49,6 +52,14 @@ def test_one_line_and_nothing_written(case, world, command, tmp_path, capsys):  
     assert len(lines) == 1
     assert re.match(f"error: {pattern}", lines[0]), lines[0]
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_refused_before_the_cache_is_written(world, command, tmp_path, capsys, monkeypatch):  # noqa: F811
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    for bad in ("recipe=reference", "accelerator=gpu", "init.encoder=none", "run_root=/proc/nowhere"):
+        assert command(*world, f"run_root={tmp_path / 'runs'}", f"cache_root={tmp_path / 'cache'}", bad) == 2
+        assert len([line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]) == 1
+        assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
 def test_too_little_disk(world, command, tmp_path, capsys):  # noqa: F811

@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -16,7 +17,7 @@ from transformers import LlamaConfig
 
 from saemd import cli, load_sae, train
 from saemd.activations.cache import ActivationCache
-from saemd.training.record import _git_commit
+from saemd.training.record import _git_commit, held
 from tests.pipeline import WORDS, save_jsonl, save_model
 
 METRICS = [
@@ -234,6 +235,37 @@ def test_a_machine_without_git_trains(world, command, tmp_path, monkeypatch):
     _git_commit.cache_clear()
     said = yaml.safe_load((tmp_path / "init=uniform" / "l0=4" / "seed=24" / "config.yaml").read_text())
     assert said["git_commit"] is None
+
+
+def test_speed_is_not_what_a_run_is(world, command, tmp_path, capsys):
+    arguments = [*world, f"run_root={tmp_path}", "init=uniform"]
+    assert command(*arguments) == 0
+    assert command(*arguments, "activations.prefetch_batches=0", "activations.lm_batch_tokens=64", "threads=2") == 0
+    assert "finished before" in capsys.readouterr().err
+
+
+def test_a_run_is_trained_by_one_process(world, command, tmp_path, capsys):
+    arguments = ["-m", *world, f"run_root={tmp_path}", "init=uniform", "seed=0,1"]
+    with held(tmp_path / "init=uniform" / "l0=4" / "seed=0"):  # a lock of another open file, as in another process
+        assert command(*arguments) == 1
+    assert "seed=0: another process is training this run; wait for it, or stop it" in capsys.readouterr().err
+    assert (tmp_path / "init=uniform" / "l0=4" / "seed=1" / "metrics.json").is_file()
+    assert command(*arguments) == 0
+
+
+def test_a_diverged_run_ends_in_one_line(world, command, tmp_path, capsys):
+    assert command(*world, f"run_root={tmp_path}", "init=uniform", "recipe.lr=1e30") == 2
+    assert re.search(r"recipe.lr=1e\+30: train/.* is (nan|inf) at step \d+; lower it", capsys.readouterr().err)
+    assert not (tmp_path / "init=uniform" / "l0=4" / "seed=24" / "metrics.json").is_file()
+
+
+def test_an_error_of_the_sweep_itself_is_not_swallowed(world, command, tmp_path, monkeypatch):
+    def broken(configs, tell):
+        raise RuntimeError("of no job")
+
+    monkeypatch.setattr(train, "train_groups", broken)
+    with pytest.raises(RuntimeError, match="of no job"):
+        command("-m", *world, f"run_root={tmp_path}", "init=uniform", "seed=0,1", "together=2")
 
 
 def test_one_failed_job_does_not_take_the_others(world, command, tmp_path, capsys):

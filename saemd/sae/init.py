@@ -49,15 +49,19 @@ def mirror(sources: Sources, config: MirrorConfig, generator: torch.Generator) -
     Nothing is drawn: every seed starts from the same weights. Raises `UserError` unless d_sae = 2m.
     """
     U, post_norm_D = sources.mlp_decoder()
-    m = U.shape[1]
-    if sources.d_sae != 2 * m:
-        raise bad_value("d_sae", sources.d_sae, f"init=mirror has 2m={2 * m} latents, m={m} the MLP's hidden width")
+    refuse_width(sources.d_sae, U.shape[1])
     if config.fold_postnorm:
         if post_norm_D is None:
             raise bad_value("init.fold_postnorm", True, "this model has no norm behind its MLP; set it to false")
         U = U * post_norm_D[:, None]
     rows = unit_rows(U.T)
     return torch.cat([rows, -rows])
+
+
+def refuse_width(d_sae: int, m: int) -> None:
+    """Raises `UserError` where a mirrored decoder of an MLP of hidden width `m` cannot have `d_sae` latents."""
+    if d_sae != 2 * m:
+        raise bad_value("d_sae", d_sae, f"init=mirror has 2m={2 * m} latents, m={m} the MLP's hidden width")
 
 
 def tied(W_dec: Tensor, sources: Sources) -> Tensor:
@@ -90,12 +94,17 @@ INITS: Mapping[str, Initializer] = {"uniform": uniform, "mirror": mirror}
 ENCODERS: Mapping[str, Encoder] = {"tied": tied, "gain": gain, "dual": dual}
 
 
-def build(config: InitConfig, sources: Sources, *, seed: int, scale: float, bias: Bias) -> JumpReLUSAE:
-    """The SAE at step 0. `seed` feeds a generator of its own, so nothing else can shift what is drawn."""
+def check_init(config: InitConfig) -> None:
+    """Raises `UserError` for a start that does not exist."""
     if config.name not in INITS:
         raise bad_value("init.name", config.name, f"known are {', '.join(INITS)}")
     if config.encoder not in ENCODERS:
         raise bad_value("init.encoder", config.encoder, f"known are {', '.join(ENCODERS)}")
+
+
+def build(config: InitConfig, sources: Sources, *, seed: int, scale: float, bias: Bias) -> JumpReLUSAE:
+    """The SAE at step 0. `seed` feeds a generator of its own, so nothing else can shift what is drawn."""
+    check_init(config)
     generator = torch.Generator().manual_seed(seed)
     sae = JumpReLUSAE(sources.d_in, sources.d_sae, bias=bias, scale=scale)
     with torch.no_grad():

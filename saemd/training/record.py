@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import dataclasses
+import fcntl
 import hashlib
 import importlib.metadata
 import json
 import os
 import platform
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -30,6 +32,7 @@ _ELSEWHERE = (
     "lm", "corpus", "logger", "run_root", "cache_root", "accelerator", "threads", "checkpoint_minutes", "together",
 )  # fmt: skip
 _SEEDS = ("seed", "init_seed", "data_seed")
+_SPEED = ("lm_batch_tokens", "prefetch_batches")  # of `activations`: memory and time alone
 
 
 def run_dir(config: Config) -> Path:
@@ -53,8 +56,7 @@ def finished(config: Config) -> dict[str, Any] | None:
 def identify(config: Config, cache_fingerprint: str) -> dict[str, Any]:
     """What decides whether two runs are the same, or siblings."""
     values = dataclasses.asdict(config)
-    matters = {key: value for key, value in values.items() if key not in _ELSEWHERE}
-    matters["cache"] = cache_fingerprint
+    matters = _matters(values, cache_fingerprint)
     siblings = {key: value for key, value in matters.items() if key not in _SEEDS}
     return {
         "config": values,
@@ -62,6 +64,12 @@ def identify(config: Config, cache_fingerprint: str) -> dict[str, Any]:
         "sibling_fingerprint": _fingerprint(siblings),
         "cache_fingerprint": cache_fingerprint,
     }
+
+
+def _matters(values: dict[str, Any], cache_fingerprint: str) -> dict[str, Any]:
+    matters = {key: value for key, value in values.items() if key not in _ELSEWHERE}
+    reading = {key: value for key, value in values["activations"].items() if key not in _SPEED}
+    return {**matters, "activations": reading, "cache": cache_fingerprint}
 
 
 def describe(config: Config, cache: ActivationCache) -> dict[str, Any]:
@@ -85,15 +93,29 @@ def refuse_another(folder: Path, about: dict[str, Any]) -> None:
     if not path.is_file():
         return
     there = yaml.safe_load(path.read_text())
-    if there["fingerprint"] == about["fingerprint"]:
+    old, new = (_flat(_matters(side["config"], side["cache_fingerprint"])) for side in (there, about))
+    if old == new:
         return
-    old, new = (_flat({**side["config"], "cache": side["cache_fingerprint"]}) for side in (there, about))
-    ignored = tuple(f"{key}." for key in _ELSEWHERE) + _ELSEWHERE
-    keys = [k for k in sorted(old.keys() | new.keys()) if old.get(k) != new.get(k) and not k.startswith(ignored)]
+    keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
     differences = ", ".join(f"{key}: {old.get(key)} there, {new.get(key)} asked for" for key in keys)
     raise UserError(
         f"{folder} holds a run of another configuration ({differences}); choose another run_root, or delete it"
     )
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a run's directory, so that one process trains it. Raises `UserError` where another one does."""
+    folder.mkdir(parents=True, exist_ok=True)
+    with open(folder / ".lock", "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise UserError(f"{folder}: another process is training this run; wait for it, or stop it") from None
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # closing alone would leave it to a forked child
 
 
 def write_config(folder: Path, about: dict[str, Any]) -> None:

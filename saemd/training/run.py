@@ -9,6 +9,7 @@ import gc
 import json
 import logging
 from collections.abc import Callable
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -98,19 +99,20 @@ def _train(configs: list[Config], settle: Tell) -> None:
     runs: list[Run] = []
     losses = {fast: make_loss(fast) for fast in (False, True)}
     starts: dict[str, Tensor] = {}
-    try:
-        for config in configs:
-            run = _attempt(_prepare, config, cache, losses[config.recipe.fast], starts)
-            if isinstance(run, Run):
-                runs.append(run)
-            else:
-                settle(config, run)
-        for step in sorted({run.step for run in runs}, reverse=True):
-            _fit([run for run in runs if run.step == step], data, settle)
-    finally:
-        for run in runs:
-            if run.open and (error := _attempt(finish, run.logger, 1)):
-                settle(run.config, error)
+    with ExitStack() as locks:
+        try:
+            for config in configs:
+                run = _attempt(_prepare, config, cache, losses[config.recipe.fast], starts, locks)
+                if isinstance(run, Run):
+                    runs.append(run)
+                else:
+                    settle(config, run)
+            for step in sorted({run.step for run in runs}, reverse=True):
+                _fit([run for run in runs if run.step == step], data, settle)
+        finally:
+            for run in runs:
+                if run.open and (error := _attempt(finish, run.logger, 1)):
+                    settle(run.config, error)
 
 
 def _attempt(act: Callable[..., Any], *args: Any) -> Any:
@@ -121,7 +123,9 @@ def _attempt(act: Callable[..., Any], *args: Any) -> Any:
         return error
 
 
-def _prepare(config: Config, cache: ActivationCache, loss: LossFunction, starts: dict[str, Tensor]) -> Run:
+def _prepare(
+    config: Config, cache: ActivationCache, loss: LossFunction, starts: dict[str, Tensor], locks: ExitStack
+) -> Run:
     """Everything up to the first step. `starts`: the group's starting weights; equal ones are kept once."""
     folder = record.run_dir(config)
     about = record.describe(config, cache)
@@ -130,7 +134,7 @@ def _prepare(config: Config, cache: ActivationCache, loss: LossFunction, starts:
     about["start"] = {name: record.digest(getattr(module.sae, name)) for name in ("W_dec", "W_enc")}
     module.start_dec = starts.setdefault(about["start"]["W_dec"], module.start_dec)
     module.start_enc = starts.setdefault(about["start"]["W_enc"], module.start_enc)
-    folder.mkdir(parents=True, exist_ok=True)
+    locks.enter_context(record.held(folder))
     record.write_config(folder, about)
     name, group = run_name(config.init.label, config.l0, config.seed), Path(config.run_root).name
     identity, step = run_id(group, name, about["fingerprint"]), step_of(folder)
