@@ -284,6 +284,24 @@ def test_strangers_fail_in_one_line_and_the_others_are_measured(made, run_root, 
     assert found["mirror"]["status"] == "done"
 
 
+def test_runs_of_one_text_may_differ_in_their_activations(made, run_root, arguments, command, monkeypatch):  # noqa: F811
+    world = made[0]
+    for name, changed in (("longer", {"tokens": 3000}), ("clipped", {"outlier_factor": 1.5})):
+        other = {**world, "activations": {**world["activations"], **changed}}
+        add_run(run_root, other, exact_sae(), name, 4, 1)
+    factors = {}
+
+    def sees(bench: Any, settings: Any, subjects: list) -> Iterator:
+        for subject in subjects:
+            factors[subject.init] = bench.activations.outlier_factor
+            yield subject, Outcome("done", value=1.0)
+
+    with_flaky(monkeypatch, sees)
+    assert command(*arguments, "scores=core,flaky", main=evaluate.main) == 0
+    assert {r["status"] for r in records(run_root)} == {"done"}
+    assert factors == {"mirror": 10.0, "uniform": 10.0, "longer": 10.0, "clipped": 1.5}
+
+
 def test_too_little_held_out_text_is_one_line(run_root, arguments, command, capsys):  # noqa: F811
     assert command(*arguments, "core.tokens=1_000_000", main=evaluate.main) == 1
     assert "core.tokens=1000000: the held-out documents of files give" in records(run_root)[0]["reason"]

@@ -95,11 +95,12 @@ class Bench:
         return {"saemd": __version__, **{name: importlib.metadata.version(name) for name in ("torch", "transformers")}}
 
     def refuse_stranger(self, run: Run) -> None:
-        """Raises `UserError` for a run of another width or model than its configuration finds here."""
+        """Raises `UserError` for a run of another width, model or activations than its configuration finds here."""
         if run.d_in != self.info.d_model:
             width = f"{self.info.name} has activations of width {self.info.d_model}"
             raise bad_value("run_dir", run.path, f"its SAE takes width {run.d_in}, but {width}; remove this folder")
-        origin = harvest.describe(self.lm_config, self.layer, self.corpus, self.activations, self.cache_root)
+        its_own = _typed(ActivationsConfig, run.config, "activations")  # runs of a bench may differ in tokens or dtype
+        origin = harvest.describe(self.lm_config, self.layer, self.corpus, its_own, self.cache_root)
         if origin.fingerprint != run.saved["cache_fingerprint"]:
             there = f"lm={self.info.name}, layer={self.layer}, corpus={self.corpus.name}"
             remedy = f"{there} are not what it was trained on any more; bring these back, or train it again"

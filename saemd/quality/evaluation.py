@@ -59,7 +59,7 @@ def evaluate_root(config: Any) -> Evaluation:
         accepted += beside
         for score in wanted:
             failures += _measure(score, getattr(config, score.name), bench, accepted)
-    subjects += [subject for beside in published for subject in beside]
+    subjects += {subject.folder: subject for beside in published for subject in beside}.values()
     records = [record for s in SCORES.values() for subject in subjects if (record := read_record(subject, s))]
     folder = run_root / "quality"
     with locked(folder):
@@ -101,11 +101,12 @@ def published_beside(bench: Bench, config: Any) -> list[Subject]:
 
 
 def _benches(runs: list[Run], subjects: list[Subject], config: Any) -> list[tuple[Bench, list[tuple[Run, Subject]]]]:
-    """The runs by the language model, layer and text that they are measured on."""
-    groups: dict[str, tuple[Bench, list[tuple[Run, Subject]]]] = {}
+    """The runs by the language model, layer and text that they are measured on, and by what counts as an outlier."""
+    groups: dict[tuple[str, float | None], tuple[Bench, list[tuple[Run, Subject]]]] = {}
     for run, subject in zip(runs, subjects, strict=True):
         bench = Bench(run.config, Path(config.cache_root), config.device)
-        groups.setdefault(bench.fingerprint, (bench, []))[1].append((run, subject))
+        key = bench.fingerprint, bench.activations.outlier_factor
+        groups.setdefault(key, (bench, []))[1].append((run, subject))
     return list(groups.values())
 
 
