@@ -16,6 +16,7 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from saemd import evaluate
+from saemd.errors import UserError
 from saemd.quality import config as quality_config
 from saemd.quality import evaluation
 from saemd.quality.core import CORE
@@ -219,6 +220,32 @@ def test_a_failed_score_is_shown_as_failed_and_the_others_go_on(run_root, argume
     assert "Flaky, not applicable: the model knows nothing of this (mirror L0 4 seed 42)" in page
     command(*arguments, "scores=core,flaky", main=evaluate.main)
     assert attempts == [8, 6]  # what failed is tried again, what is done or not applicable is not
+
+
+def test_a_failed_request_leaves_what_was_measured_with_other_settings(run_root, arguments, command, monkeypatch):  # noqa: F811
+    calls = []
+
+    def knows_level_1(bench: Any, settings: Any, subjects: list) -> Iterator:
+        calls.append(settings.level)
+        if settings.level != 1:
+            raise UserError(f"flaky.level={settings.level}: use 1")
+        yield from ((subject, Outcome("done", value=0.5)) for subject in subjects)
+
+    with_flaky(monkeypatch, knows_level_1)
+    assert command(*arguments, "scores=flaky", main=evaluate.main) == 0
+    before = written(run_root)
+    assert command(*arguments, "scores=flaky", "flaky.level=2", main=evaluate.main) == 1
+    assert {(r["status"], r["value"]) for r in records(run_root)} == {("failed", None)}  # told wherever this call shows
+    assert "flaky.level=2: use 1" in (run_root / "stability" / "report.html").read_text()
+    assert written(run_root) == before
+    moved = run_root / "init=mirror" / "l0=4" / "seed=24" / "config.yaml"
+    moved.write_text(moved.read_text().replace("cache_fingerprint: ", "cache_fingerprint: another"))
+    assert command(*arguments, "scores=flaky", main=evaluate.main) == 1
+    assert [r["status"] for r in records(run_root)] == ["failed", *["done"] * 7]
+    moved.write_text(moved.read_text().replace("cache_fingerprint: another", "cache_fingerprint: "))
+    assert command(*arguments, "scores=flaky", main=evaluate.main) == 0
+    assert {r["value"] for r in records(run_root)} == {0.5}
+    assert calls == [1, 2]  # the work of the first call was not lost
 
 
 def test_a_missing_key_is_one_line_and_the_other_scores_go_on(run_root, arguments, command, monkeypatch, capsys):  # noqa: F811

@@ -14,12 +14,14 @@ from saemd.errors import UserError, bad_value
 from saemd.quality.bench import Bench
 from saemd.quality.records import Record, make_record, read_record, write_record
 from saemd.quality.saebench import gemma_scope
-from saemd.quality.score import Score, Subject, failed, fingerprint
+from saemd.quality.score import Outcome, Score, Subject, failed, fingerprint
 from saemd.quality.scores import SCORES
 from saemd.quality.spread import summary
 from saemd.sae.export import load_sae
 from saemd.stability.runs import Run, find_runs
 from saemd.stability.store import locked, write_json
+
+Failures = dict[tuple[Path, str], Record]  # by the SAE's folder and the score
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class Evaluation:
     """What an evaluation of a run root found."""
 
     folder: Path  # <run_root>/quality
-    records: list[Record]  # every score of every run that has one, earlier ones included
+    records: list[Record]  # every score of every run that has one, earlier ones included; what failed now as failed
     failures: int  # runs that were refused, and scores of SAEs that failed, of those asked for now
     broken: list[str]  # runs that cannot be read
 
@@ -35,8 +37,9 @@ class Evaluation:
 def evaluate_root(config: Any) -> Evaluation:
     """Measure what `config` (a `FullConfig`) asks for and is missing; write `<run_root>/quality/quality.json`.
 
-    A failing score is recorded as failed, with its reason, and the others go on. Raises `UserError` for a run root
-    without a finished run.
+    A failing score is recorded as failed, with its reason, and the others go on; where an earlier value was measured
+    with other settings, the run keeps that one, and only this call shows the failure. Raises `UserError` for a run
+    root without a finished run.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -51,16 +54,19 @@ def evaluate_root(config: Any) -> Evaluation:
     subjects = [subject_of(run) for run in runs]
     wanted = [SCORES[name] for name in config.scores or SCORES]
     failures = 0
+    now: Failures = {}
     benches = _benches(runs, subjects, config)
     published = [published_beside(bench, config) for bench, _ in benches]  # refused before hours of work
     for (bench, members), beside in zip(benches, published, strict=True):
-        accepted = _refuse_strangers(bench, members, wanted, config)
+        accepted = _refuse_strangers(bench, members, wanted, config, now)
         failures += len(members) - len(accepted)
         accepted += beside
         for score in wanted:
-            failures += _measure(score, getattr(config, score.name), bench, accepted)
+            failures += _measure(score, getattr(config, score.name), bench, accepted, now)
     subjects += {subject.folder: subject for beside in published for subject in beside}.values()
-    records = [record for s in SCORES.values() for subject in subjects if (record := read_record(subject, s))]
+    pairs = [(subject, score) for score in SCORES.values() for subject in subjects]
+    found = [now.get((subject.folder, score.name)) or read_record(subject, score) for subject, score in pairs]
+    records = [record for record in found if record]
     folder = run_root / "quality"
     with locked(folder):
         write_json(folder / "quality.json", records)
@@ -111,7 +117,7 @@ def _benches(runs: list[Run], subjects: list[Subject], config: Any) -> list[tupl
 
 
 def _refuse_strangers(
-    bench: Bench, members: list[tuple[Run, Subject]], wanted: list[Score], config: Any
+    bench: Bench, members: list[tuple[Run, Subject]], wanted: list[Score], config: Any, now: Failures
 ) -> list[Subject]:
     """The subjects that belong to this language model; the others fail every score that is wanted."""
     accepted = []
@@ -121,15 +127,25 @@ def _refuse_strangers(
             accepted.append(subject)
         except UserError as error:
             for score in wanted:
-                record = make_record(subject, score, getattr(config, score.name), bench, failed(error))
-                write_record(subject, score, record)
+                _write(subject, score, getattr(config, score.name), bench, failed(error), now)
     return accepted
 
 
-def _measure(score: Score, settings: Any, bench: Bench, subjects: list[Subject]) -> int:
+def _write(subject: Subject, score: Score, settings: Any, bench: Bench, outcome: Outcome, now: Failures) -> None:
+    """Note the outcome in the SAE's folder, a failure also in `now`; a failure never takes a measured value's place."""
+    record = make_record(subject, score, settings, bench, outcome)
+    if outcome.status == "failed":
+        now[subject.folder, score.name] = record
+        earlier = read_record(subject, score)
+        if earlier and earlier["status"] == "done":
+            return
+    write_record(subject, score, record)
+
+
+def _measure(score: Score, settings: Any, bench: Bench, subjects: list[Subject], now: Failures) -> int:
     """Measure where the record is missing, failed, or of other settings, data, weights or version; write each at once.
 
-    Returns how many failed.
+    Returns how many failed; their records go to `now`.
     """
     waiting = {}
     for subject in subjects:
@@ -139,11 +155,11 @@ def _measure(score: Score, settings: Any, bench: Bench, subjects: list[Subject])
             waiting[subject] = None
     failures = 0
 
-    def note(subject: Subject, outcome: Any) -> None:
-        write_record(subject, score, make_record(subject, score, settings, bench, outcome))
+    def note(subject: Subject, outcome: Outcome) -> None:
+        _write(subject, score, settings, bench, outcome, now)
         del waiting[subject]
         if outcome.status == "failed":
-            tell([subject], outcome.reason)
+            tell([subject], str(outcome.reason))
 
     def tell(whose: list[Subject], reason: str) -> None:
         nonlocal failures
@@ -160,6 +176,6 @@ def _measure(score: Score, settings: Any, bench: Bench, subjects: list[Subject])
     except Exception as error:  # reported: as failed, with its reason, and a traceback where it is a defect
         outcome, left = failed(error), list(waiting)
         for subject in left:
-            write_record(subject, score, make_record(subject, score, settings, bench, outcome))
+            _write(subject, score, settings, bench, outcome, now)
         tell(left, str(outcome.reason))
     return failures
