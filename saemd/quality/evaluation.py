@@ -14,7 +14,7 @@ from saemd.errors import UserError, bad_value
 from saemd.quality.bench import Bench
 from saemd.quality.records import Record, make_record, read_record, write_record
 from saemd.quality.saebench import gemma_scope
-from saemd.quality.score import Outcome, Score, Subject, failed, fingerprint
+from saemd.quality.score import Outcome, Score, Subject, failed, fingerprint, finite
 from saemd.quality.scores import SCORES
 from saemd.quality.spread import summary
 from saemd.sae.export import load_sae
@@ -156,6 +156,7 @@ def _measure(score: Score, settings: Any, bench: Bench, subjects: list[Subject],
     failures = 0
 
     def note(subject: Subject, outcome: Outcome) -> None:
+        outcome = finite(outcome)
         _write(subject, score, settings, bench, outcome, now)
         del waiting[subject]
         if outcome.status == "failed":

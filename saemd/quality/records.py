@@ -57,7 +57,8 @@ def read_record(subject: Subject, score: Score) -> Record | None:
     try:
         record = json.loads(path.read_text())
         is_current = record["weights"] == subject.digest() and record.get("score_version", "1") == score.version
-        return record if is_current else None
+        is_whole = record["status"] != "done" or record["value"] is not None  # null: not a number, once written as done
+        return record if is_current and is_whole else None
     except (ValueError, KeyError, TypeError) as error:
         raise UserError(f"{path}: no record of a score ({error}); delete it") from error
 

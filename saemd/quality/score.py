@@ -10,6 +10,7 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
+import math
 import sys
 import traceback
 from collections.abc import Callable, Iterator
@@ -54,6 +55,13 @@ def failed(error: BaseException | str) -> Outcome:
     name = f"{type(error).__name__}: " if isinstance(error, BaseException) and not isinstance(error, UserError) else ""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return Outcome("failed", reason=name + (" ".join(lines) or "no message"))
+
+
+def finite(outcome: Outcome) -> Outcome:
+    """The outcome, as a failed one where its value is no finite number: nothing could be compared with it."""
+    if outcome.value is None or math.isfinite(outcome.value):
+        return outcome
+    return failed(f"value={outcome.value}: the SAE's reconstruction is not finite; train this run again")
 
 
 def not_applicable(reason: str, **found: Any) -> Outcome:
