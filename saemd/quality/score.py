@@ -125,4 +125,6 @@ def one_by_one(subjects: list[Subject], measure: Callable[[Subject], Outcome]) -
 def fingerprint(score: Score, settings: Any, bench_fingerprint: str, weights_digest: str) -> str:
     """Identifies a measurement: another setting, data set, language model, SAE or version is measured anew."""
     about = [score.name, score.version, dataclasses.asdict(settings), bench_fingerprint, weights_digest]
+    if files := getattr(settings, "local_files", dict)():  # their names, sizes and times: a path says nothing of them
+        about.append(files)
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]

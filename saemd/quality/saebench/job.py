@@ -30,6 +30,7 @@ from saemd.quality.saebench.settings import (
     SaeProbesSettings,
     UnlearningSettings,
     endpoint_key,
+    listing,
 )
 
 UNLEARNING_LMS = ("gemma-2-2b-it", "gemma-2-9b-it")  # the ones whose prompt format SAEBench knows
@@ -50,7 +51,9 @@ def build(evaluation: str, bench: Bench, settings: SAEBenchSettings, weights: di
     folder = with_safetensors(lm, bench.cache_root, resolve(lm, bench.cache_root))
     ours = [DRAWS, *(getattr(settings, key, None) for key in ("text", "max_words"))]
     config = {**settings.config(), "llm_dtype": settings.llm_dtype}
-    about = [evaluation, {**config, "random_seed": None}, *ours, str(folder), _listing(data), packaged]
+    about = [evaluation, {**config, "random_seed": None}, *ours, str(folder), listing(data) if data else [], packaged]
+    if text := settings.local_files().get("text"):
+        about.append(text)
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
     work = bench.folder("saebench") / f"{evaluation}-{digest}"
     work.mkdir(parents=True, exist_ok=True)
@@ -127,12 +130,6 @@ def _data_folder(settings: SAEBenchSettings) -> Path | None:
         remedy = "neither packaged nor a folder with copies of hub data sets, as <data>/LabHC/bias_in_bios"
         raise bad_value("data", settings.data, remedy)
     return folder
-
-
-def _listing(folder: Path | None) -> list[tuple[str, int, int]]:
-    """Names, sizes and times of the files in it: another state is another data set."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file()) if folder else []
-    return [(str(path.relative_to(folder or path)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
 def _text(bench: Bench, settings: CoreSettings | AutoInterpSettings, work: Path) -> str:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import dataclasses
 import os
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 from saemd.errors import bad_value
@@ -18,6 +19,7 @@ from saemd.errors import bad_value
 _OURS = ("data", "repetitions", "headline", "text", "base_url", "judge", "key_variable", "lm", "max_words")
 PACKAGED = "packaged"  # as `data`: labelled texts out of published packages
 HELDOUT = "heldout"  # as `text`: the runs' own held-out documents
+Listing = list[tuple[str, int, int]]
 
 
 @dataclass
@@ -39,6 +41,12 @@ class SAEBenchSettings:
     def config(self) -> dict[str, Any]:
         """The keys of SAEBench's own configuration."""
         return {name: value for name, value in dataclasses.asdict(self).items() if name not in _OURS}
+
+    def local_files(self) -> dict[str, Listing]:
+        """What lies in the folders of the user's that these settings name; empty where they name none."""
+        named = {"data": (self.data, PACKAGED), "text": (getattr(self, "text", ""), HELDOUT)}
+        folders = {key: Path(value).expanduser() for key, (value, ours) in named.items() if value not in ("", ours)}
+        return {key: listing(folder) for key, folder in folders.items() if folder.is_dir()}
 
     def _refuse_headline(self, key: str, values: list[int], headline: int) -> None:
         if headline not in values:
@@ -256,6 +264,12 @@ class TppSettings(ShiftSettings):
 
     def config(self) -> dict[str, Any]:
         return {**super().config(), "perform_scr": False}
+
+
+def listing(folder: Path) -> Listing:
+    """Names, sizes and times of the files in it: another state is another data set."""
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return [(str(path.relative_to(folder)), path.stat().st_size, path.stat().st_mtime_ns) for path in files]
 
 
 def endpoint_key(key_variable: str) -> str:

@@ -1,0 +1,49 @@
+"""SAEBench's side of what goes wrong or changes: data that are others now, workers that are killed, a second one."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from saemd.lm.config import LMConfig
+from saemd.quality.saebench import job, settings
+from saemd.quality.score import fingerprint
+from saemd.quality.scores import SCORES
+
+
+def identified(name: str, chosen: Any) -> str:
+    return fingerprint(SCORES[name], chosen, "bench", "weights")
+
+
+def test_a_finished_record_without_folders_of_the_users_keeps_its_fingerprint():
+    """As they were before a folder's files took part: another one would have finished scores measured again."""
+    assert identified("core", SCORES["core"].settings()) == "b91a53135afcca35"
+    assert identified("saebench_core", settings.CoreSettings(text="heldout")) == "66348b6fcbee2676"
+    assert identified("saebench_tpp", settings.TppSettings(data="packaged")) == "34074037df1cb4f0"
+    assert identified("saebench_ravel", settings.RavelSettings()) == "94d72910feee7201"
+
+
+@pytest.mark.parametrize("key", ["data", "text"])
+def test_changed_files_in_a_folder_of_the_users_are_another_measurement(tmp_path, monkeypatch, key):
+    file = tmp_path / "given" / "train.jsonl"
+    file.parent.mkdir()
+    file.write_text("one")
+    chosen = replace(settings.CoreSettings(), **{key: str(file.parent)})
+    monkeypatch.setattr(job, "resolve", lambda *_: Path("model"))
+    monkeypatch.setattr(job, "with_safetensors", lambda *_: Path("model"))
+    bench: Any = SimpleNamespace(
+        folder=lambda name: tmp_path / name, cache_root=tmp_path, lm_config=LMConfig("lm"), layer=1, device="cpu"
+    )
+
+    def both(chosen: settings.CoreSettings = chosen) -> tuple[str, str]:
+        return identified("saebench_core", chosen), Path(job.build("core", bench, chosen, {})["work"]).name
+
+    before = both()
+    assert both() == before
+    file.write_text("other")
+    assert all(now != then for now, then in zip(both(), before, strict=True))
+    assert both(settings.CoreSettings())[1] == "core-621f6172c83b"  # what was kept for texts of the hub is found again
