@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import json
 import math
+import threading
+import time
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from safetensors.torch import load_file, save_file
 
 from saemd import evaluate
-from tests.test_quality_evaluate import arguments, made, records, run_root  # noqa: F401 - fixtures
+from saemd.quality.config import compose_evaluation
+from saemd.quality.evaluation import evaluate_root
+from saemd.quality.score import Outcome
+from tests.test_quality_evaluate import arguments, made, records, run_root, with_flaky  # noqa: F401 - fixtures
 from tests.test_sweep import command  # noqa: F401 - a fixture
 
 FIRST = Path("init=mirror", "l0=4", "seed=24")
@@ -34,3 +40,31 @@ def test_a_value_that_was_written_as_null_is_measured_again(run_root, arguments,
     path.write_text(json.dumps({**before, "value": None}))
     assert command(*arguments, main=evaluate.main) == 0
     assert json.loads(path.read_text())["value"] == before["value"]
+
+
+def test_a_second_evaluation_waits_and_measures_nothing_twice(run_root, arguments, monkeypatch, capsys):  # noqa: F811
+    calls, begun, go_on = [], threading.Event(), threading.Event()
+
+    def slow(bench: Any, settings: Any, subjects: list) -> Iterator:
+        calls.append(len(subjects))
+        begun.set()
+        assert go_on.wait(30)
+        yield from ((subject, Outcome("done", value=0.5)) for subject in subjects)
+
+    with_flaky(monkeypatch, slow)
+    config = compose_evaluation([*arguments, "scores=flaky"])
+    found = []
+    both = [threading.Thread(target=lambda: found.append(evaluate_root(config))) for _ in range(2)]
+    both[0].start()
+    assert begun.wait(30)
+    both[1].start()
+    said, until = "", time.monotonic() + 30
+    while "waiting" not in said and time.monotonic() < until:
+        time.sleep(0.05)
+        said += capsys.readouterr().err
+    go_on.set()
+    for thread in both:
+        thread.join()
+    assert said == "flaky: waiting for another evaluation that measures it on the same text\n"
+    assert calls == [8]
+    assert [[record["value"] for record in one.records] for one in found] == [[0.5] * 8] * 2

@@ -11,6 +11,7 @@ from typing import Any
 import torch
 
 from saemd.errors import UserError, bad_value
+from saemd.quality.alone import alone
 from saemd.quality.bench import Bench
 from saemd.quality.records import Record, make_record, read_record, write_record
 from saemd.quality.saebench import gemma_scope
@@ -65,10 +66,10 @@ def evaluate_root(config: Any) -> Evaluation:
             failures += _measure(score, getattr(config, score.name), bench, accepted, now)
     subjects += {subject.folder: subject for beside in published for subject in beside}.values()
     pairs = [(subject, score) for score in SCORES.values() for subject in subjects]
-    found = [now.get((subject.folder, score.name)) or read_record(subject, score) for subject, score in pairs]
-    records = [record for record in found if record]
     folder = run_root / "quality"
-    with locked(folder):
+    with locked(folder):  # and read within: of two evaluations the last to write has what both measured
+        found = [now.get((subject.folder, score.name)) or read_record(subject, score) for subject, score in pairs]
+        records = [record for record in found if record]
         write_json(folder / "quality.json", records)
         write_json(folder / "spread.json", summary(records))
     return Evaluation(folder, records, failures, broken)
@@ -142,17 +143,27 @@ def _write(subject: Subject, score: Score, settings: Any, bench: Bench, outcome:
     write_record(subject, score, record)
 
 
-def _measure(score: Score, settings: Any, bench: Bench, subjects: list[Subject], now: Failures) -> int:
-    """Measure where the record is missing, failed, or of other settings, data, weights or version; write each at once.
-
-    Returns how many failed; their records go to `now`.
-    """
-    waiting = {}
+def _missing(score: Score, settings: Any, bench: Bench, subjects: list[Subject]) -> dict[Subject, None]:
+    """Those whose record is missing, failed, or of other settings, data, weights or version."""
+    found = {}
     for subject in subjects:
         record = read_record(subject, score)
         fresh = record and record["fingerprint"] == fingerprint(score, settings, bench.fingerprint, record["weights"])
         if not record or not fresh or record["status"] == "failed":
-            waiting[subject] = None
+            found[subject] = None
+    return found
+
+
+def _measure(score: Score, settings: Any, bench: Bench, subjects: list[Subject], now: Failures) -> int:
+    """Measure what is missing; write each at once. Returns how many failed; their records go to `now`."""
+    if not _missing(score, settings, bench, subjects):
+        return 0
+    with alone(bench.folder("locks"), score.name):
+        waiting = _missing(score, settings, bench, subjects)  # less what another evaluation has measured meanwhile
+        return _measure_waiting(score, settings, bench, waiting, now)
+
+
+def _measure_waiting(score: Score, settings: Any, bench: Bench, waiting: dict[Subject, None], now: Failures) -> int:
     failures = 0
 
     def note(subject: Subject, outcome: Outcome) -> None:
