@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import yaml
 from safetensors.torch import load_file, save_file
 
 from saemd import evaluate
@@ -40,6 +41,25 @@ def test_a_value_that_was_written_as_null_is_measured_again(run_root, arguments,
     path.write_text(json.dumps({**before, "value": None}))
     assert command(*arguments, main=evaluate.main) == 0
     assert json.loads(path.read_text())["value"] == before["value"]
+
+
+def test_a_run_whose_language_model_is_gone_is_left_out_by_name(run_root, arguments, command, capsys):  # noqa: F811
+    def move_away(run: Path) -> None:
+        saved = yaml.safe_load((run / "config.yaml").read_text())
+        saved["config"]["lm"]["name"] = "/gone"
+        (run / "config.yaml").write_text(yaml.safe_dump(saved))
+
+    move_away(run_root / FIRST)
+    assert command(*arguments, main=evaluate.main) == 1
+    assert [(record["status"], record["init"]) for record in records(run_root)] == [
+        *[("done", "mirror")] * 3, *[("done", "uniform")] * 4
+    ]  # fmt: skip
+    gone = f"run_dir={run_root / FIRST}: cannot be measured (lm.name=/gone: this folder has no config.json; "
+    assert f"left out: {gone}" in capsys.readouterr().out
+    for run in run_root.glob("init=*/l0=*/seed=*"):
+        move_away(run)
+    assert command(*arguments, main=evaluate.main) == 2  # nothing is left to be measured
+    assert f"error: {gone}" in capsys.readouterr().err
 
 
 def test_a_second_evaluation_waits_and_measures_nothing_twice(run_root, arguments, monkeypatch, capsys):  # noqa: F811

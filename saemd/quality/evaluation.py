@@ -22,6 +22,7 @@ from saemd.sae.export import load_sae
 from saemd.stability.runs import Run, find_runs
 from saemd.stability.store import locked, write_json
 
+Group = tuple[Bench, list[tuple[Run, Subject]]]
 Failures = dict[tuple[Path, str], Record]  # by the SAE's folder and the score
 
 
@@ -32,7 +33,7 @@ class Evaluation:
     folder: Path  # <run_root>/quality
     records: list[Record]  # every score of every run that has one, earlier ones included; what failed now as failed
     failures: int  # runs that were refused, and scores of SAEs that failed, of those asked for now
-    broken: list[str]  # runs that cannot be read
+    broken: list[str]  # runs that cannot be read, or whose language model cannot
 
 
 def evaluate_root(config: Any) -> Evaluation:
@@ -40,7 +41,7 @@ def evaluate_root(config: Any) -> Evaluation:
 
     A failing score is recorded as failed, with its reason, and the others go on; where an earlier value was measured
     with other settings, the run keeps that one, and only this call shows the failure. Raises `UserError` for a run
-    root without a finished run.
+    root without a finished run whose language model is there.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
@@ -52,11 +53,12 @@ def evaluate_root(config: Any) -> Evaluation:
         more = f" ({broken[0]})" if broken else ""
         remedy = f"no finished run init=…/l0=…/seed=… in it{more}; train one with python -m saemd.train"
         raise bad_value("run_root", run_root, remedy)
-    subjects = [subject_of(run) for run in runs]
     wanted = [SCORES[name] for name in config.scores or SCORES]
     failures = 0
     now: Failures = {}
-    benches = _benches(runs, subjects, config)
+    benches, unreadable = _benches(runs, config)
+    if not benches:
+        raise UserError(unreadable[0])
     published = [published_beside(bench, config) for bench, _ in benches]  # refused before hours of work
     for (bench, members), beside in zip(benches, published, strict=True):
         accepted = _refuse_strangers(bench, members, wanted, config, now)
@@ -64,6 +66,9 @@ def evaluate_root(config: Any) -> Evaluation:
         accepted += beside
         for score in wanted:
             failures += _measure(score, getattr(config, score.name), bench, accepted, now)
+    subjects = sorted(
+        (subject for _, members in benches for _, subject in members), key=lambda s: (s.init, s.l0, s.seed)
+    )
     subjects += {subject.folder: subject for beside in published for subject in beside}.values()
     pairs = [(subject, score) for score in SCORES.values() for subject in subjects]
     folder = run_root / "quality"
@@ -72,7 +77,7 @@ def evaluate_root(config: Any) -> Evaluation:
         records = [record for record in found if record]
         write_json(folder / "quality.json", records)
         write_json(folder / "spread.json", summary(records))
-    return Evaluation(folder, records, failures, broken)
+    return Evaluation(folder, records, failures, broken + unreadable)
 
 
 def subject_of(run: Run) -> Subject:
@@ -107,14 +112,21 @@ def published_beside(bench: Bench, config: Any) -> list[Subject]:
     return found
 
 
-def _benches(runs: list[Run], subjects: list[Subject], config: Any) -> list[tuple[Bench, list[tuple[Run, Subject]]]]:
-    """The runs by the language model, layer and text that they are measured on, and by what counts as an outlier."""
-    groups: dict[tuple[str, float | None], tuple[Bench, list[tuple[Run, Subject]]]] = {}
-    for run, subject in zip(runs, subjects, strict=True):
-        bench = Bench(run.config, Path(config.cache_root), config.device)
-        key = bench.fingerprint, bench.activations.outlier_factor
-        groups.setdefault(key, (bench, []))[1].append((run, subject))
-    return list(groups.values())
+def _benches(runs: list[Run], config: Any) -> tuple[list[Group], list[str]]:
+    """The runs by the language model, layer and text that they are measured on, and by what counts as an outlier.
+
+    And a line for each run of whose model or text nothing can be read any more.
+    """
+    groups: dict[tuple[str, float | None], Group] = {}
+    unreadable = []
+    for run in runs:
+        try:
+            bench = Bench(run.config, Path(config.cache_root), config.device)
+            key = bench.fingerprint, bench.activations.outlier_factor
+            groups.setdefault(key, (bench, []))[1].append((run, subject_of(run)))
+        except UserError as error:
+            unreadable.append(str(bad_value("run_dir", run.path, f"cannot be measured ({error})")))
+    return list(groups.values()), unreadable
 
 
 def _refuse_strangers(
