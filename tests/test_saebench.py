@@ -233,7 +233,7 @@ def test_a_missing_environment_is_one_line_that_says_what_to_do(tmp_path, monkey
 def scripted(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, script: str, sae_bench: str = "0.6.0") -> None:
     """An environment whose python answers the question for versions and otherwise runs `script`."""
     python = tmp_path / "env" / "bin" / "python"
-    python.parent.mkdir(parents=True)
+    python.parent.mkdir(parents=True, exist_ok=True)
     versions = "\n".join(f"echo {name} {sae_bench}" for name in environment.PACKAGES)
     python.write_text(f'#!/bin/sh\nif [ "$1" = -c ]; then\n{versions}\nexit\nfi\n{script}\n')
     python.chmod(python.stat().st_mode | stat.S_IXUSR)

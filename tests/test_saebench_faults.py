@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import signal
+import subprocess
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -9,10 +14,13 @@ from typing import Any
 
 import pytest
 
+from saemd.errors import UserError
 from saemd.lm.config import LMConfig
-from saemd.quality.saebench import job, settings
+from saemd.quality.saebench import environment, job, settings
+from saemd.quality.saebench.caller import run_worker
 from saemd.quality.score import fingerprint
 from saemd.quality.scores import SCORES
+from tests.test_saebench import asked, scripted
 
 
 def identified(name: str, chosen: Any) -> str:
@@ -47,3 +55,39 @@ def test_changed_files_in_a_folder_of_the_users_are_another_measurement(tmp_path
     file.write_text("other")
     assert all(now != then for now, then in zip(both(), before, strict=True))
     assert both(settings.CoreSettings())[1] == "core-621f6172c83b"  # what was kept for texts of the hub is found again
+
+
+def test_what_a_killed_worker_kept_is_removed_and_what_a_whole_one_kept_is_not(tmp_path, monkeypatch):
+    kept = tmp_path / "seed=42" / "artifacts" / "probe.pth"
+    keep = f"mkdir -p {kept.parent}; touch {kept}"
+    scripted(monkeypatch, tmp_path, f"{keep}; test ! -f {tmp_path}/kill || kill -9 $$")
+    list(run_worker(asked(tmp_path)))
+    assert kept.exists()
+    (tmp_path / "kill").touch()
+    with pytest.raises(UserError, match="signal 9"):
+        list(run_worker(asked(tmp_path)))
+    assert not kept.exists()
+
+
+def test_a_worker_that_ends_without_saying_why_is_one_line(tmp_path, monkeypatch):
+    scripted(monkeypatch, tmp_path, "exit 1")
+    with pytest.raises(UserError, match=r"^SAEBench ended with code 1; see .*log.txt$"):
+        list(run_worker(asked(tmp_path)))
+
+
+def test_what_was_kept_when_the_caller_was_killed_too_is_removed_before_the_next_worker(tmp_path, monkeypatch):
+    kept = tmp_path / "seed=42" / "artifacts" / "probe.pth"
+    scripted(monkeypatch, tmp_path, f"mkdir -p {kept.parent}; touch {kept}; kill -9 $PPID")
+    command = [sys.executable, "-c", CALL, json.dumps(asked(tmp_path))]
+    killed = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(environment.REPOSITORY)}, timeout=60)
+    assert killed.returncode == -signal.SIGKILL
+    assert kept.exists()
+    scripted(monkeypatch, tmp_path, f"test ! -e {kept} || exit 3")
+    list(run_worker(asked(tmp_path)))
+
+
+CALL = """
+import json, sys
+from saemd.quality.saebench.caller import run_worker
+list(run_worker(json.loads(sys.argv[1])))
+"""

@@ -26,6 +26,7 @@ from saemd.quality.score import Outcome, Subject, failed, not_applicable
 # Their caches are activations at all tokens, tens of GB: kept for one job, as SAEBench's own runner does. (sae-probes
 # keeps those of a text's last token alone, hours of work in less than a GB.)
 LARGE_CACHES = ("sparse_probing", "scr", "tpp")
+ENDED = (0, 1)  # the worker's own exit codes
 
 
 def measurer(evaluation: str) -> Callable[[Bench, Any, list[Subject]], Iterator[tuple[Subject, Outcome]]]:
@@ -53,8 +54,6 @@ def _measure(
     }
     measured = {name: Measured() for name in by_name}
     for event in run_worker(asked):
-        if "name" not in event:
-            raise UserError(event["error"])
         subject, so_far = by_name[event["name"]], measured[event["name"]]
         if "error" in event:
             yield subject, not_applicable(event["error"]) if event["not_applicable"] else failed(event["error"])
@@ -112,26 +111,48 @@ def _means(readings: list[Reading]) -> dict[str, float | None]:
 
 
 def run_worker(asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The worker's events; its progress bars go to stderr. Raises `UserError` where it ends without saying why."""
+    """The worker's events on single SAEs; its progress bars go to stderr.
+
+    Raises `UserError` where it could measure nothing, with what it says, and where it ends without saying why. What
+    SAEBench kept is removed where the worker was killed, this time or the last: it might be half written, and every
+    later try would fail on it.
+    """
     work = Path(asked["work"])
+    begun = work / "begun"  # there while a worker is at work
+    if begun.exists():
+        _remove_artifacts(work)
+    begun.touch()
     (work / "job.json").write_text(json.dumps(asked, indent=2))
     command = [environment.python(), "-m", "saemd.quality.saebench.worker", str(work / "job.json")]
     surroundings = {
         **os.environ, "PYTHONPATH": str(environment.REPOSITORY), "TQDM_MININTERVAL": "1", "TQDM_NCOLS": "90",
         "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(asked["threads"]), "PYTHONHASHSEED": "0",
     }  # fmt: skip
+    nothing: str | None = None  # why nothing could be measured
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=surroundings) as worker:
         assert worker.stdout is not None
         try:
             for line in worker.stdout:
-                yield json.loads(line)
+                event = json.loads(line)
+                if "name" in event:
+                    yield event
+                else:
+                    nothing = event["error"]
             worker.wait()
         finally:
             if worker.poll() is None:
                 worker.kill()
-            if asked["evaluation"] in LARGE_CACHES:
-                for artifacts in work.glob("seed=*/artifacts"):
-                    shutil.rmtree(artifacts)
-    if worker.returncode not in (0, 1):
+            by_itself = worker.wait() in ENDED
+            if not by_itself or asked["evaluation"] in LARGE_CACHES:
+                _remove_artifacts(work)
+            begun.unlink()
+    if nothing is not None:
+        raise UserError(nothing)
+    if worker.returncode:
         how = f"signal {-worker.returncode} (out of memory?)" if worker.returncode < 0 else f"code {worker.returncode}"
         raise UserError(f"SAEBench ended with {how}; see {work / 'log.txt'}")
+
+
+def _remove_artifacts(work: Path) -> None:
+    for artifacts in work.glob("seed=*/artifacts"):
+        shutil.rmtree(artifacts)
