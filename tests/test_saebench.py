@@ -204,6 +204,11 @@ def test_the_rotary_base_and_the_tokenizer_survive_the_older_transformers():
     assert translated_config({"rope_theta": 1e4}) == {"rope_theta": 1e4}  # already the older form
     with pytest.raises(UserError, match="rope_parameters"):
         translated_config({"rope_parameters": {"rope_theta": 1.0, "rope_type": "llama3", "factor": 8.0}})
+    for scaling in ({"rope_type": "llama3", "factor": 8.0}, {"type": "linear", "factor": 2.0}):
+        with pytest.raises(UserError, match=r"^rope_scaling="):
+            translated_config({"rope_theta": 5e5, "rope_scaling": scaling})
+    for scaling in (None, {"rope_type": "default"}, {"type": "default"}):
+        assert translated_config({"rope_theta": 5e5, "rope_scaling": scaling})["rope_theta"] == 5e5
     assert (
         translated_tokenizer({"tokenizer_class": "TokenizersBackend"})["tokenizer_class"] == "PreTrainedTokenizerFast"
     )

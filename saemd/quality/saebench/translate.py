@@ -10,17 +10,21 @@ from typing import Any
 
 from saemd.errors import bad_value
 
+PLAIN = "SAEBench's environment knows one plain rotary base (rope_theta) alone"
+
 
 def translated_config(config: dict[str, Any]) -> dict[str, Any]:
     """config.json of transformers 5 for version 4. `UserError` for rotary embeddings of a kind that is not known."""
     config = dict(config)
     rope = config.pop("rope_parameters", None)
+    older = config.get("rope_scaling") or {}  # the older form's, beside rope_theta; "type" is its oldest name
+    for key, found in (("rope_parameters", rope or {}), ("rope_scaling", older)):
+        if found.get("rope_type", found.get("type", "default")) != "default":
+            raise bad_value(key, found, PLAIN)
     if rope is None:
         return config
-    if "rope_theta" not in rope or rope.get("rope_type", "default") != "default":
-        raise bad_value(
-            "rope_parameters", rope, "SAEBench's environment knows one plain rotary base (rope_theta) alone"
-        )
+    if "rope_theta" not in rope:
+        raise bad_value("rope_parameters", rope, PLAIN)
     return {**config, "rope_theta": rope["rope_theta"]}
 
 
