@@ -1,7 +1,7 @@
 """Measure the quality of finished SAEs: what their reconstructions cost the language model, and whatever else is known.
 
-    python -m saemd.evaluate                                   # every score of every finished run below runs
-    python -m saemd.evaluate run_root=runs/big scores=core     # one score (scores=a,b: several)
+    python -m saemd.evaluate                                   # the core measures of every finished run below runs
+    python -m saemd.evaluate run_root=runs/big scores=null     # every score (scores=a: one; scores=a,b: several)
     python -m saemd.evaluate run_root=runs core.tokens=50_000  # a score's own settings
 
 The same command again measures only what is missing, failed, or asked for with other settings. Results: a file per run

@@ -19,6 +19,7 @@ from saemd import evaluate
 from saemd.errors import UserError
 from saemd.quality import config as quality_config
 from saemd.quality import evaluation
+from saemd.quality.config import compose_evaluation
 from saemd.quality.core import CORE
 from saemd.quality.saebench import environment, gemma_scope
 from saemd.quality.score import Outcome, Score, not_applicable
@@ -337,4 +338,8 @@ def test_too_little_held_out_text_is_one_line(run_root, arguments, command, caps
 
 def test_help_lists_the_scores(command, capsys):  # noqa: F811
     assert command("--help", main=evaluate.main) == 0
-    assert "Loss Recovered: the runs' language model and held-out text" in capsys.readouterr().out
+    out = capsys.readouterr().out
+    assert "Loss Recovered: the runs' language model and held-out text" in out
+    said = {line.split("#")[0].strip(): line.split("#")[1] for line in out.splitlines() if "#" in line}
+    assert said["python -m saemd.evaluate"] == " the core measures of every finished run below runs"
+    assert compose_evaluation([]).scores == ["core"]

@@ -2,7 +2,7 @@
 
     .venv-saebench/bin/python -m saemd.quality.saebench.worker job.json
 
-`job.json` is `saemd.quality.saebench.caller.job`'s. Events go to stdout, one JSON object a line:
+`job.json` is `saemd.quality.saebench.job.build`'s. Events go to stdout, one JSON object a line:
 
     {"name": …, "seed": …, "result": <SAEBench's JSON file>, "extra": {…}, "seconds": …}    one SAE is done
     {"name": …, "error": <one line>, "not_applicable": false}                               one SAE failed
