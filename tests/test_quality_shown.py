@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import re
 from pathlib import Path
@@ -168,3 +169,38 @@ def test_scores_on_packaged_texts_are_marked_wherever_they_are_shown(tmp_path, c
 def scores_of(folder: Path, records: list[dict]) -> list[str]:
     (folder / "quality.json").write_text(json.dumps(records))
     return scores(folder)
+
+
+@pytest.fixture(scope="module")
+def collect() -> Any:
+    path = Path(__file__).parent.parent / "experiments" / "embedded-quality" / "collect.py"
+    spec = importlib.util.spec_from_file_location("collect", path)
+    assert spec
+    assert spec.loader
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_a_value_that_some_saes_lack_is_left_out_of_the_collected_means(collect):
+    records = [
+        record(init, 20, seed, 0.5, values={"a": 1.0, "b": 2.0}) for init in ("mirror", "uniform") for seed in (1, 2)
+    ]
+    del records[-1]["values"]["b"]
+    lines = collect.means_table(records).splitlines()
+    assert "| core | a | 1.000 | 1.000 | 2 | 0 |" in lines
+    assert not any(line.startswith("| core | b ") for line in lines)
+
+
+def test_collecting_without_saebenchs_files_is_one_line_before_anything_is_written(collect, tmp_path):
+    folder, out = tmp_path / "runs" / "quality", tmp_path / "out"
+    folder.mkdir(parents=True)
+    gone = tmp_path / "cache" / "result.json"
+    one = record("mirror", 20, 1, 0.5, "probing", details={"results": [str(gone)]})
+    (folder / "quality.json").write_text(json.dumps([{**one, "score": "saebench_sae_probes"}]))
+    (folder / "spread.json").write_text("{}")
+    for name in ("figure3.png", "figure4.png"):
+        (folder / name).touch()
+    with pytest.raises(SystemExit, match=f"^run_root={folder.parent}: SAEBench's file {gone} is gone; bring the cache"):
+        collect.main([f"run_root={folder.parent}", f"out={out}"])
+    assert not out.exists()

@@ -77,15 +77,19 @@ def tests_table(tests: list[dict[str, Any]], records: list[dict[str, Any]]) -> s
 
 
 def means_table(records: list[dict[str, Any]]) -> str:
-    """Each value of SAEBench's scores, and the score's own deviation: means over cells (L0, seed) of both starts."""
+    """Each value of SAEBench's scores, and the score's own deviation: means over cells (L0, seed) of both starts.
+
+    A value that one of these SAEs lacks is left out.
+    """
     lines = ["| score | value | mirror | uniform | cells | mirror ahead |", "| --- | --- " + "| ---: " * 4 + "|"]
     for score in titles(records):
         done = [r for r in records if r["score"] == score and r["status"] == "done"]
         found = {(r["init"], r["l0"], r["seed"]): {**r["values"], "own deviation": r["std"]} for r in done}
         names = found[("mirror", *cells[0])] if (cells := _cells(found)) else ()
+        both = [(found[("mirror", *cell)], found[("uniform", *cell)]) for cell in cells]
         for name in names:
-            pairs = [(found[("mirror", *cell)][name], found[("uniform", *cell)][name]) for cell in cells]
-            if all(isinstance(value, int | float) for pair in pairs for value in pair):
+            if all(isinstance(of.get(name), int | float) for cell in both for of in cell):
+                pairs = [(mirror[name], uniform[name]) for mirror, uniform in both]
                 lines.append(f"| {score} | {name} | {_compared(pairs)} |")
     return "\n".join(lines) + "\n"
 
@@ -156,14 +160,19 @@ def main(words: list[str]) -> None:
     given = dict(word.split("=", 1) for word in words)
     folder = Path(given.get("run_root", "runs")) / "quality"
     out = Path(given.get("out", HERE))
-    if not (folder / "quality.json").is_file():
+    if not all((folder / name).is_file() for name in ("quality.json", *FILES)):
         sys.exit(f"run_root={folder.parent}: nothing measured here; run python -m saemd.evaluate first")
+    spread = json.loads((folder / "spread.json").read_text())
+    records = json.loads((folder / "quality.json").read_text())
+    try:
+        sets = sets_table(records)
+    except FileNotFoundError as error:
+        remedy = "bring the cache back, or remove each run's quality/saebench_sae_probes.json and measure it again"
+        sys.exit(f"run_root={folder.parent}: SAEBench's file {error.filename} is gone; {remedy}")
     out.mkdir(parents=True, exist_ok=True)
     for name in FILES:
         shutil.copy(folder / name, out)
-    spread = json.loads((folder / "spread.json").read_text())
-    records = json.loads((folder / "quality.json").read_text())
-    if sets := sets_table(records):
+    if sets:
         (out / "data_sets.md").write_text(sets)
     for record in records:  # places on this machine say nothing elsewhere
         record["details"].pop("results", None)
