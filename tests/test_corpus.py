@@ -14,7 +14,7 @@ import torch
 from datasets import Dataset
 
 from saemd.cli import compose_all, register
-from saemd.corpus import contexts, documents, fingerprint
+from saemd.corpus import contexts, documents, files, fingerprint
 from saemd.corpus.config import CorpusConfig, SourceConfig
 from saemd.corpus.documents import is_heldout
 from saemd.corpus.readers import READERS
@@ -163,6 +163,30 @@ def test_a_users_files(tmp_path):
     assert fingerprint(config) != before
 
 
+def test_files_stream_through_a_buffer(tmp_path, monkeypatch):
+    """However many documents there are, memory holds a few; each comes once, in an order of the seed's."""
+    monkeypatch.setattr(files, "SHUFFLE_DOCUMENTS", 5)
+    for name, last in (("a", []), ("b", ['{"body": "x"}'])):
+        rows = [json.dumps({"text": f"{name}{i}"}) for i in range(50)]
+        (tmp_path / f"{name}.jsonl").write_text("\n".join(rows + last))
+    seen: list[str] = []
+    with pytest.raises(UserError, match=r"row 51 of .*b.jsonl has no such text"):
+        seen.extend(files.read_files(tmp_path, "text", seed=1))
+    assert len(seen) in (45, 95), "all but the buffer came before the bad row was reached"
+    (tmp_path / "b.jsonl").unlink()
+    orders = [list(files.read_files(tmp_path, "text", seed)) for seed in (0, 0, 1)]
+    assert orders[0] == orders[1] != orders[2]
+    assert sorted(orders[0]) == sorted(orders[2]) == sorted(f"a{i}" for i in range(50))
+
+
+def test_other_files_in_the_folder_are_not_the_corpus(tmp_path):
+    (tmp_path / "a.txt").write_text("some text")
+    config = CorpusConfig(name="files", path=str(tmp_path))
+    before = fingerprint(config)
+    (tmp_path / "NOTES.md").write_text("not read")
+    assert fingerprint(config) == before
+
+
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
@@ -170,7 +194,7 @@ def test_a_users_files(tmp_path):
         ("a.parquet", b"no parquet", "corpus.path=.*a.parquet: cannot be read"),
         ("a.txt", b"\xff\xfe\x00", "corpus.path=.*a.txt: cannot be read"),
         ("a.jsonl", b"", "corpus.path=.*a.jsonl: the file is empty"),
-        ("a.jsonl", b'{"body": "x"}', "corpus.text_field=text: 1 of 1 rows"),
+        ("a.jsonl", b'{"body": "x"}', "corpus.text_field=text: row 1 of .* has no such text, but .*body"),
         ("a.pdf", b"x", "corpus.path=.*: no files of a known kind"),
         ("a.txt", b"  ", "corpus.path=.*: no text in these files"),
     ],

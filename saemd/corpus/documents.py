@@ -12,12 +12,13 @@ from pathlib import Path
 from typing import Literal
 
 from saemd.corpus.config import CorpusConfig
-from saemd.corpus.files import read_files, streamed
+from saemd.corpus.files import files_of, read_files, streamed
 from saemd.corpus.readers import READERS
 from saemd.errors import UserError, bad_value
 from saemd.packages import Package, fetch_package, sha256_of
 
 Split = Literal["train", "heldout"]
+ORDER = "buffered"  # of a user's documents; another word where it changes, so that no half-written cache goes on
 
 
 def documents(config: CorpusConfig, cache_root: Path, split: Split) -> Iterator[str]:
@@ -41,8 +42,8 @@ def fingerprint(config: CorpusConfig) -> str:
     values = dataclasses.asdict(config)
     path = Path(config.path).expanduser() if config.path else None
     if path is not None:
-        files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file())
-        values["path"] = [(p.name, _digest(p, p.stat().st_size, p.stat().st_mtime_ns)) for p in files]
+        values["path"] = [(p.name, _digest(p, p.stat().st_size, p.stat().st_mtime_ns)) for p in files_of(path)]
+        values["order"] = ORDER
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 

@@ -9,46 +9,64 @@ from pathlib import Path
 from saemd.errors import UserError, bad_value
 
 BUILDERS = {".txt": "text", ".jsonl": "json", ".json": "json", ".zst": "json", ".parquet": "parquet"}
-SHUFFLE_DOCUMENTS = 10_000  # buffer of a streamed data set
+SHUFFLE_DOCUMENTS = 10_000  # buffer of what is streamed
+
+
+def files_of(path: Path) -> list[Path]:
+    """The files that are read of a file or folder, sorted."""
+    if path.is_file():
+        return [path]
+    return sorted(p for p in path.rglob("*") if p.is_file() and p.suffix in BUILDERS)
 
 
 def read_files(path: Path, text_field: str, seed: int) -> Iterator[str]:
     """Documents of a file or folder: a .txt is one document, .jsonl, .jsonl.zst and .parquet hold one a row.
 
-    Rows are read through `datasets` and shuffled as a whole. Raises `UserError` for what cannot be read.
+    The files are shuffled, and rows are read through `datasets` and shuffled in a buffer: memory holds that many
+    documents, however large the files. Raises `UserError` for what cannot be read, when it is reached.
     """
     if not path.exists():
         raise bad_value("corpus.path", path, "there is no such file or folder")
-    files = [path] if path.is_file() else sorted(p for p in path.rglob("*") if p.is_file() and p.suffix in BUILDERS)
+    files = files_of(path)
     if not files or files[0].suffix not in BUILDERS:
         raise bad_value("corpus.path", path, f"no files of a known kind here ({', '.join(BUILDERS)})")
-    texts: list[str] = []
-    for file in files:
-        texts.extend(_read(file, text_field))
-    random.Random(seed).shuffle(texts)
-    yield from texts
+    draw = random.Random(seed)
+    draw.shuffle(files)
+    waiting: list[str] = []
+    for text in (text for file in files for text in _read(file, text_field)):
+        if len(waiting) < SHUFFLE_DOCUMENTS:
+            waiting.append(text)
+            continue
+        i = draw.randrange(SHUFFLE_DOCUMENTS)
+        waiting[i], text = text, waiting[i]
+        yield text
+    draw.shuffle(waiting)
+    yield from waiting
 
 
-def _read(file: Path, text_field: str) -> list[str]:
-    from datasets import Dataset, load_dataset
+def _read(file: Path, text_field: str) -> Iterator[str]:
+    from datasets import load_dataset
     from datasets.exceptions import DatasetGenerationError
 
     try:
         if file.suffix == ".txt":
-            return [text] if (text := file.read_text(encoding="utf-8").strip()) else []
+            if text := file.read_text(encoding="utf-8").strip():
+                yield text
+            return
         if not file.stat().st_size:
             raise bad_value("corpus.path", file, "the file is empty")
         rows = load_dataset(BUILDERS[file.suffix], data_files=str(file), split="train", streaming=True)
-        texts = [row.get(text_field) for row in rows]
+        for n, row in enumerate(rows, start=1):
+            text = row.get(text_field)
+            if not isinstance(text, str):
+                raise bad_value("corpus.text_field", text_field, f"row {n} of {file} has no such text, but {list(row)}")
+            if text:
+                yield text
     except UserError:
         raise
     except (OSError, ValueError, DatasetGenerationError) as error:
         reason = " ".join(str(error).split())[:160]
         raise bad_value("corpus.path", file, f"cannot be read ({type(error).__name__}: {reason})") from error
-    assert not isinstance(rows, Dataset)
-    if missing := sum(not isinstance(text, str) for text in texts):
-        raise bad_value("corpus.text_field", text_field, f"{missing} of {len(texts)} rows of {file} have no such text")
-    return [text for text in texts if text]
 
 
 def streamed(dataset: str, text_field: str, seed: int) -> Iterator[str]:
