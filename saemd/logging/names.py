@@ -52,4 +52,3 @@ QUALITY_L0 = "quality/l0"
 
 CONFIG_INIT = "init.label"
 CONFIG_L0 = "l0"
-CONFIG_SEED = "seed"
