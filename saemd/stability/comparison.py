@@ -73,8 +73,8 @@ class Comparison:
 def compare(sae_a: Dictionary, sae_b: Dictionary, *, done: Callable[[], None] = lambda: None) -> Comparison:
     """Match the latents of two SAEs by the columns of W_enc [D, F] and by the rows of W_dec [F, D] (signed cosines).
 
-    Scalars on W_enc, W_dec or the activations change nothing. `done` is called after each of the two matchings. One
-    matching's matrix is freed before the next is made (see `match` for the memory).
+    Scalars on W_enc, W_dec or the activations change nothing. `done` is called after each of the two matchings,
+    which run one after the other (see `match` for the memory).
     """
     enc = match(sae_a.W_enc.T, sae_b.W_enc.T)
     done()
