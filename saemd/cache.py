@@ -17,7 +17,8 @@ def main(arguments: list[str]) -> int:
         print(__doc__)
         return 0
     for config in compose_all(arguments):
-        cache = ensure_cache(config.lm, config.layer, config.corpus, config.activations, Path(config.cache_root))
+        root, on = Path(config.cache_root), config.accelerator
+        cache = ensure_cache(config.lm, config.layer, config.corpus, config.activations, root, accelerator=on)
         print(f"{cache.path}: {cache.n_train:,} + {cache.n_heldout:,} held-out tokens of width {cache.d_in}")
     return 0
 

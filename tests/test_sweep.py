@@ -15,8 +15,10 @@ import yaml
 from safetensors.torch import load_file
 from transformers import LlamaConfig
 
-from saemd import cli, load_sae, train
+from saemd import cache, cli, load_sae, train
+from saemd.activations import harvest
 from saemd.activations.cache import ActivationCache
+from saemd.errors import UserError
 from saemd.training.record import _git_commit, held
 from tests.pipeline import WORDS, save_jsonl, save_model
 
@@ -266,6 +268,21 @@ def test_an_error_of_the_sweep_itself_is_not_swallowed(world, command, tmp_path,
     monkeypatch.setattr(train, "train_groups", broken)
     with pytest.raises(RuntimeError, match="of no job"):
         command("-m", *world, f"run_root={tmp_path}", "init=uniform", "seed=0,1", "together=2")
+
+
+def test_the_cache_too_is_written_where_the_accelerator_says(world, command, tmp_path, monkeypatch):
+    devices = []
+
+    def load(*args, device, **more):
+        devices.append(device)
+        raise UserError("seen")
+
+    monkeypatch.setattr(harvest, "load_lm", load)
+    monkeypatch.setattr("torch.cuda.is_available", lambda: True)
+    for accelerator in ("cpu", "auto"):
+        arguments = [*world, f"cache_root={tmp_path}", f"accelerator={accelerator}", "activations.lm_dtype=float32"]
+        assert command(*arguments, main=cache.main) == 2
+    assert devices == ["cpu", "cuda"]
 
 
 def test_one_failed_job_does_not_take_the_others(world, command, tmp_path, capsys):

@@ -26,9 +26,12 @@ def ensure_cache(
     corpus_config: CorpusConfig,
     activations_config: ActivationsConfig,
     cache_root: Path,
+    *,
+    accelerator: str = "auto",
 ) -> ActivationCache:
     """The finished cache of layer `layer`'s output; written first where it is missing.
 
+    `accelerator` is where the language model runs: on a GPU where there is one, unless it says cpu.
     A finished cache is found by its fingerprint, without loading model or corpus. Shards are verified by checksum
     when a process first reads them. Raises `UserError` (see `write_cache` and `ActivationCache.open`).
     """
@@ -38,7 +41,8 @@ def ensure_cache(
     if not (folder / MANIFEST).is_file():
         with lock(folder):
             if not (folder / MANIFEST).is_file():
-                _write(folder, origin, lm_config, corpus_config, activations_config, cache_root)
+                device = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+                _write(folder, origin, lm_config, corpus_config, activations_config, cache_root, device)
     found = ActivationCache.open(folder, verify=True)
     if found.fingerprint != origin.fingerprint:
         there = found.manifest.origin
@@ -91,10 +95,10 @@ def _write(
     corpus_config: CorpusConfig,
     config: ActivationsConfig,
     cache_root: Path,
+    device: str,
 ) -> None:
     from saemd.corpus import contexts, documents
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
     begun = read_progress(folder)  # a resumed cache keeps its dtype, whatever is faster here
     lm_dtype = begun.lm_dtype if begun else config.lm_dtype
     if lm_dtype == "auto":

@@ -90,7 +90,8 @@ def _train(configs: list[Config], settle: Tell) -> None:
         torch.set_num_threads(config.threads)
     torch.set_flush_denormal(True)  # Adam's second moment of sparse gradients decays into denormals: slow on a CPU
     try:
-        cache = ensure_cache(config.lm, config.layer, config.corpus, config.activations, Path(config.cache_root))
+        root, on = Path(config.cache_root), config.accelerator
+        cache = ensure_cache(config.lm, config.layer, config.corpus, config.activations, root, accelerator=on)
         data = _data(config, cache)
     except Exception as error:
         for config in configs:
