@@ -108,6 +108,8 @@ def log_entries(data: bytes) -> Iterator[bytes]:
             at += left
             continue
         length, kind = int.from_bytes(data[at + 4 : at + 6], "little"), data[at + 6]
+        if len(data) < at + 7 + length:  # still being written
+            return
         partial += data[at + 7 : at + 7 + length]
         at += 7 + length
         if kind in (1, 4):  # whole, or the last part

@@ -201,7 +201,11 @@ def test_stopped_run_says_so_and_goes_on(sent, world, command, tmp_path):
     arguments[arguments.index("logger=none")] = "logger=csv"
     run = tmp_path / "init=uniform" / "l0=4" / "seed=5"
     process = subprocess.Popen(
-        [sys.executable, "-m", "saemd.train", *arguments], stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+        [sys.executable, "-m", "saemd.train", *arguments],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.PIPE,
+        text=True,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # ignored behind a shell's &
     )
     deadline = time.monotonic() + 120
     while not (run / "last.ckpt").is_file():
