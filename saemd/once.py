@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import fcntl
 import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+
+from saemd.locks import locked
 
 
 def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
@@ -16,10 +17,7 @@ def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
     """
     if folder.is_dir():
         return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    # The lock file stays: one that is removed could be held twice.
-    with open(folder.with_name(f".{folder.name}.lock"), "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with locked(folder.with_name(f".{folder.name}.lock")):
         if folder.is_dir():
             return folder
         partial = folder.with_name(f".partial-{folder.name}")

@@ -7,7 +7,6 @@ that was not. Knows neither a language model nor a corpus: `saemd.activations.ha
 
 from __future__ import annotations
 
-import fcntl
 import importlib.metadata
 import shutil
 import sys
@@ -40,6 +39,7 @@ from saemd.activations.manifest import (
 from saemd.activations.shards import check_size, count_non_finite, disk_bytes, to_bits, write_shard
 from saemd.activations.statistics import Sums, norms
 from saemd.errors import UserError, bad_value
+from saemd.locks import locked
 from saemd.progress import Bar, bar
 
 Context = tuple[Tensor, Tensor]  # input_ids [T] int64, keep [T] bool: False where a token's activation is not wanted
@@ -105,17 +105,9 @@ def write_cache(
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
     """One writer at a time; a second process waits here until the first is done or dead."""
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with open(folder.with_name(f".{folder.name}.lock"), "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            _say(f"another process is writing {folder}; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)  # closing alone would leave it to a forked child
+    waiting = f"another process is writing {folder}; waiting for it"
+    with locked(folder.with_name(f".{folder.name}.lock"), lambda: _say(waiting)):
+        yield
 
 
 @dataclass

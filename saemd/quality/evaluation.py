@@ -10,8 +10,8 @@ from typing import Any
 
 import torch
 
+from saemd import locks
 from saemd.errors import UserError, bad_value
-from saemd.quality.alone import alone
 from saemd.quality.bench import Bench
 from saemd.quality.records import Record, make_record, read_record, write_record
 from saemd.quality.saebench import gemma_scope
@@ -170,7 +170,8 @@ def _measure(score: Score, settings: Any, bench: Bench, subjects: list[Subject],
     """Measure what is missing; write each at once. Returns how many failed; their records go to `now`."""
     if not _missing(score, settings, bench, subjects):
         return 0
-    with alone(bench.folder("locks"), score.name):
+    wait = f"{score.name}: waiting for another evaluation that measures it on the same text"
+    with locks.locked(bench.folder("locks") / f"{score.name}.lock", lambda: print(wait, file=sys.stderr)):
         waiting = _missing(score, settings, bench, subjects)  # less what another evaluation has measured meanwhile
         return _measure_waiting(score, settings, bench, waiting, now)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import fcntl
 import hashlib
 import importlib.metadata
 import json
@@ -24,6 +23,7 @@ from saemd.activations import harvest
 from saemd.activations.cache import ActivationCache
 from saemd.config import Config
 from saemd.errors import UserError
+from saemd.locks import locked
 
 CONFIG, METRICS, LATENTS = "config.yaml", "metrics.json", "latents.npz"
 
@@ -106,16 +106,12 @@ def refuse_another(folder: Path, about: dict[str, Any]) -> None:
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
     """Hold a run's directory, so that one process trains it. Raises `UserError` where another one does."""
-    folder.mkdir(parents=True, exist_ok=True)
-    with open(folder / ".lock", "w") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            raise UserError(f"{folder}: another process is training this run; wait for it, or stop it") from None
-        try:
-            yield
-        finally:
-            fcntl.flock(file, fcntl.LOCK_UN)  # closing alone would leave it to a forked child
+
+    def refuse() -> None:
+        raise UserError(f"{folder}: another process is training this run; wait for it, or stop it")
+
+    with locked(folder / ".lock", refuse):
+        yield
 
 
 def write_config(folder: Path, about: dict[str, Any]) -> None:

@@ -1,0 +1,31 @@
+"""One process at a time where several would write the same files."""
+
+from __future__ import annotations
+
+import fcntl
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+
+@contextmanager
+def locked(path: Path, taken: Callable[[], object] = lambda: None) -> Iterator[None]:
+    """Hold the lock file `path`; its folder is made. Where another process or thread has it, `taken` is called first.
+
+    Then this one waits, unless `taken` raises. A killed holder's lock is released by the system; the file stays, as
+    one that is removed could be held twice.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "w") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            free = True
+        except BlockingIOError:
+            free = False
+        if not free:
+            taken()
+            fcntl.flock(file, fcntl.LOCK_EX)
+        try:
+            yield
+        finally:
+            fcntl.flock(file, fcntl.LOCK_UN)  # closing alone would leave it to a forked child
