@@ -9,7 +9,7 @@ import warnings
 from pathlib import Path
 from urllib.parse import urlsplit
 
-from saemd.errors import UserError
+from saemd.errors import UserError, bad_value
 from saemd.logging.config import LoggerConfig
 
 
@@ -21,6 +21,16 @@ def resolve_mode(config: LoggerConfig) -> str:
     if asked in ("online", "offline", "disabled"):
         return asked
     return "online" if has_credentials() else "offline"
+
+
+def check_account(config: LoggerConfig) -> None:
+    """Raise `UserError` where a run would be logged to W&B and could not be: no key, or no server."""
+    if config.name != "wandb" or resolve_mode(config) != "online":
+        return
+    if not has_credentials():
+        remedy = "no W&B key is on this machine; run `wandb login`, set WANDB_API_KEY, or use logger.mode=offline"
+        raise bad_value("logger.mode", config.mode, remedy)
+    reach(server())
 
 
 def has_credentials() -> bool:

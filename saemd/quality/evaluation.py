@@ -12,6 +12,7 @@ import torch
 
 from saemd import locks
 from saemd.errors import UserError, bad_value
+from saemd.logging.account import check_account
 from saemd.quality.bench import Bench
 from saemd.quality.records import Record, make_record, read_record, write_record
 from saemd.quality.saebench import gemma_scope
@@ -21,6 +22,7 @@ from saemd.quality.spread import summary
 from saemd.sae.export import load_sae
 from saemd.stability.runs import Run, find_runs
 from saemd.stability.store import locked, write_json
+from saemd.threads import use_threads
 
 Group = tuple[Bench, list[tuple[Run, Subject]]]
 Failures = dict[tuple[Path, str], Record]  # by the SAE's folder and the score
@@ -43,8 +45,8 @@ def evaluate_root(config: Any) -> Evaluation:
     with other settings, the run keeps that one, and only this call shows the failure. Raises `UserError` for a run
     root without a finished run whose language model is there.
     """
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    use_threads(config.threads)
+    check_account(config.logger)
     if config.device == "cuda" and not torch.cuda.is_available():
         raise bad_value("device", config.device, "this machine has no GPU that torch can use; use cpu")
     run_root = Path(config.run_root)

@@ -16,7 +16,9 @@ from typing import Any
 
 import lightning as pl
 import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from saemd.activations.cache import ActivationCache
@@ -28,6 +30,7 @@ from saemd.lm.load import lm_info
 from saemd.lm.weights import read_mlp_decoder
 from saemd.logging import finish, log_summary, make_logger, run_id, run_name
 from saemd.sae import LossFunction, Sources, build, make_loss
+from saemd.threads import use_threads
 from saemd.training import record
 from saemd.training.callbacks import CompareSiblings, ProgressBar, SaveRun, TimedCheckpoint
 from saemd.training.checkpoints import CHECKPOINT, RunCheckpoints, step_of
@@ -86,8 +89,8 @@ def train_together(configs: list[Config], tell: Tell = lambda config, outcome: N
 
 def _train(configs: list[Config], settle: Tell) -> None:
     config = configs[0]  # for the keys that a group shares
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    use_threads(config.threads)
+    rank_zero_only.rank = 0  # a job is one process, also where a scheduler numbers its tasks (RANK, SLURM_PROCID)
     torch.set_flush_denormal(True)  # Adam's second moment of sparse gradients decays into denormals: slow on a CPU
     try:
         root, on = Path(config.cache_root), config.accelerator
@@ -133,8 +136,8 @@ def _prepare(
     record.refuse_another(folder, about)
     module = _module(config, cache, loss)
     about["start"] = {name: record.digest(getattr(module.sae, name)) for name in ("W_dec", "W_enc")}
-    module.start_dec = starts.setdefault(about["start"]["W_dec"], module.start_dec)
-    module.start_enc = starts.setdefault(about["start"]["W_enc"], module.start_enc)
+    for name, start in (("W_dec", "start_dec"), ("W_enc", "start_enc")):  # by name too: one latent's are the same bytes
+        setattr(module, start, starts.setdefault(name + about["start"][name], getattr(module, start)))
     locks.enter_context(record.held(folder))
     record.write_config(folder, about)
     name, group = run_name(config.init.label, config.l0, config.seed), Path(config.run_root).name
@@ -215,7 +218,7 @@ def _through_lightning(together: Together, runs: list[Run], data: ActivationData
             TimedCheckpoint(config.checkpoint_minutes),
             *own,
         ],
-        plugins=[RunCheckpoints(together, {run.module: run.folder for run in runs})],
+        plugins=[LightningEnvironment(), RunCheckpoints(together, {run.module: run.folder for run in runs})],
         enable_checkpointing=False,
         enable_progress_bar=False,
         enable_model_summary=False,
