@@ -10,13 +10,18 @@ from pathlib import Path
 
 from saemd.activations.harvest import ensure_cache
 from saemd.cli import compose_all, entry
+from saemd.preflight import check_caches
+from saemd.threads import use_threads
 
 
 def main(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(__doc__)
         return 0
-    for config in compose_all(arguments):
+    configs = compose_all(arguments)
+    check_caches(configs)
+    for config in configs:
+        use_threads(config.threads)
         root, on = Path(config.cache_root), config.accelerator
         cache = ensure_cache(config.lm, config.layer, config.corpus, config.activations, root, accelerator=on)
         print(f"{cache.path}: {cache.n_train:,} + {cache.n_heldout:,} held-out tokens of width {cache.d_in}")

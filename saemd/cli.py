@@ -5,6 +5,8 @@ An error a user can mend ends with exit code 2, a failed job with 1, an interrup
 
 from __future__ import annotations
 
+import dataclasses
+import io
 import itertools
 import os
 import re
@@ -14,22 +16,24 @@ from collections.abc import Callable
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
+from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
+from saemd.arguments import folder, overrides, refuse_unread, unknown_key
 from saemd.config import Config, check
 from saemd.corpus.config import CorpusConfig
-from saemd.errors import UserError
+from saemd.errors import UserError, bad_value
 from saemd.lm.config import LMConfig
 from saemd.logging.config import LoggerConfig
 from saemd.sae.config import InitConfig, MirrorConfig
 from saemd.training.config import RecipeConfig
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
-FLAGS = {"-m", "--multirun"}
+FLAGS = ("-m", "--multirun")
 
 
 def register() -> None:
@@ -48,9 +52,11 @@ def register() -> None:
 
 
 def typed(composed: DictConfig) -> Config:
-    """The checked `Config` of what Hydra composed. Raises `UserError`."""
+    """The checked `Config` of what Hydra composed, its folders without `~`. Raises `UserError`."""
+    refuse_unread(composed)
     config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
+    config.run_root, config.cache_root = folder("run_root", config.run_root), folder("cache_root", config.cache_root)
     check(config)
     return config
 
@@ -58,14 +64,16 @@ def typed(composed: DictConfig) -> Config:
 def compose_all(arguments: list[str]) -> list[Config]:
     """Every job a command line asks for, composed and checked before the first one starts.
 
-    `arguments` as Hydra takes them; comma-separated values are a sweep only behind -m.
+    `arguments` as Hydra takes them; comma-separated values are a sweep only behind -m. Raises `UserError` for flags and
+    keys that nothing would read.
     """
-    multirun = bool(FLAGS & set(arguments))
-    words = [word for word in arguments if not word.startswith("-")]
+    multirun = bool({*FLAGS} & {*arguments})
     choices = []
-    for override in OverridesParser.create().parse_overrides(words):
+    for override in OverridesParser.create().parse_overrides(overrides(arguments, FLAGS)):
         if isinstance(override.value(), int | float | bool) and not override.key_or_group:
             raise UserError(f"{override.input_line}: write key=value")
+        if override.key_or_group.startswith("hydra."):
+            _refuse_unread_by_hydra(override.key_or_group, override.value())
         if multirun and override.is_sweep_override():
             key = override.get_key_element()
             choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
@@ -75,10 +83,22 @@ def compose_all(arguments: list[str]) -> list[Config]:
         return [typed(compose("config", list(job))) for job in itertools.product(*choices)]
 
 
+def _refuse_unread_by_hydra(key: str, value: object) -> None:
+    """With + before it, Hydra takes any key for its own part."""
+    part = key.split(".")[1]
+    if part == "mode":
+        raise bad_value(key, value, "leave it out; -m asks for a sweep")
+    if part not in (known := [field.name for field in dataclasses.fields(HydraConf)]):
+        raise unknown_key(key, [f"hydra.{name}" for name in known])
+
+
 def entry(main: Callable[[list[str]], int]) -> None:
     """Run `main(arguments)` as a program: its return value is the exit code, a user's error is one line and 2."""
     os.environ["HYDRA_FULL_ERROR"] = "1"  # Hydra raises instead of printing its own report
-    warnings.filterwarnings("ignore", module="lightning")  # advice on loaders and deprecations that users cannot act on
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # where its encoding lacks a letter, as in a folder's name
+            stream.reconfigure(errors="backslashreplace")
+    quiet_warnings()
     register()
     try:
         code = main(sys.argv[1:])
@@ -91,19 +111,29 @@ def entry(main: Callable[[list[str]], int]) -> None:
     sys.exit(code)
 
 
+def quiet_warnings() -> None:
+    """Leave out Lightning's advice on loaders and deprecations, which users cannot act on."""
+    warnings.filterwarnings("ignore", module="lightning")
+
+
 def one_line(error: BaseException) -> str:
     """The message without its context lines, in the form `key=value: remedy` where Hydra says enough for that."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines)
-    if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '(\w+)/([^']+)'", text)):
+    if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '([^']+)/([^'/]+)'", text)):
         group, value = found.groups()
-        known = sorted(path.stem for path in (CONF / group).glob("*.yaml"))
-        return f"{group}={value}: known are {', '.join(known)}"
+        known = [option for option in error.options or () if not option.startswith("base_")]
+        install = "; others come in packages, as hydra-joblib-launcher" if group.startswith("hydra/") else ""
+        return f"{group}={value}: known are {', '.join(known)}{install}"
     if isinstance(error, OverrideParseException):
-        key, _, value = error.override.partition("=")
-        return f"{error.override}: not to be read; a value with = or blanks in it goes in quotes, \"{key}='{value}'\""
+        key, equals, value = error.override.partition("=")
+        if not equals:
+            return f"{error.override}: write key=value"
+        return (
+            f"{error.override}: cannot be read; put a value with commas, brackets or $ in quotes, \"{key}='{value}'\""
+        )
     if found := re.search(r"Could not override '([^']+)'", text):
-        return f"{found[1]}: there is no such key here; saemd/config.py and the README list the keys"
+        return str(unknown_key(found[1], ()))
     if found := re.search(r"Error merging override (\S+)", text):
         reason = str(error.__cause__ or "").split("\n")[0]
         return f"{found[1]}: {reason or 'not a value of this key'}"

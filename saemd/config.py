@@ -6,6 +6,7 @@ against each other. A key that nothing reads is a defect.
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 
 from omegaconf import MISSING
@@ -21,6 +22,7 @@ from saemd.sae.init import check_init
 from saemd.training.config import RecipeConfig, check_recipe
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
+SEEDS = 2**32
 
 
 @dataclass
@@ -53,8 +55,13 @@ class Config:
 
 def check(config: Config) -> None:
     """Refuse values that no run could use, and keys that contradict each other. Raises `UserError`."""
+    for key in ("seed", "init_seed", "data_seed"):
+        if not 0 <= getattr(config, key) < SEEDS:  # torch's generator keeps 32 bits: two seeds could draw one start
+            raise bad_value(key, getattr(config, key), f"use a seed from 0 to {SEEDS - 1}")
     if config.l0 <= 0:
         raise bad_value("l0", config.l0, "the target L0 must be at least 1")
+    if config.d_sae is not None and config.d_sae < 1:
+        raise bad_value("d_sae", config.d_sae, "use at least 1, or null for twice the MLP's hidden width")
     if config.d_sae is not None and config.l0 > config.d_sae:
         raise bad_value("l0", config.l0, f"the target L0 cannot exceed d_sae={config.d_sae}")
     if config.batch_size <= 0:
@@ -67,6 +74,8 @@ def check(config: Config) -> None:
         raise bad_value("threads", config.threads, "use at least 1, or null for all cores")
     if config.together < 1:
         raise bad_value("together", config.together, "use 1 (one job after another) or more")
+    if not 0 < config.checkpoint_minutes < math.inf:
+        raise bad_value("checkpoint_minutes", config.checkpoint_minutes, "use a positive number of minutes")
     if config.accelerator not in ACCELERATORS:
         raise bad_value("accelerator", config.accelerator, f"known are {', '.join(ACCELERATORS)}")
     check_activations(config.activations)

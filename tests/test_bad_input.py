@@ -27,7 +27,39 @@ CASES = {
     "fold without a post-norm": (["init=mirror", "init.fold_postnorm=true"], r"init.fold_postnorm=True: "),
     "seeds that repeat": (["-m", "seed=1,1"], r"seed=1: two jobs of this sweep would share"),
     "values without -m": (["seed=1,2"], r"seed=1,2: several values are a sweep; add -m"),
-    "unquoted": (["cache_root=a=b"], r"cache_root=a=b: .* in quotes, \"cache_root='a=b'\""),
+    "unquoted": (["run_root=[a"], r"run_root=\[a: .* in quotes, \"run_root='\[a'\""),
+    "no key": (["foo"], r"foo: write key=value"),
+    "a flag for a key": (["--seed=3"], r"--seed=3: write seed=3; the flags are "),
+    "a flag and its value": (["--seed", "3"], r"--seed: write seed=…; "),
+    "an unknown flag": (["-x"], r"-x: keys are written key=value; "),
+    "added key": (["+colour=red"], r"colour: there is no such key"),
+    "added by force": (["++recipe.lrr=1"], r"recipe.lrr: there is no such key here; did you mean recipe.lr\?"),
+    "added to a group": (["+lm.foo=2"], r"lm.foo: there is no such key"),
+    "added to Hydra": (["+hydra.foo=2"], r"hydra.foo: there is no such key"),
+    "added in an entry of a dictionary": (
+        ["corpus=wiki", "corpus.path=null", "+corpus.sources.wiki.colour=red"], r"corpus.sources.wiki.colour: there is"
+    ),
+    "taken out": (["~l0"], r"l0: taken out with ~"),
+    "Hydra's way to ask for a sweep": (["hydra.mode=MULTIRUN"], r"hydra.mode=MULTIRUN: leave it out; -m"),
+    "a launcher that is not installed": (["-m", "hydra/launcher=slurm"], r"hydra/launcher=slurm: known are .*basic"),
+    "negative seed": (["seed=-1"], r"seed=-1: use a seed from 0 to 4294967295"),
+    "seed of more than 32 bits": (["seed=4294967296"], r"seed=4294967296: use a seed from 0 to 4294967295"),
+    "seed of more than 64 bits": (["seed=18446744073709551616"], r"seed=18446744073709551616: use a seed"),
+    "seed of the data": (["data_seed=-5"], r"data_seed=-5: use a seed"),
+    "seed of the start": (["init_seed=-5"], r"init_seed=-5: use a seed"),
+    "no latents": (["d_sae=0"], r"d_sae=0: use at least 1"),
+    "empty label": (["init.label=''"], r"init.label=: it names the run's folder"),
+    "label with a slash": (["init.label=a/b"], r"init.label=a/b: it names the run's folder"),
+    "label with blanks around it": (["init.label=' a'"], r"init.label= a: it names the run's folder"),
+    "long label": (["init.label=" + "x" * 101], r"init.label=x+…: .* 1 to 100 bytes"),
+    "not a number": (["recipe.lr=nan"], r"recipe.lr=nan: use a positive number"),
+    "infinite": (["init.threshold=inf"], r"init.threshold=inf: use a finite number"),
+    "no minutes": (["checkpoint_minutes=0"], r"checkpoint_minutes=0.0: use a positive number"),
+    "no folder": (["cache_root=''"], r"cache_root='': name a folder"),
+    "what the folder's name does not hold": (
+        ["-m", "init=uniform", "init.encoder=tied,dual"], r"init.encoder=tied and dual: both jobs would share .*root"
+    ),
+    "layers in one folder": (["-m", "layer=0,1"], r"layer=0 and 1: both jobs would share "),
     "missing model": (["lm.name=./nowhere"], r"lm.name=./nowhere: "),
     "no name": (["lm.name=???"], r"lm.name: has no value"),
     "unreadable corpus": (["corpus.path=./nowhere"], r"corpus.path=nowhere: "),
@@ -54,12 +86,43 @@ def test_one_line_and_nothing_written(case, world, command, tmp_path, capsys):  
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
-def test_refused_before_the_cache_is_written(world, command, tmp_path, capsys, monkeypatch):  # noqa: F811
+LATE = (
+    ["recipe=reference"], ["accelerator=gpu"], ["init.encoder=none"], ["run_root=/proc/nowhere"], ["seed=-1"],
+    ["init.label=a/b"], ["batch_size=7000", "tokens=7000"], ["init.fold_postnorm=true"], ["logger=wandb"],
+    ["logger=wandb", "logger.mode=online"], ["-m", "seed=0,1", "batch_size=7000", "tokens=7000", "together=2"],
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("bad", LATE)
+def test_refused_before_the_cache_is_written(bad, world, command, tmp_path, capsys, monkeypatch):  # noqa: F811
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
-    for bad in ("recipe=reference", "accelerator=gpu", "init.encoder=none", "run_root=/proc/nowhere"):
-        assert command(*world, f"run_root={tmp_path / 'runs'}", f"cache_root={tmp_path / 'cache'}", bad) == 2
-        assert len([line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]) == 1
-        assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+    monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
+    if bad == ["logger=wandb"]:
+        monkeypatch.setenv("WANDB_API_KEY", "0" * 40)
+    assert command(*world, f"run_root={tmp_path / 'runs'}", f"cache_root={tmp_path / 'cache'}", *bad) == 2
+    assert len([line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]) == 1
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_a_changed_key_of_an_unfinished_run_is_refused_before_the_cache(world, command, tmp_path, capsys):  # noqa: F811
+    """The caches are gone; none is written for a run that could not go on."""
+    run_root, elsewhere = f"run_root={tmp_path / 'runs'}", f"cache_root={tmp_path / 'cache'}"
+    assert command(*world, run_root, "init=uniform") == 0
+    next(tmp_path.rglob("metrics.json")).unlink()
+    sweep = ["-m", *world, run_root, elsewhere, "init=uniform", "seed=23,24", "recipe.lr=0.001"]
+    assert command(*sweep) == 2
+    assert "recipe.lr: 0.0003 there, 0.001 asked for" in capsys.readouterr().err
+    assert not list((tmp_path / "cache").rglob("*.bin"))
+    assert not list(tmp_path.rglob("seed=23"))
+
+
+@pytest.mark.parametrize("entry", [cache_entry, evaluate])
+def test_other_entries_refuse_what_they_would_not_read(entry, command, tmp_path, capsys):  # noqa: F811
+    for argument in ("--layer=5", "+layr=5", "+logger.colour=red"):
+        assert command(argument, f"cache_root={tmp_path}", main=entry.main) == 2
+        said = capsys.readouterr().err
+        assert re.match(r"error: (--layer=5: write layer=5|(layr|logger.colour): there is no such key)", said), said
+    assert not list(tmp_path.iterdir())
 
 
 def test_too_little_disk(world, command, tmp_path, capsys):  # noqa: F811

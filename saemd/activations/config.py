@@ -35,7 +35,7 @@ def check_activations(config: ActivationsConfig) -> None:
         raise bad_value(
             "activations.shard_tokens", config.shard_tokens, f"use at least context_length={config.context_length}"
         )
-    if config.outlier_factor is not None and config.outlier_factor <= 1:
+    if config.outlier_factor is not None and not config.outlier_factor > 1:
         raise bad_value("activations.outlier_factor", config.outlier_factor, "use more than 1, or null to keep all")
     if config.lm_dtype not in LM_DTYPES:
         raise bad_value("activations.lm_dtype", config.lm_dtype, f"known are {', '.join(LM_DTYPES)}")

@@ -29,6 +29,7 @@ class LMInfo:
     d_model: int
     n_layers: int
     mlp_width: int  # m
+    has_post_norm: bool  # a norm stands behind the MLP
     fingerprint: str
 
 
@@ -57,16 +58,17 @@ def lm_info(config: LMConfig, cache_root: Path) -> LMInfo:
     Raises `UserError` for an architecture that is not known.
     """
     folder = resolve(config, cache_root, CONFIG)
-    d_model, n_layers, m = _sizes(folder, (folder / "config.json").read_text())
-    return LMInfo(config.name, d_model, n_layers, m, fingerprint(config, folder))
+    sizes = _sizes(folder, (folder / "config.json").read_text())
+    return LMInfo(config.name, *sizes, fingerprint(config, folder))
 
 
 @lru_cache
-def _sizes(folder: Path, config_json: str) -> tuple[int, int, int]:
-    """(d_model, layers, MLP width), which follow from config.json's text; every job of a sweep asks for them."""
+def _sizes(folder: Path, config_json: str) -> tuple[int, int, int, bool]:
+    """(d_model, layers, MLP width, post-norm), which config.json's text decides; every job of a sweep asks for them."""
     model = skeleton(folder)
-    d_model, m = mlp_anatomy(model, 0).decoder.shape
-    return d_model, len(decoder_layers(model)), m
+    mlp = mlp_anatomy(model, 0)
+    d_model, m = mlp.decoder.shape
+    return d_model, len(decoder_layers(model)), m, mlp.post_norm is not None
 
 
 def load_lm(

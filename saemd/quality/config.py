@@ -10,9 +10,11 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
+from saemd.arguments import folder, overrides, refuse_unread
 from saemd.cli import CONF
 from saemd.errors import UserError, bad_value
 from saemd.logging.config import LoggerConfig
+from saemd.logging.config import check as check_logger
 from saemd.quality.score import Score
 from saemd.quality.scores import SCORES
 
@@ -41,12 +43,17 @@ FullConfig = full_config(SCORES)
 
 def compose_evaluation(arguments: list[str]) -> Any:
     """The checked `FullConfig` of a command line. Raises `UserError` or Hydra's errors, which `saemd.cli` tells."""
-    for word in arguments:
-        if word.startswith("-") or "=" not in word:
+    words = overrides(arguments)
+    for word in words:
+        if "=" not in word:
             raise UserError(f"{word}: write key=value; saemd.evaluate measures all runs of a run_root by itself")
     ConfigStore.instance().store(name="base_evaluate", node=FullConfig)
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        config: Any = OmegaConf.to_object(compose("evaluate", [_list_of_scores(word) for word in arguments]))
+        composed = compose("evaluate", [_list_of_scores(word) for word in words])
+    refuse_unread(composed)
+    config: Any = OmegaConf.to_object(composed)
+    config.run_root, config.cache_root = folder("run_root", config.run_root), folder("cache_root", config.cache_root)
+    check_logger(config.logger)
     known = ", ".join(SCORES)
     for name in config.scores or ():
         if name not in SCORES:

@@ -42,7 +42,7 @@ class CoreSettings:
     def check(self, context_length: int) -> None:
         if self.tokens < 2 * context_length:
             raise bad_value("core.tokens", self.tokens, f"use at least two contexts, {2 * context_length} tokens")
-        if self.outlier_factor is not None and self.outlier_factor <= 1:
+        if self.outlier_factor is not None and not self.outlier_factor > 1:
             raise bad_value("core.outlier_factor", self.outlier_factor, "use more than 1, or null")
         if self.resamples < 2:
             raise bad_value("core.resamples", self.resamples, "use at least 2")

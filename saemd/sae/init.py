@@ -7,6 +7,7 @@ scale, b_dec, W_dec, W_enc, θ. To add an initialisation, write one function, en
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -100,6 +101,8 @@ def check_init(config: InitConfig) -> None:
         raise bad_value("init.name", config.name, f"known are {', '.join(INITS)}")
     if config.encoder not in ENCODERS:
         raise bad_value("init.encoder", config.encoder, f"known are {', '.join(ENCODERS)}")
+    if not math.isfinite(config.threshold):
+        raise bad_value("init.threshold", config.threshold, "use a finite number (0.001 is usual)")
 
 
 def build(config: InitConfig, sources: Sources, *, seed: int, scale: float, bias: Bias) -> JumpReLUSAE:

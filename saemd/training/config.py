@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from saemd.errors import bad_value
@@ -38,13 +39,13 @@ class RecipeConfig:
 def check_recipe(recipe: RecipeConfig) -> None:
     """Raises `UserError` for a value outside its range."""
     for key in ("lr", "bandwidth", "grad_clip_norm", "adam_eps", "threshold_lr"):
-        if getattr(recipe, key) <= 0:
+        if not 0 < getattr(recipe, key) < math.inf:
             raise bad_value(f"recipe.{key}", getattr(recipe, key), "use a positive number")
     for key in ("lr_warmup_fraction", "lr_decay_fraction", "sparsity_warmup_fraction"):
         if not 0 <= getattr(recipe, key) <= 1:
             raise bad_value(f"recipe.{key}", getattr(recipe, key), "use a fraction from 0 to 1")
     for key in ("lr_warmup_steps", "sparsity_warmup_steps", "sparsity_coefficient"):
-        if getattr(recipe, key) < 0:
+        if not 0 <= getattr(recipe, key) < math.inf:
             raise bad_value(f"recipe.{key}", getattr(recipe, key), "use 0 or more")
     if not 0 <= recipe.adam_beta2 < 1:
         raise bad_value("recipe.adam_beta2", recipe.adam_beta2, "use a number from 0 to below 1")

@@ -22,10 +22,11 @@ from saemd import __version__
 from saemd.activations import harvest
 from saemd.activations.cache import ActivationCache
 from saemd.config import Config
-from saemd.errors import UserError
+from saemd.errors import UserError, bad_value
 from saemd.locks import locked
 
 CONFIG, METRICS, LATENTS = "config.yaml", "metrics.json", "latents.npz"
+LABEL_BYTES = 100  # of the 255 that a file's name may have: figures are named by label, L0 and seeds
 
 # Keys that change where and how a run is computed but not what it is; the cache's fingerprint stands for lm and corpus.
 _ELSEWHERE = (
@@ -37,6 +38,20 @@ _SPEED = ("lm_batch_tokens", "prefetch_batches")  # of `activations`: memory and
 
 def run_dir(config: Config) -> Path:
     return Path(config.run_root) / f"init={config.init.label}" / f"l0={config.l0}" / f"seed={config.seed}"
+
+
+def check_label(label: str) -> None:
+    """Raise `UserError` for a label that cannot name a folder which the comparison finds again."""
+    plain = label.strip() == label != "" and label.isprintable() and "/" not in label
+    if not plain or len(label.encode()) > LABEL_BYTES:
+        remedy = f"it names the run's folder: use 1 to {LABEL_BYTES} bytes, no /, and no blanks around it"
+        raise bad_value("init.label", label if len(label) < 40 else label[:40] + "…", remedy)
+
+
+def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
+    """The keys, joined with dots, in which two configurations differ, with both values."""
+    old, new = _flat(dataclasses.asdict(a)), _flat(dataclasses.asdict(b))
+    return {key: (old.get(key), new.get(key)) for key in sorted(old | new) if old.get(key) != new.get(key)}
 
 
 def finished(config: Config) -> dict[str, Any] | None:

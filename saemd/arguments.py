@@ -1,0 +1,89 @@
+"""What a command line may say: flags that are known, and keys that the program reads. Everything else is refused.
+
+Hydra itself skips flags that it does not know, and `+key=value` adds keys that no code reads.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import os
+import re
+from collections.abc import Collection
+from pathlib import Path
+from typing import Any
+
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException
+from omegaconf import DictConfig, ListConfig, OmegaConf
+
+from saemd.errors import UserError, bad_value
+
+
+def overrides(arguments: list[str], flags: Collection[str] = ()) -> list[str]:
+    """The arguments without `flags`, as Hydra reads them. Raises `UserError` for any other word with a dash before it.
+
+    A value's `~` becomes the home folder. A value that Hydra's grammar cannot read, as `a=b` or one with an umlaut, is
+    put in quotes where it can only be one string.
+    """
+    words = []
+    for word in arguments:
+        if not word.startswith("-"):
+            words.append(_quoted(re.sub(r"(?<=[=,\[])~(?=/)", lambda _: os.path.expanduser("~"), word)))
+        elif word not in flags:
+            key, equals, value = word.lstrip("-").partition("=")
+            remedy = f"write {key}={value if equals else '…'}" if len(key) > 1 else "keys are written key=value"
+            also = f"; the flags are {', '.join(sorted(flags))}" if flags else ""
+            raise UserError(f"{word}: {remedy}{also}")
+    return words
+
+
+def _quoted(word: str) -> str:
+    try:
+        OverridesParser.create().parse_override(word)
+    except HydraException:
+        key, equals, value = word.partition("=")
+        if equals and value[:1] not in ("[", "{") and not re.search(r"[,'\"$\\]", value):
+            return f"{key}='{value}'"
+    return word
+
+
+def refuse_unread(node: Any, prefix: str = "") -> None:
+    """Raise `UserError` for a key of a composed configuration that its dataclass does not have, or for one taken out.
+
+    Keys of plain dictionaries (`corpus.sources`, Hydra's launchers) are free.
+    """
+    if isinstance(node, ListConfig):
+        children = {str(i): node._get_node(i) for i in range(len(node))}
+    elif isinstance(node, DictConfig) and not node._is_missing() and not node._is_none():
+        children = {str(key): node._get_node(key) for key in node}
+        kind = OmegaConf.get_type(node)
+        if kind is not None and dataclasses.is_dataclass(kind):
+            known = [field.name for field in dataclasses.fields(kind)]
+            for key in children:
+                if key not in known:
+                    raise unknown_key(f"{prefix}{key}", [f"{prefix}{name}" for name in known])
+            for key in known:
+                if key not in children:
+                    raise UserError(f"{prefix}{key}: taken out with ~, and nothing runs without it; leave it in")
+    else:
+        return
+    for key, child in children.items():
+        refuse_unread(child, f"{prefix}{key}.")
+
+
+def unknown_key(key: str, known: Collection[str]) -> UserError:
+    """The error for a key that does not exist, with the nearest one that does."""
+    near = difflib.get_close_matches(key, known, n=1)
+    meant = f"; did you mean {near[0]}?" if near else ""
+    return UserError(f"{key}: there is no such key here{meant}; saemd/config.py and the README list the keys")
+
+
+def folder(key: str, value: str) -> str:
+    """A folder that a command line names, with `~` replaced. Raises `UserError` where it is empty or has no home."""
+    if not value.strip():
+        raise bad_value(key, repr(value), "name a folder")
+    try:
+        return str(Path(value).expanduser())
+    except RuntimeError:  # no HOME, and no such user
+        raise bad_value(key, value, "there is no home folder to put in the place of ~; name the whole path") from None

@@ -1,0 +1,105 @@
+"""What can be known of jobs from the command, the folders and the network: checked before the first expensive step.
+
+`check_jobs` is for training, `check_caches` for the part of it that concerns activations alone.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from saemd.activations.manifest import Origin
+from saemd.config import Config
+from saemd.errors import UserError, bad_value
+from saemd.lm.load import lm_info
+from saemd.logging.account import check_account
+from saemd.sae.init import refuse_width
+from saemd.training import record
+from saemd.training.schedules import schedules
+
+
+def check_jobs(configs: Sequence[Config]) -> bool:
+    """Raise `UserError` for the first job that could not be trained to its end; return whether all are finished."""
+    _check_folders(configs)
+    origins = check_caches(configs)
+    for config in configs:
+        _check_job(config)
+    todo = [config for config, origin in zip(configs, origins, strict=True) if not _check_run(config, origin)]
+    for run_root in {config.run_root for config in todo}:
+        _check_writable("run_root", run_root)
+    loggers = [config.logger for config in todo]
+    for i, logger in enumerate(loggers):
+        if logger not in loggers[:i]:
+            check_account(logger)
+    return not todo
+
+
+def check_caches(configs: Sequence[Config]) -> list[Origin]:
+    """The activations that each job needs. Raises `UserError` where they could not be written."""
+    from saemd.activations.harvest import describe
+
+    origins = []
+    for config in configs:
+        _check_writable("cache_root", config.cache_root, must=False)
+        _check_accelerator(config)
+        root = Path(config.cache_root)
+        origins.append(describe(config.lm, config.layer, config.corpus, config.activations, root))
+    return origins
+
+
+def _check_folders(configs: Sequence[Config]) -> None:
+    """No two jobs may share a run's folder, which is named by init.label, l0 and seed alone."""
+    folders: dict[Path, Config] = {}
+    for config in configs:
+        record.check_label(config.init.label)
+        folder = record.run_dir(config)
+        other = folders.setdefault(folder, config)
+        if other is config:
+            continue
+        keys = record.differences(other, config)
+        if not keys:
+            raise bad_value("seed", config.seed, f"two jobs of this sweep would share {folder}; name each value once")
+        shown = ", ".join(f"{key}={old} and {new}" for key, (old, new) in keys.items())
+        remedy = "give each its own run_root"
+        raise UserError(f"{shown}: both jobs would share {folder}, whose name holds init.label, l0 and seed; {remedy}")
+
+
+def _check_job(config: Config) -> None:
+    info = lm_info(config.lm, Path(config.cache_root))
+    d_sae = config.d_sae or 2 * info.mlp_width
+    if config.l0 > d_sae:
+        raise bad_value("l0", config.l0, f"the target L0 cannot exceed d_sae={d_sae}")
+    if config.init.name == "mirror":
+        refuse_width(d_sae, info.mlp_width)
+    if getattr(config.init, "fold_postnorm", False) and not info.has_post_norm:
+        raise bad_value("init.fold_postnorm", True, "this model has no norm behind its MLP; set it to false")
+    if config.batch_size > config.activations.tokens:
+        remedy = f"the cache would have {config.activations.tokens:,} tokens; raise activations.tokens"
+        raise bad_value("batch_size", config.batch_size, remedy)
+    schedules(config.recipe, config.tokens // config.batch_size)
+
+
+def _check_run(config: Config, origin: Origin) -> bool:
+    """Is the job's run finished? Raises `UserError` where its folder holds another run."""
+    folder = record.run_dir(config)
+    record.refuse_another(folder, record.identify(config, origin.fingerprint))
+    return (folder / record.METRICS).is_file()
+
+
+def _check_accelerator(config: Config) -> None:
+    if config.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
+        remedy = "this machine has no GPU that torch can use; use auto or cpu"
+        raise bad_value("accelerator", config.accelerator, remedy)
+
+
+def _check_writable(key: str, folder: str, must: bool = True) -> None:
+    """The folder is made. `must=False`: one that is there may be read-only, as a finished cache may."""
+    try:
+        Path(folder).mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise bad_value(key, folder, f"cannot be made ({error.strerror}); choose another folder") from None
+    if must and not os.access(folder, os.W_OK):
+        raise bad_value(key, folder, "cannot be written; choose another folder")
