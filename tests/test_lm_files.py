@@ -21,7 +21,7 @@ from saemd.lm.config import LMConfig, PackageConfig
 from saemd.lm.load import lm_info, load_lm, resolve
 from saemd.lm.weights import read_mlp_decoder
 from saemd.once import made_once
-from tests.pipeline import save_model
+from tests.pipeline import add_to_snapshot, save_model
 
 CONFIG = LlamaConfig(
     vocab_size=64, hidden_size=16, intermediate_size=40, num_hidden_layers=3, num_attention_heads=2,
@@ -90,13 +90,13 @@ def hub(folder, tmp_path, monkeypatch) -> list[str]:
     given: list[str] = []
 
     def snapshot_download(name: str, revision: str | None, allow_patterns: list[str]) -> str:
-        target = tmp_path / "hub" / "snapshots" / f"commit-of-{revision}"
-        target.mkdir(parents=True, exist_ok=True)
+        commit = hashlib.sha1(str(revision).encode()).hexdigest()
+        snapshot = tmp_path / "hub" / f"models--{name.replace('/', '--')}" / "snapshots" / commit
         for file in source.iterdir():
-            if any(file.match(pattern) for pattern in allow_patterns) and not (target / file.name).exists():
-                (target / file.name).write_bytes(file.read_bytes())
+            if any(file.match(pattern) for pattern in allow_patterns) and not (snapshot / file.name).exists():
+                add_to_snapshot(snapshot, file)
                 given.append(file.name)
-        return str(target)
+        return str(snapshot)
 
     monkeypatch.setattr("huggingface_hub.snapshot_download", snapshot_download)
     return given

@@ -7,15 +7,15 @@ import hashlib
 import json
 import random
 from collections.abc import Iterator
-from functools import cache
 from pathlib import Path
 from typing import Literal
 
 from saemd.corpus.config import CorpusConfig
 from saemd.corpus.files import files_of, read_files, streamed
 from saemd.corpus.readers import READERS
+from saemd.digests import digests
 from saemd.errors import UserError, bad_value
-from saemd.packages import Package, fetch_package, sha256_of
+from saemd.packages import Package, fetch_package
 
 Split = Literal["train", "heldout"]
 ORDER = "buffered"  # of a user's documents; another word where it changes, so that no half-written cache goes on
@@ -37,20 +37,24 @@ def is_heldout(text: str, fraction: float) -> bool:
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "replace")).digest()[:8]) < fraction * 2**64
 
 
-def fingerprint(config: CorpusConfig) -> str:
-    """Identifies the stream: the configuration and, for a user's files, their content."""
+def fingerprint(config: CorpusConfig, cache_root: Path | None = None) -> str:
+    """Identifies the stream: the configuration and, for a user's files, their content.
+
+    Text may be many gigabytes, so the files' digests are kept below `cache_root`, without it in this process alone.
+    Raises `UserError` for a file that cannot be read.
+    """
     values = dataclasses.asdict(config)
     path = Path(config.path).expanduser() if config.path else None
     if path is not None:
-        values["path"] = [(p.name, _digest(p, p.stat().st_size, p.stat().st_mtime_ns)) for p in files_of(path)]
+        files = files_of(path)
+        try:
+            contents = digests(files, cache_root)
+        except OSError as error:
+            remedy = f"{error.filename} cannot be read ({error.strerror})"
+            raise bad_value("corpus.path", config.path, remedy) from error
+        values["path"] = [(file.name, content) for file, content in zip(files, contents, strict=True)]
         values["order"] = ORDER
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
-
-
-@cache
-def _digest(path: Path, size_bytes: int, mtime_ns: int) -> str:
-    """sha256 of a user's file; every job of a sweep asks for it, and text may be many gigabytes."""
-    return sha256_of(path)
 
 
 def _all(config: CorpusConfig, cache_root: Path) -> Iterator[str]:

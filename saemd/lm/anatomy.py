@@ -28,6 +28,7 @@ class Family:
     post_norm: str | None = None
     norm_adds_one: bool = False  # the RMSNorm multiplies by 1 + weight (Gemma)
     decoder_is_m_by_d: bool = False  # GPT-2's Conv1D stores [m, d]
+    positions: str | None = None  # the table of learned positions, from the causal LM; None: rotary, which has no end
 
 
 _LLAMA = Family("model.layers", "mlp.down_proj", "mlp.act_fn")
@@ -44,9 +45,9 @@ FAMILIES: dict[str, Family] = {
     "gemma3_text": _GEMMA,
     "gemma3": replace(_GEMMA, layers="model.language_model.layers"),  # with the vision tower
     "olmo2": Family("model.layers", "mlp.down_proj", "mlp.act_fn", "post_feedforward_layernorm"),
-    "gpt2": Family("transformer.h", "mlp.c_proj", "mlp.act", decoder_is_m_by_d=True),
+    "gpt2": Family("transformer.h", "mlp.c_proj", "mlp.act", decoder_is_m_by_d=True, positions="transformer.wpe"),
     "gpt_neox": Family("gpt_neox.layers", "mlp.dense_4h_to_h", "mlp.act"),
-    "opt": Family("model.decoder.layers", "fc2", "activation_fn"),
+    "opt": Family("model.decoder.layers", "fc2", "activation_fn", positions="model.decoder.embed_positions"),
     "phi": Family("model.layers", "mlp.fc2", "mlp.activation_fn"),
 }
 
@@ -67,14 +68,28 @@ def family(model: nn.Module) -> Family:
     """The entry of `FAMILIES` for this model. Raises `UserError` with the known ones for any other."""
     config: Any = model.config
     kind = config.model_type
-    if kind not in FAMILIES:
-        raise UserError(f"lm: the architecture {kind} is not known here; known are {', '.join(sorted(FAMILIES))}")
+    refuse_unknown(kind)
     if kind == "opt" and not config.do_layer_norm_before:
         raise UserError(
             "lm: this opt model has its LayerNorm behind the residual sum (do_layer_norm_before=false, as opt-350m), "
             "so its MLP adds no sum of columns; choose one that has it before"
         )
     return FAMILIES[kind]
+
+
+def refuse_unknown(kind: str) -> None:
+    """Raises `UserError` for a `model_type` outside `FAMILIES`."""
+    if kind not in FAMILIES:
+        raise UserError(f"lm: the architecture {kind} is not known here; known are {', '.join(sorted(FAMILIES))}")
+
+
+def learned_positions(model: nn.Module) -> int | None:
+    """How many tokens a context may have at most; None where positions are rotary."""
+    path = family(model).positions
+    if path is None:
+        return None
+    table = attrgetter(path)(model)
+    return table.num_embeddings - getattr(table, "offset", 0)  # OPT's first rows stand for padding
 
 
 def decoder_layers(model: nn.Module) -> nn.ModuleList:

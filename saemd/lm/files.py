@@ -5,8 +5,8 @@ Every way to fail ends in one line that says what to do (`UserError`).
 
 from __future__ import annotations
 
-import hashlib
 import json
+import re
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,17 +16,39 @@ from safetensors import SafetensorError, safe_open
 
 from saemd.errors import bad_value
 from saemd.lm.config import LMConfig
-from saemd.lm.packaged import converted, pins
+from saemd.lm.packaged import converted
 
+SINGLE, SHARDED = "model.safetensors", "model.safetensors.index.json"
+PICKLED_WEIGHTS = "pytorch_model.bin", "pytorch_model.bin.index.json"
 CONFIG = ["config.json"]
-INDEX = ["config.json", "model.safetensors.index.json"]
 # By name: repositories also hold the same weights in other formats (consolidated, onnx, flax), twice the download.
 EVERYTHING = [
-    *["config.json", "generation_config.json", "model.safetensors", "model.safetensors.index.json"],
+    *["config.json", "generation_config.json", SINGLE, SHARDED],
     *["model-*.safetensors", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt"],
     *["*.model", "chat_template*"],
 ]
 PICKLED = [name for name in EVERYTHING if "safetensors" not in name] + ["pytorch_model*"]
+_LABEL_CHARACTERS = 80
+
+
+def local_folder(config: LMConfig) -> Path | None:
+    """The folder that `lm.name` names; None for packages and the hub. Raises `UserError` where it holds no model."""
+    if config.packages:
+        return None
+    try:
+        local = Path(config.name).expanduser()
+        if (local / "config.json").is_file():
+            return local
+        is_path = local.exists() or config.name.startswith((".", "/", "~"))
+    except (OSError, RuntimeError) as error:  # a name too long, a folder of another user's, an unknown user's home
+        raise bad_value(
+            "lm.name", config.name, f"not to be opened ({error}); name a saved transformers model"
+        ) from error
+    if local.is_file():
+        raise bad_value("lm.name", config.name, "a file; name the folder of a saved transformers model")
+    if is_path:
+        raise bad_value("lm.name", config.name, "this folder has no config.json; name a saved transformers model")
+    return None
 
 
 def resolve(config: LMConfig, cache_root: Path, files: Sequence[str] = EVERYTHING) -> Path:
@@ -34,14 +56,20 @@ def resolve(config: LMConfig, cache_root: Path, files: Sequence[str] = EVERYTHIN
 
     A packaged model is converted first, whole. Raises `UserError` where the model cannot be had, with what to do.
     """
+    local = local_folder(config)
+    if config.revision is not None and (config.packages or local):
+        kind = "a local folder" if local else "a packaged model, pinned by its checksums"
+        raise bad_value("lm.revision", config.revision, f"{config.name} is {kind} and has no revisions; leave it out")
     if config.packages:
         return converted(config, cache_root)
-    local = Path(config.name).expanduser()
-    if (local / "config.json").is_file():
-        return local
-    if local.is_dir() or config.name.startswith((".", "/", "~")):
-        raise bad_value("lm.name", config.name, "this folder has no config.json; name a saved transformers model")
-    return _from_hub(config, files)
+    return local or _from_hub(config, files)
+
+
+def label(name: str) -> str:
+    """A model's name as part of a folder's: a hub id whole, of a path the last part."""
+    if name.startswith((".", "/", "~")):
+        name = Path(name).absolute().name
+    return re.sub(r"[^A-Za-z0-9._]+", "-", name)[:_LABEL_CHARACTERS].strip("-.") or "model"
 
 
 def _from_hub(config: LMConfig, files: Sequence[str]) -> Path:
@@ -85,30 +113,44 @@ def opened(config: LMConfig, path: Path) -> Iterator[Any]:
 
 
 def weight_files(config: LMConfig, folder: Path) -> dict[str, str]:
-    """Weight name → the safetensors file in `folder` that holds it, of one file or a sharded checkpoint."""
-    index = folder / "model.safetensors.index.json"
-    if index.is_file():
-        return json.loads(index.read_text())["weight_map"]
-    with opened(config, folder / "model.safetensors") as file:
-        return dict.fromkeys(file.keys(), "model.safetensors")
+    """Weight name → the safetensors file in `folder` that holds it, of one file or a sharded checkpoint.
 
-
-def fingerprint(config: LMConfig, folder: Path) -> str:
-    """16 hex digits that stand for the weights, the same on every machine that has them.
-
-    Packages: their pinned checksums. Hub: id and commit. Local folder: config.json, and name, size and sixteen samples
-    of 64 KiB of every weight file.
+    Of both, transformers reads the one file. Raises `UserError` where neither can be read.
     """
-    if config.packages:
-        return hashlib.sha256(pins(config).encode()).hexdigest()[:16]
-    if folder.parent.name == "snapshots":  # the hub's cache names a snapshot by its commit
-        return hashlib.sha256(f"{config.name}@{folder.name}".encode()).hexdigest()[:16]
-    digest = hashlib.sha256((folder / "config.json").read_bytes())
-    for path in sorted([*folder.glob("*.safetensors"), *folder.glob("pytorch_model*.bin")]):
-        size = path.stat().st_size
-        digest.update(f"{path.name} {size}".encode())
-        with open(path, "rb") as file:
-            for k in range(16):
-                file.seek(k * size // 16)
-                digest.update(file.read(65_536))
-    return digest.hexdigest()[:16]
+    if not (folder / SINGLE).is_file() and (folder / SHARDED).is_file():
+        return _listed(config, folder / SHARDED)
+    with opened(config, folder / SINGLE) as file:
+        return dict.fromkeys(file.keys(), SINGLE)
+
+
+def weight_paths(config: LMConfig, folder: Path) -> list[Path]:
+    """The files that transformers reads weights from, the index of shards included; safetensors before pickles.
+
+    Raises `UserError` where there are none, or where a shard is missing.
+    """
+    for single, index in ((SINGLE, SHARDED), PICKLED_WEIGHTS):
+        if (folder / single).is_file():
+            return [folder / single]
+        if (folder / index).is_file():
+            shards = [folder / name for name in sorted(set(_listed(config, folder / index).values()))]
+            if missing := [path for path in shards if not path.is_file()]:
+                raise bad_value("lm.name", config.name, f"{missing[0]} is missing, which {index} lists; copy it anew")
+            return [folder / index, *shards]
+    remedy = f"no model.safetensors in {folder}; load the model with transformers and save_pretrained it as one"
+    raise bad_value("lm.name", config.name, remedy)
+
+
+def _listed(config: LMConfig, index: Path) -> dict[str, str]:
+    """Weight name → file name, of a sharded checkpoint's index. Only files beside it may be named."""
+    try:
+        files = json.loads(index.read_text())["weight_map"]
+        names = {str(weight): str(file) for weight, file in files.items()}
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        said = f"{index} is no index of weights ({type(error).__name__}); copy the file anew"
+        raise bad_value("lm.name", config.name, said) from error
+    for file in names.values():
+        if Path(file).name != file:
+            raise bad_value(
+                "lm.name", config.name, f"{index} names {file}, which is not beside it; save the model anew"
+            )
+    return names

@@ -12,11 +12,13 @@ import torch
 from torch import Tensor, nn
 
 from saemd.errors import bad_value
-from saemd.lm.anatomy import decoder_layers, mlp_anatomy
+from saemd.lm.anatomy import decoder_layers, learned_positions, mlp_anatomy
 from saemd.lm.config import LMConfig
-from saemd.lm.files import CONFIG, fingerprint, opened, resolve, weight_files
-from saemd.lm.pickled import refuse_missing, with_safetensors
-from saemd.lm.quiet import quiet_transformers
+from saemd.lm.files import CONFIG, opened, resolve, weight_files
+from saemd.lm.identity import fingerprint
+from saemd.lm.pickled import with_safetensors
+from saemd.lm.pretrained import read_model, read_settings, read_tokenizer, readable
+from saemd.lm.vocabulary import refuse_ids_beyond
 
 __all__ = ["LM", "LMInfo", "fastest_dtype", "lm_info", "load_lm", "residual_stream", "resolve", "skeleton"]
 
@@ -31,6 +33,8 @@ class LMInfo:
     mlp_width: int  # m
     has_post_norm: bool  # a norm stands behind the MLP
     fingerprint: str
+    max_context: int | None = None  # tokens; None: rotary positions, which have no end
+    trained_context: int | None = None  # tokens, as its configuration says
 
 
 @dataclass(frozen=True)
@@ -44,31 +48,41 @@ class LM:
     n_layers_total: int
 
 
-def skeleton(folder: Path) -> nn.Module:
-    """The model without its weights (meta device), for names and shapes."""
-    from transformers import AutoConfig, AutoModelForCausalLM
+def skeleton(config: LMConfig, folder: Path) -> nn.Module:
+    """The model without its weights (meta device), for names and shapes. Raises `UserError` as `read_settings` does."""
+    from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"), quiet_transformers():
-        return AutoModelForCausalLM.from_config(AutoConfig.from_pretrained(folder))
+    settings = read_settings(config, folder)
+    with torch.device("meta"), readable(config, str(folder / "config.json")):
+        return AutoModelForCausalLM.from_config(settings, trust_remote_code=False)
 
 
 def lm_info(config: LMConfig, cache_root: Path) -> LMInfo:
     """Sizes from the model's configuration alone: of a hub model nothing else is fetched.
 
-    Raises `UserError` for an architecture that is not known.
+    Raises `UserError` for an architecture that is not known, and for a local folder without all of its weights.
     """
     folder = resolve(config, cache_root, CONFIG)
-    sizes = _sizes(folder, (folder / "config.json").read_text())
-    return LMInfo(config.name, *sizes, fingerprint(config, folder))
+    model = _skeleton(config.name, folder, (folder / "config.json").read_bytes())
+    mlp = mlp_anatomy(model, 0)
+    d_model, m = mlp.decoder.shape
+    text: Any = model.config.get_text_config()  # type: ignore[operator]
+    return LMInfo(
+        config.name,
+        d_model,
+        len(decoder_layers(model)),
+        m,
+        mlp.post_norm is not None,
+        fingerprint(config, folder, cache_root),
+        learned_positions(model),
+        getattr(text, "max_position_embeddings", None),
+    )
 
 
 @lru_cache
-def _sizes(folder: Path, config_json: str) -> tuple[int, int, int, bool]:
-    """(d_model, layers, MLP width, post-norm), which config.json's text decides; every job of a sweep asks for them."""
-    model = skeleton(folder)
-    mlp = mlp_anatomy(model, 0)
-    d_model, m = mlp.decoder.shape
-    return d_model, len(decoder_layers(model)), m, mlp.post_norm is not None
+def _skeleton(name: str, folder: Path, config_json: bytes) -> nn.Module:
+    """It follows from config.json's content; every job of a sweep asks for it."""
+    return skeleton(LMConfig(name), folder)
 
 
 def load_lm(
@@ -83,10 +97,8 @@ def load_lm(
 
     Raises `UserError` where the model has fewer layers, or where its files lack a weight or the tokenizer.
     """
-    from transformers import AutoConfig, AutoModelForCausalLM
-
     folder = with_safetensors(config, cache_root, resolve(config, cache_root))
-    settings = AutoConfig.from_pretrained(folder)
+    settings = read_settings(config, folder)
     text = settings.get_text_config()
     total = text.num_hidden_layers
     if n_layers is not None:
@@ -98,23 +110,10 @@ def load_lm(
     for file in sorted(set(weight_files(config, folder).values())):
         with opened(config, folder / file):
             pass  # a truncated file ends here, in one line
-    with quiet_transformers():
-        loaded: Any = AutoModelForCausalLM.from_pretrained(
-            folder, config=settings, dtype=dtype, output_loading_info=True
-        )
-    model, found = loaded
-    refuse_missing(config, found)
-    return LM(model.to(device).eval(), _tokenizer(config, folder), config.name, text.hidden_size, total)
-
-
-def _tokenizer(config: LMConfig, folder: Path) -> Any:
-    from transformers import AutoTokenizer
-
-    # Without files transformers hands out an empty tokenizer.
-    if not any(any(folder.glob(pattern)) for pattern in ("tokenizer.*", "vocab.*", "*.model")):
-        remedy = f"{folder} has no tokenizer; save it there with tokenizer.save_pretrained"
-        raise bad_value("lm.name", config.name, remedy)
-    return AutoTokenizer.from_pretrained(folder)
+    tokenizer = read_tokenizer(config, folder)
+    model = read_model(config, folder, config=settings, dtype=dtype, use_safetensors=True)
+    refuse_ids_beyond(config, tokenizer, model.get_input_embeddings())
+    return LM(model.to(device).eval(), tokenizer, config.name, text.hidden_size, total)
 
 
 @torch.inference_mode()

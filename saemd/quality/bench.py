@@ -6,7 +6,6 @@ import hashlib
 import importlib.metadata
 import itertools
 import json
-import re
 from collections.abc import Iterator
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +24,7 @@ from saemd.corpus.documents import fingerprint as corpus_fingerprint
 from saemd.corpus.pack import Context, contexts
 from saemd.errors import UserError, bad_value
 from saemd.lm.config import LMConfig
+from saemd.lm.files import label
 from saemd.lm.load import LM, LMInfo, lm_info, load_lm
 from saemd.stability.runs import Run
 
@@ -55,7 +55,12 @@ class Bench:
     @cached_property
     def fingerprint(self) -> str:
         """Identifies model, layer and text; not how many of its contexts a score takes."""
-        about = [self.info.fingerprint, self.layer, corpus_fingerprint(self.corpus), self.context_length]
+        about = [
+            self.info.fingerprint,
+            self.layer,
+            corpus_fingerprint(self.corpus, self.cache_root),
+            self.context_length,
+        ]
         return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
 
     @cached_property
@@ -75,8 +80,7 @@ class Bench:
 
     def folder(self, name: str) -> Path:
         """Where a score keeps what it computes once for all SAEs: not made here, safe to delete."""
-        label = re.sub(r"[^A-Za-z0-9._]+", "-", self.info.name).strip("-.")
-        return self.cache_root / "quality" / f"{label}-layer{self.layer}-{self.fingerprint}" / name
+        return self.cache_root / "quality" / f"{label(self.info.name)}-layer{self.layer}-{self.fingerprint}" / name
 
     @property
     def data(self) -> dict[str, Any]:

@@ -1,0 +1,97 @@
+"""Read settings, tokenizers and weights through transformers. No code in a model's folder runs; errors are one line.
+
+`config.json` is looked at before transformers sees it, since its own messages are pages long.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+from saemd.errors import UserError, bad_value
+from saemd.lm.anatomy import refuse_unknown
+from saemd.lm.config import LMConfig
+from saemd.lm.quiet import quiet_transformers
+
+_REASON_CHARACTERS = 200
+
+
+@contextmanager
+def readable(config: LMConfig, what: str) -> Iterator[None]:
+    """Whatever transformers raises inside over the model's files becomes one `UserError`."""
+    try:
+        with quiet_transformers():
+            yield
+    except UserError:
+        raise
+    except UnpicklingError as error:
+        remedy = (
+            "a pickle that is damaged, or that holds more than tensors and could run code; take safetensors instead"
+        )
+        raise bad_value("lm.name", config.name, f"{what} are {remedy}") from error
+    except Exception as error:  # of any kind: StrictDataclassError, UnpicklingError, tokenizers' bare Exception
+        reason = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())[:_REASON_CHARACTERS]
+        said = f"transformers cannot read {what} ({type(error).__name__}: {reason}); name a saved transformers model"
+        raise bad_value("lm.name", config.name, said) from error
+
+
+def read_settings(config: LMConfig, folder: Path) -> Any:
+    """The model's configuration. Raises `UserError` where config.json is unreadable or of an unknown architecture."""
+    path = folder / "config.json"
+    try:
+        written = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise bad_value("lm.name", config.name, f"{path} is not JSON ({error}); copy the file anew") from error
+    if not isinstance(written, dict) or not isinstance(written.get("model_type"), str):
+        raise bad_value("lm.name", config.name, f"{path} has no model_type; name a saved transformers model")
+    refuse_unknown(written["model_type"])
+    if "transformers_weights" in written:
+        remedy = f"{path} asks for other weights (transformers_weights); save the model with save_pretrained"
+        raise bad_value("lm.name", config.name, remedy)
+    if (folder / "adapter_config.json").is_file():
+        remedy = f"{folder} holds an adapter; merge it into its model (merge_and_unload) and save that"
+        raise bad_value("lm.name", config.name, remedy)
+    from transformers import AutoConfig
+
+    with readable(config, str(path)):
+        return AutoConfig.from_pretrained(folder, trust_remote_code=False)
+
+
+def read_model(lm_config: LMConfig, folder: Path, **options: Any) -> Any:
+    """The causal language model of `folder`; `options` are transformers'.
+
+    transformers fills weights that its files lack with random values, and warns; here that is a `UserError`, as are
+    weights of another shape than config.json says, and pickles with more in them than tensors.
+    """
+    from transformers import AutoModelForCausalLM
+
+    safe: dict[str, Any] = {"trust_remote_code": False, "weights_only": True}
+    checked: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
+    with readable(lm_config, f"the weights in {folder}"):
+        loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **safe, **checked, **options)
+    model, found = loaded
+    if missing := sorted(found["missing_keys"]):
+        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        raise bad_value("lm.name", lm_config.name, f"its files lack the weights {missing[0]}{more}; complete them")
+    if mismatched := sorted(found["mismatched_keys"]):
+        name, there, wanted = mismatched[0]
+        said = f"{name} has shape {[*there]} in its files and {[*wanted]} by its config.json; save the model anew"
+        raise bad_value("lm.name", lm_config.name, said)
+    return model
+
+
+def read_tokenizer(config: LMConfig, folder: Path) -> Any:
+    """The tokenizer of `folder`. Raises `UserError` where there is none, or none that transformers itself knows."""
+    from transformers import AutoTokenizer
+
+    # Without files transformers hands out an empty tokenizer.
+    if not any(any(folder.glob(pattern)) for pattern in ("tokenizer.*", "vocab.*", "*.model")):
+        remedy = f"{folder} has no tokenizer; save it there with tokenizer.save_pretrained"
+        raise bad_value("lm.name", config.name, remedy)
+    with readable(config, f"the tokenizer in {folder}"):
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
