@@ -21,6 +21,7 @@ from saemd.activations.shards import disk_bytes, to_bits, to_float
 from saemd.activations.write import lock
 from saemd.errors import UserError
 from tests.activation_caches import CONFIG, HELDOUT, D, forward, make, numbers, write
+from tests.ordinary_user import read_only
 
 
 @pytest.fixture
@@ -103,6 +104,18 @@ def test_killed_and_resumed_is_the_same_byte_for_byte(tmp_path: Path, killed_at:
     assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
     repeated = killed.calls + resumed.calls - whole.calls
     assert repeated <= CONFIG.shard_tokens // CONFIG.lm_batch_tokens, "more than one shard was done twice"
+
+
+def test_an_unfinished_cache_that_cannot_be_written_is_refused_before_any_work(tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "killed", forward=Dying(30))
+    resumed = Dying()
+    with read_only(tmp_path / "killed"), pytest.raises(UserError, match=r"killed: cannot be written \(Perm"):
+        write(tmp_path / "killed", forward=resumed)
+    assert resumed.calls == 0
+    write(tmp_path / "killed")
+    write(tmp_path / "whole")
+    assert contents(tmp_path / "killed") == contents(tmp_path / "whole")
 
 
 def test_short_corpus_finishes_with_what_there_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

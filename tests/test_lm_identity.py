@@ -194,9 +194,14 @@ def test_packages_are_their_pins(tmp_path):
 def test_a_revision_of_what_has_none_is_refused(kind, folder, tmp_path):
     packages = [PackageConfig("llm-x", "0.1.2", "ab" * 32, ["x/y.gguf"])] if kind == "a packaged model" else []
     config = LMConfig(name=str(folder), revision="step1000", packages=packages)
-    for call in (lm_info, load_lm, lambda *args: read_mlp_decoder(*args, 1)):
+    calls = (
+        lambda: lm_info(config, tmp_path),
+        lambda: load_lm(config, tmp_path),
+        lambda: read_mlp_decoder(config, tmp_path, 1),
+    )
+    for call in calls:
         with pytest.raises(UserError, match=f"^lm.revision=step1000: {re.escape(str(folder))} is {kind}"):
-            call(config, tmp_path)
+            call()
 
 
 def test_digests_are_kept_below_cache_root(folder, tmp_path, identify, monkeypatch):

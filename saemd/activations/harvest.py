@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+import sys
 from collections.abc import Iterator
 from functools import cache, partial
 from pathlib import Path
@@ -13,11 +13,14 @@ from torch import Tensor
 from saemd.activations.cache import ActivationCache
 from saemd.activations.config import ActivationsConfig, check_activations
 from saemd.activations.manifest import MANIFEST, SPLITS, Origin, SplitName, read_progress
+from saemd.activations.takeover import take_over
 from saemd.activations.write import Context, lock, write_cache
 from saemd.corpus.config import CorpusConfig
 from saemd.errors import UserError, bad_value
 from saemd.lm.config import LMConfig
+from saemd.lm.files import label
 from saemd.lm.load import LM, fastest_dtype, lm_info, load_lm, residual_stream
+from saemd.unwritable import check_writable
 
 
 def ensure_cache(
@@ -39,7 +42,9 @@ def ensure_cache(
     origin = describe(lm_config, layer, corpus_config, activations_config, cache_root)
     folder = cache_folder(origin, cache_root)
     if not (folder / MANIFEST).is_file():
+        check_writable(folder.parent)
         with lock(folder):
+            take_over(folder, origin, lm_config)
             if not (folder / MANIFEST).is_file():
                 device = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
                 _write(folder, origin, lm_config, corpus_config, activations_config, cache_root, device)
@@ -60,19 +65,22 @@ def describe(
     activations_config: ActivationsConfig,
     cache_root: Path,
 ) -> Origin:
-    """What the cache is a cache of. Raises `UserError` for a layer outside the model."""
+    """What the cache is a cache of. Raises `UserError` for a layer outside the model, or contexts too long for it."""
     from saemd.corpus import fingerprint
 
     info = lm_info(lm_config, cache_root)
     if not 0 <= layer < info.n_layers:
         raise bad_value("layer", layer, f"{info.name} has layers 0 to {info.n_layers - 1}")
+    if info.max_context is not None and activations_config.context_length > info.max_context:
+        remedy = f"{info.name} has {info.max_context} learned positions; use at most {info.max_context}"
+        raise bad_value("activations.context_length", activations_config.context_length, remedy)
     return Origin(
         lm=info.name,
         lm_fingerprint=info.fingerprint,
         layer=layer,
         d_in=info.d_model,
         corpus=corpus_config.name,
-        corpus_fingerprint=fingerprint(corpus_config),
+        corpus_fingerprint=fingerprint(corpus_config, cache_root),
         context_length=activations_config.context_length,
         tokens=activations_config.tokens,
         heldout_tokens=activations_config.heldout_tokens,
@@ -83,9 +91,12 @@ def describe(
 
 
 def cache_folder(origin: Origin, cache_root: Path) -> Path:
-    """`cache_root/activations/<lm>-layer<k>-<fingerprint>`."""
-    name = re.sub(r"[^A-Za-z0-9._]+", "-", origin.lm).strip("-.")
-    return cache_root / "activations" / f"{name}-layer{origin.layer}-{origin.fingerprint[:12]}"
+    """`cache_root/activations/<lm>-layer<k>-<fingerprint>`, or what is there of this model under another name."""
+    root, known = cache_root / "activations", f"layer{origin.layer}-{origin.fingerprint[:12]}"
+    named = root / f"{label(origin.lm)}-{known}"
+    if not named.exists():
+        return next((path.parent for path in sorted(root.glob(f"*-{known}/{MANIFEST}"))), named)
+    return named
 
 
 def _write(
@@ -99,6 +110,10 @@ def _write(
 ) -> None:
     from saemd.corpus import contexts, documents
 
+    trained = lm_info(lm_config, cache_root).trained_context
+    if trained is not None and config.context_length > trained:
+        asked = f"activations.context_length={config.context_length:,}"
+        print(f"{asked} is more than the {trained:,} positions that {origin.lm} was trained on", file=sys.stderr)
     begun = read_progress(folder)  # a resumed cache keeps its dtype, whatever is faster here
     lm_dtype = begun.lm_dtype if begun else config.lm_dtype
     if lm_dtype == "auto":

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 from saemd.activations.statistics import Statistics, Sums
 from saemd.errors import UserError
+from saemd.unwritable import refuse_full_disk
 
 FORMAT = 1
 MANIFEST, PROGRESS = "manifest.json", "progress.json"
@@ -117,9 +118,9 @@ class Progress:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """A dataclass as JSON, written aside, flushed and renamed into place."""
+    """A dataclass as JSON, written aside, flushed and renamed into place. Raises `UserError` on a full disk."""
     aside = path.with_name(path.name + ".tmp")
-    with open(aside, "w") as file:
+    with refuse_full_disk(path), open(aside, "w") as file:
         json.dump(dataclasses.asdict(value), file, indent=1)
         file.flush()
         os.fsync(file.fileno())

@@ -41,6 +41,7 @@ from saemd.activations.statistics import Sums, norms
 from saemd.errors import UserError, bad_value
 from saemd.locks import locked
 from saemd.progress import Bar, bar
+from saemd.unwritable import check_writable
 
 Context = tuple[Tensor, Tensor]  # input_ids [T] int64, keep [T] bool: False where a token's activation is not wanted
 Forward = Callable[[Tensor], Tensor]  # input_ids [B, T] → activations [B, T, D]
@@ -59,8 +60,8 @@ def write_cache(
     """Write, or go on writing, the cache of `origin` in `folder`; nothing where it is finished.
 
     `contexts` gives for "train" and "heldout" the contexts in a fixed order, from the start at every call. The caller
-    holds `lock(folder)`. Raises `UserError` for too little disk, a corpus without a whole context, activations that
-    are NaN, infinite or of another width.
+    holds `lock(folder)`. Raises `UserError` for too little disk, a folder that cannot be written, a corpus without a
+    whole context, activations that are NaN, infinite or of another width.
     """
     if (folder / MANIFEST).is_file():
         return
@@ -71,6 +72,8 @@ def write_cache(
         for shard in split.shards:
             check_size(folder / shard.file, shard.tokens, origin.d_in)
     done = sum(split.tokens for split in progress.splits.values())
+    if folder.is_dir():
+        check_writable(folder)
     _check_disk(folder, origin, done)
     if not done:
         for split in SPLITS:  # before hours of work
