@@ -94,20 +94,25 @@ def test_a_cache_of_the_same_model_is_taken_over(lm, ensure, capsys):
     assert capsys.readouterr().err == ""
 
 
-def test_a_kill_before_the_renaming_is_made_good(lm, ensure, capsys, monkeypatch):
+@pytest.mark.parametrize("step", ["before the manifest is replaced", "before the folder is renamed"])
+def test_a_kill_leaves_a_cache_that_the_next_call_takes_over(step, lm, ensure, monkeypatch):
     new = ensure()
     old = as_before(new, lm)
     there = shards(old)
+    replace = os.replace
 
-    def killed(*args: object) -> None:
-        raise KeyboardInterrupt
+    def killed(source: Path, target: Path) -> None:
+        if Path(source).is_dir() == (step == "before the folder is renamed") and old in (source, source.parent):
+            raise KeyboardInterrupt
+        replace(source, target)
 
     with monkeypatch.context() as patched:
-        patched.setattr("saemd.activations.takeover.os.replace", killed)
+        patched.setattr("os.replace", killed)
         with pytest.raises(KeyboardInterrupt):
             ensure()
     assert shards(old) == there
-    assert shards(ensure().path) == there
+    found = ensure()
+    assert (found.path, shards(found.path)) == (new.path, there)
 
 
 @pytest.mark.parametrize("change", ["weights", "tokenizer", "another folder in its place"])
