@@ -159,6 +159,15 @@ def test_packaged_parts_are_joined_checked_and_converted_once(tmp_path, monkeypa
     assert resolve(config, tmp_path) == folder
 
 
+@pytest.mark.parametrize("name", ["/models/mine", "./mine", "~/mine", "google/gemma-2-2b"])
+def test_packages_are_not_taken_for_the_folder_or_hub_id_that_is_named(name, tmp_path):
+    """As typed without lm=hf: the default model's packages stay in the configuration."""
+    config = in_two_packages(tmp_path, "f" * 64)
+    config.name = name
+    with pytest.raises(UserError, match=f"^lm.name={name}: .* add lm=hf$"):
+        lm_info(config, tmp_path)
+
+
 def test_a_foreign_gguf_is_refused_and_leaves_nothing(tmp_path):
     config = in_two_packages(tmp_path, "f" * 64)
     with pytest.raises(UserError, match=r"^lm.gguf_sha256=f+: the packages hold"):

@@ -154,6 +154,15 @@ def test_a_revision_of_the_hub_is_its_commit(snapshot, identify):
     assert identify("owner/model") == "7b5626ced0e86171"
 
 
+def test_blobs_may_be_links_to_a_store_of_all_repositories(snapshot, identify):
+    for blob in (snapshot.parent.parent / "blobs").iterdir():
+        store = snapshot.parents[2] / "blobs" / blob.name[:2] / ("f" * 64)
+        store.parent.mkdir(parents=True)
+        blob.rename(store)
+        blob.symlink_to(store)
+    assert identify("owner/model") == identify(snapshot) == "7b5626ced0e86171"
+
+
 @pytest.mark.parametrize("how", ["written through the link", "in the place of the link", "a link elsewhere"])
 @pytest.mark.parametrize("name", ["tokenizer_config.json", "model.safetensors"])
 def test_a_revision_that_was_edited_is_not_the_hubs(how, name, snapshot, folder, tmp_path, identify):

@@ -57,6 +57,16 @@ def test_changed_files_in_a_folder_of_the_users_are_another_measurement(tmp_path
     assert both(settings.CoreSettings())[1] == "core-621f6172c83b"  # what was kept for texts of the hub is found again
 
 
+def test_another_model_in_the_folder_asked_by_unlearning_is_another_measurement(tmp_path):
+    weights = tmp_path / "gemma-2-2b-it" / "model.safetensors"
+    weights.parent.mkdir()
+    weights.write_text("one")
+    chosen = replace(settings.UnlearningSettings(), lm=str(weights.parent))
+    before = identified("saebench_unlearning", chosen)
+    weights.write_text("other")
+    assert identified("saebench_unlearning", chosen) != before
+
+
 def test_what_a_killed_worker_kept_is_removed_and_what_a_whole_one_kept_is_not(tmp_path, monkeypatch):
     kept = tmp_path / "seed=42" / "artifacts" / "probe.pth"
     keep = f"mkdir -p {kept.parent}; touch {kept}"

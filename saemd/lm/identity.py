@@ -71,19 +71,19 @@ def _hub_revision(config: LMConfig, folder: Path, cache_root: Path | None) -> st
 
 def _edited(config: LMConfig, files: list[Path], blobs: Path, cache_root: Path | None) -> list[Path]:
     """The files that are no links into `blobs`, or whose blob has another content than its name says."""
-    edited, large = [], []
+    edited, large = [], {}
     for path in files:
-        target = path.resolve()
-        if not path.is_symlink() or target.parent != blobs.resolve():
+        blob = path.parent / path.readlink() if path.is_symlink() else path  # a blob may be a link itself
+        if not blobs.is_dir() or not blob.parent.is_dir() or not blob.parent.samefile(blobs):
             edited.append(path)
-        elif re.fullmatch("[0-9a-f]{64}", target.name):  # of large files: sha256
-            large.append(path)
-        elif re.fullmatch("[0-9a-f]{40}", target.name):  # of small ones: git's own
-            content = target.read_bytes()
-            if hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() != target.name:
+        elif re.fullmatch("[0-9a-f]{64}", blob.name):  # of large files: sha256
+            large[path] = blob.name
+        elif re.fullmatch("[0-9a-f]{40}", blob.name):  # of small ones: git's own
+            content = path.read_bytes()
+            if hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() != blob.name:
                 edited.append(path)
-    found = zip(large, _digests(config, large, cache_root), strict=True)
-    return edited + [path for path, digest in found if digest != path.resolve().name]
+    found = zip(large, _digests(config, [*large], cache_root), strict=True)
+    return edited + [path for path, digest in found if digest != large[path]]
 
 
 def _matching(folder: Path, patterns: list[str]) -> list[Path]:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import torch
 
-from saemd.errors import UserError
+from saemd.errors import UserError, bad_value
 from saemd.lm.config import LMConfig
 from saemd.lm.quiet import quiet_transformers
 from saemd.once import made_once
@@ -28,8 +28,11 @@ def pins(config: LMConfig) -> str:
 def converted(config: LMConfig, cache_root: Path) -> Path:
     """The folder of the converted model, `cache_root/models/<name>`; made when it is not there.
 
-    Raises `UserError` for packages that are not the pinned ones.
+    Raises `UserError` for packages that are not the pinned ones, and for the name of another model.
     """
+    if "/" in config.name or config.name.startswith((".", "~")):
+        remedy = "this lm comes out of packages, under a name of its own; for a folder or a hub id add lm=hf"
+        raise bad_value("lm.name", config.name, remedy)
     folder = cache_root / "models" / config.name
     if folder.is_dir():
         return folder

@@ -52,8 +52,7 @@ def build(evaluation: str, bench: Bench, settings: SAEBenchSettings, weights: di
     ours = [DRAWS, *(getattr(settings, key, None) for key in ("text", "max_words"))]
     config = {**settings.config(), "llm_dtype": settings.llm_dtype}
     about = [evaluation, {**config, "random_seed": None}, *ours, str(folder), listing(data) if data else [], packaged]
-    if text := settings.local_files().get("text"):
-        about.append(text)
+    about += [files for key, files in settings.local_files().items() if key in ("text", "lm")]
     digest = hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:12]
     work = bench.folder("saebench") / f"{evaluation}-{digest}"
     work.mkdir(parents=True, exist_ok=True)

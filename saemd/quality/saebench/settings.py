@@ -45,6 +45,7 @@ class SAEBenchSettings:
     def local_files(self) -> dict[str, Listing]:
         """What lies in the folders of the user's that these settings name; empty where they name none."""
         named = {"data": (self.data, PACKAGED), "text": (getattr(self, "text", ""), HELDOUT)}
+        named["lm"] = getattr(self, "lm", ""), ""
         folders = {key: Path(value).expanduser() for key, (value, ours) in named.items() if value not in ("", ours)}
         return {key: listing(folder) for key, folder in folders.items() if folder.is_dir()}
 
