@@ -29,6 +29,7 @@ from saemd.corpus.config import CorpusConfig
 from saemd.errors import UserError, bad_value
 from saemd.lm.config import LMConfig
 from saemd.logging.config import LoggerConfig
+from saemd.progress import quiet_libraries
 from saemd.sae.config import InitConfig, MirrorConfig
 from saemd.training.config import RecipeConfig
 
@@ -99,6 +100,7 @@ def entry(main: Callable[[list[str]], int]) -> None:
         if isinstance(stream, io.TextIOWrapper):  # where its encoding lacks a letter, as in a folder's name
             stream.reconfigure(errors="backslashreplace")
     quiet_warnings()
+    quiet_libraries()
     register()
     try:
         code = main(sys.argv[1:])

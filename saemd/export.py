@@ -23,6 +23,7 @@ import yaml
 from safetensors import SafetensorError
 
 from saemd.errors import UserError, bad_value
+from saemd.progress import bar
 from saemd.sae.export import CONFIG, WEIGHTS, config_text, load_sae
 from saemd.sae.model import JumpReLUSAE
 
@@ -105,9 +106,13 @@ def export(runs: Mapping[Path, Path], out: Path, write: Writer) -> None:
         raise bad_value("out", out, "there is something here already; name a new folder")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as aside:
+        with (
+            tempfile.TemporaryDirectory(dir=out.parent, prefix=f".{out.name}-") as aside,
+            bar("exporting", total=len(runs), unit="runs") as progress,
+        ):
             whole = Path(aside) / "whole"
             for run, place in runs.items():
+                progress.note(str(place))
                 (whole / place).mkdir(parents=True)
                 try:
                     sae = load_sae(run)
@@ -116,6 +121,7 @@ def export(runs: Mapping[Path, Path], out: Path, write: Writer) -> None:
                     raise bad_value("run", run, f"cannot be read ({error}); remove it and train it again") from error
                 if below := int((sae.threshold < 0).sum()):
                     print(f"{run}: {below:,} latents have θ < 0; what they give below 0, others clip", file=sys.stderr)
+                progress.advance()
             os.replace(whole, out)
     except OSError as error:
         raise bad_value("out", out, f"cannot be written ({error.strerror}); name another folder") from error

@@ -76,7 +76,7 @@ def _download(package: Package, folder: Path) -> Path:
             if not files:
                 raise UserError(f"package {pin}: {index.endpoint} has no {kind} of it; check pip's index-url")
             file = _pinned(files, package.sha256)
-            with bar(f"fetching {pin}", total=file.size) as progress:
+            with bar(f"fetching {pin}", total=file.size, unit="bytes") as progress:
                 watch = _Watch(progress)
                 index.download_package(file, folder / file.filename, verify=False, progress=lambda _: watch, timeout=60)
     except (requests.RequestException, NoSuchProjectError, UnsupportedContentTypeError) as error:

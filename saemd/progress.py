@@ -1,33 +1,71 @@
-"""Progress bars in one look, for everything that takes longer than two seconds. They go to stderr."""
+"""Progress of everything that takes longer than two seconds, on stderr: bars on a terminal, plain lines in a file."""
 
 from __future__ import annotations
 
+import os
+import sys
+import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import TracebackType
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+LINE_SECONDS = 60.0  # between two lines of a part
+SHORT_SECONDS = 2.0  # a part that ends sooner says one line
+LINE_WIDTH = 120  # characters
+# Switches off the bars of tqdm, the hub and datasets, in a process that has not imported them yet.
+NO_BARS = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
+
 
 class Bar:
-    """One running bar: `advance(n)` and `note(text)`."""
-
-    def __init__(self, progress: Progress, task: int) -> None:
-        self._progress, self._task = progress, task
+    """One running part: `advance(n)` and `note(text)`. This one shows nothing."""
 
     def advance(self, amount: float = 1) -> None:
-        self._progress.advance(self._task, amount)  # type: ignore[arg-type]
+        return None
 
     def note(self, text: str) -> None:
-        self._progress.update(self._task, note=text)  # type: ignore[arg-type]
+        return None
 
 
 @contextmanager
-def bar(description: str, total: float | None, done: float = 0) -> Iterator[Bar]:
-    """A bar over `total` units, `done` of them already done.
+def bar(description: str, total: float | None, done: float = 0, unit: str = "") -> Iterator[Bar]:
+    """A part of `total` units (None: nobody knows), `done` of them already done; `unit` is their plural name.
 
-    On a terminal it is redrawn in place; in a file or a pipe its last state is printed once, at the end.
+    On a terminal or in a notebook it is a bar, redrawn in place. Elsewhere it is lines without control codes: one at
+    the start, one every `LINE_SECONDS`, one at the end with its time. A part of less than `SHORT_SECONDS` has the last
+    one alone, so that many short parts do not fill a log.
     """
+    with _drawn(description, total, done) if is_drawn() else _Lines(description, total, done, unit) as running:
+        yield running
+
+
+@contextmanager
+def lines(description: str, total: float | None, unit: str = "") -> Iterator[Bar]:
+    """As `bar` for a part that draws its own bars on a terminal: only the lines, and none of a short part."""
+    if is_drawn():
+        yield Bar()
+    else:
+        with _Lines(description, total, 0, unit, says_short=False) as running:
+            yield running
+
+
+def is_drawn() -> bool:
+    """Are bars redrawn in place here: on a terminal that can do it, or in a notebook? rich decides."""
+    console = Console(stderr=True)
+    return console.is_jupyter or (console.is_terminal and console.is_interactive)
+
+
+def quiet_libraries() -> None:
+    """Switch off the bars of other libraries where bars are not drawn. To be called before these are imported."""
+    if not is_drawn():
+        os.environ.update(NO_BARS)
+
+
+@contextmanager
+def _drawn(description: str, total: float | None, done: float) -> Iterator[Bar]:
     columns = [
         TextColumn("{task.description}"),
         BarColumn(bar_width=24),
@@ -38,4 +76,108 @@ def bar(description: str, total: float | None, done: float = 0) -> Iterator[Bar]
     ]
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(description, total=total, completed=done, note="")  # type: ignore[arg-type]
-        yield Bar(progress, task)
+        yield _Drawn(progress, task)
+
+
+class _Drawn(Bar):
+    def __init__(self, progress: Progress, task: int) -> None:
+        self._progress, self._task = progress, task
+
+    def advance(self, amount: float = 1) -> None:
+        self._progress.advance(self._task, amount)  # type: ignore[arg-type]
+
+    def note(self, text: str) -> None:
+        self._progress.update(self._task, note=text)  # type: ignore[arg-type]
+
+
+class _Lines(Bar):
+    """The lines of one part. A thread writes them, so that a part whose steps are long still says one a minute."""
+
+    def __init__(
+        self, description: str, total: float | None, done: float, unit: str, *, says_short: bool = True
+    ) -> None:
+        self._description, self._total, self._first, self._unit = description, total, done, unit
+        self._completed, self._note, self._says_end = done, "", says_short
+        self._began, self._ended = time.monotonic(), threading.Event()
+        self._thread = threading.Thread(target=self._write, name=f"progress of {description}", daemon=True)
+
+    def __enter__(self) -> Bar:
+        self._thread.start()
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+        self._ended.set()
+        self._thread.join()
+        if not self._says_end:
+            return
+        if kind is None:
+            self._say("done", duration(self._elapsed), *self._counts())
+        else:
+            self._say(f"stopped after {duration(self._elapsed)}", *self._counts(), note=self._note)
+
+    def advance(self, amount: float = 1) -> None:
+        self._completed += amount
+        if self._total is not None:
+            self._completed = min(self._completed, self._total)
+
+    def note(self, text: str) -> None:
+        self._note = text
+
+    @property
+    def _elapsed(self) -> float:
+        return time.monotonic() - self._began
+
+    def _write(self) -> None:
+        if self._ended.wait(SHORT_SECONDS):
+            return
+        self._says_end = True
+        self._say("started", *self._counts(), note=self._note)
+        while not self._ended.wait(LINE_SECONDS):
+            self._say(*self._counts(), *self._share(), duration(self._elapsed), *self._left(), note=self._note)
+
+    def _counts(self) -> list[str]:
+        """`4 of 90 pairs`; nothing for a part of one step."""
+        if self._total == 1:
+            return []
+        of = "" if self._total is None else f" of {_number(self._total)}"
+        return [f"{_number(self._completed)}{of} {self._unit}".rstrip()] if of or self._completed else []
+
+    def _share(self) -> list[str]:
+        return [f"{self._completed / self._total:.0%}".replace("%", " %")] if self._total and self._total != 1 else []
+
+    def _left(self) -> list[str]:
+        new = self._completed - self._first
+        if not self._total or self._total == 1 or new <= 0:
+            return []
+        return [f"about {_roughly((self._total - self._completed) * self._elapsed / new)} left"]
+
+    def _say(self, *figures: str, note: str = "") -> None:
+        said = ": " + ", ".join(figures)
+        line = _cut(self._description, LINE_WIDTH - len(said)) + said
+        if note:
+            line = _cut(f"{line}  {note}", LINE_WIDTH)
+        print(line, file=sys.stderr, flush=True)
+
+
+def duration(seconds: float) -> str:
+    """`0.4 s`, `12 s`, `1 min 02 s`, `2 h 05 min`."""
+    if seconds < 9.95:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest:02} s" if minutes else f"{rest} s"
+    return f"{minutes // 60} h {minutes % 60:02} min"
+
+
+def _roughly(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+
+
+def _number(value: float) -> str:
+    return f"{value:,}" if isinstance(value, int) else f"{value:,.1f}"
+
+
+def _cut(text: str, room: int) -> str:
+    return text if len(text) <= room else text[: room - 3] + "..."

@@ -83,7 +83,7 @@ def write_cache(
     writer = _Writer(folder, origin, config, progress, forward)
     started = time.perf_counter()
     wanted = sum(origin.wanted(split) for split in SPLITS)
-    with bar("activations", total=wanted, done=done) as progress_bar:
+    with bar("activations", wanted, done, "tokens") as progress_bar:
         writer.bar, writer.started = progress_bar, started
         for split in SPLITS:
             writer.write_split(split, contexts[split])

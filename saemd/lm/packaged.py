@@ -67,7 +67,7 @@ def _join(archives: list[tuple[Path, list[str]]], target: Path) -> None:
 def _convert(gguf: Path, target: Path, name: str) -> None:
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
-    with bar(f"converting {name} to bfloat16, once", total=3) as steps, quiet_transformers():
+    with bar(f"converting {name} to bfloat16, once", total=3, unit="steps") as steps, quiet_transformers():
         steps.note("reading and dequantising the weights")
         packed = AutoModelForCausalLM.from_pretrained(gguf.parent, gguf_file=gguf.name, dtype=torch.float32)
         config = packed.config

@@ -89,7 +89,7 @@ def make_baseline(bench: Bench, tokens: int, outlier_factor: float | None) -> Ba
             there = f"the held-out documents of {bench.corpus.name} give {len(found) * bench.context_length:,} tokens"
             raise bad_value("core.tokens", tokens, f"{there}; use fewer, or train with more corpus.heldout_fraction")
         folder.mkdir(parents=True, exist_ok=True)
-        with bar("language model, clean and ablated", total=steps) as progress:
+        with bar("language model, clean and ablated", total=steps, unit="passes") as progress:
             for index in range(batches):
                 _write_clean(bench, folder, index, found[index * at_once : (index + 1) * at_once])
                 progress.advance()

@@ -53,7 +53,7 @@ def measure(bench: Bench, settings: CoreSettings, subjects: list[Subject]) -> It
     settings.check(bench.context_length)
     baseline = make_baseline(bench, settings.tokens, settings.outlier_factor)
     model = bench.lm.model  # loaded here, so that no SAE's seconds hold it
-    with bar("core measures", total=len(subjects) * baseline.batches) as progress:
+    with bar("core measures", total=len(subjects) * baseline.batches, unit="batches") as progress:
 
         def one(subject: Subject) -> Outcome:
             progress.note(subject.name)

@@ -75,7 +75,7 @@ def measure(bench: Bench, settings: NoJudgeSettings, subjects: list[Subject]) ->
     """The language model's pass once, then SAE by SAE."""
     settings.check(bench.context_length)
     text = read_text(bench, settings.tokens)
-    with bar("descriptions of latents", total=len(subjects) * settings.n_latents) as progress:
+    with bar("descriptions of latents", total=len(subjects) * settings.n_latents, unit="latents") as progress:
 
         def one(subject: Subject) -> Outcome:
             progress.note(subject.name)
@@ -114,7 +114,7 @@ def _activations(bench: Bench, ids_CT: Tensor) -> Tensor:
         lm = load_lm(bench.lm_config, bench.cache_root, n_layers=bench.layer + 1, device=bench.device)
         at_once = max(1, bench.activations.lm_batch_tokens // bench.context_length)
         parts = []
-        with bar("activations of held-out text", total=len(ids_CT)) as progress:
+        with bar("activations of held-out text", total=len(ids_CT), unit="contexts") as progress:
             for part in ids_CT.split(at_once):
                 parts.append(residual_stream(lm, bench.layer, part).cpu())
                 progress.advance(len(part))

@@ -83,7 +83,7 @@ def _draw(folder: Path, tasks: list[Task]) -> None:
     todo = [task for task in tasks if _digest_of(task[0]) != digests[task[0]]]
     if not todo:
         return
-    with bar("drawing", total=len(todo)) as progress:
+    with bar("drawing", total=len(todo), unit="figures") as progress:
         for path, _, make in todo:
             figure = make()
             with replacing(path) as file:

@@ -50,7 +50,7 @@ def match_pairs(folder: Path, pairs: list[Pair]) -> list[str]:
     broken: list[str] = []
     if not todo:
         return broken
-    with bar("matching", total=2 * len(todo)) as progress:
+    with bar("matching", total=2 * len(todo), unit="matchings") as progress:
         for pair in todo:
             progress.note(pair.name)
             inputs = [_identity(run.weights) for run in (pair.a, pair.b)]

@@ -37,7 +37,7 @@ class ProgressBar(pl.Callback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         done = trainer.global_step * self.batch_size
-        self._bar = self._open.enter_context(bar(self.description, total=self.tokens, done=done))
+        self._bar = self._open.enter_context(bar(self.description, self.tokens, done, "tokens"))
         self._bar.note("first step (compiles its loops where this was never done)")
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
@@ -60,7 +60,7 @@ class ProgressBar(pl.Callback):
         self._open.close()
 
     def on_exception(self, trainer: pl.Trainer, pl_module: Any, exception: BaseException) -> None:
-        self._open.close()
+        self._open.__exit__(type(exception), exception, exception.__traceback__)
 
 
 def _l0_and_fvu(l0: Iterable[float], fvu: Iterable[float]) -> str:

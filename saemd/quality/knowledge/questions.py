@@ -84,7 +84,7 @@ def questions(found: dict[str, Facts], n: int) -> list[Question]:
 def ask(lm: LM, asked: list[Question]) -> Answered:
     """Every question in all orders of its choices."""
     letters: list[int] = []
-    with bar(f"questions to {lm.name}", total=len(asked)) as progress:
+    with bar(f"questions to {lm.name}", total=len(asked), unit="questions") as progress:
         for question in asked:
             letters += chosen(lm, [prompt(lm, question, order) for order in ORDERS], LETTERS)
             progress.advance()

@@ -128,7 +128,8 @@ def known_entities(lm: LM, entity_type: str, candidates: Facts, templates: Templ
         distinct = {name: known for name, known in distinct.items() if known[attribute] in kept}
     right: dict[str, int] = {}
     known = set(distinct)
-    with bar(f"what {lm.name} knows of each {entity_type}", total=sum(map(len, templates.values()))) as progress:
+    prompts_in_all = sum(map(len, templates.values()))
+    with bar(f"what {lm.name} knows of each {entity_type}", total=prompts_in_all, unit="prompts") as progress:
         for attribute, prompts in templates.items():
             by_some: set[str] = set()
             for template in prompts:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from saemd.errors import UserError
+from saemd.progress import NO_BARS, is_drawn, lines
 from saemd.quality.bench import Bench
 from saemd.quality.saebench import environment, job
 from saemd.quality.saebench.results import KEYS, Reading
@@ -53,14 +54,23 @@ def _measure(
         **{key: asked[key] for key in ("text", "data", "packaged", "known") if asked.get(key)},
     }
     measured = {name: Measured() for name in by_name}
-    for event in run_worker(asked):
-        subject, so_far = by_name[event["name"]], measured[event["name"]]
-        if "error" in event:
-            yield subject, not_applicable(event["error"]) if event["not_applicable"] else failed(event["error"])
-            continue
-        so_far.add(event)
-        if len(so_far.results) == settings.repetitions:
-            yield subject, so_far.outcome(evaluation, getattr(settings, "headline", None), data, versions)
+    with lines(f"SAEBench's {evaluation}", total=len(subjects), unit="SAEs") as progress:
+        waiting = [subject.name for subject in subjects]
+        progress.note(waiting[0])
+        for event in run_worker(asked):
+            subject, so_far = by_name[event["name"]], measured[event["name"]]
+            if "error" not in event:
+                so_far.add(event)
+                if len(so_far.results) < settings.repetitions:
+                    progress.note(f"{subject.name}, repetition {len(so_far.results) + 1} of {settings.repetitions}")
+                    continue
+                outcome = so_far.outcome(evaluation, getattr(settings, "headline", None), data, versions)
+            else:
+                outcome = not_applicable(event["error"]) if event["not_applicable"] else failed(event["error"])
+            progress.advance()
+            del waiting[0]  # the worker takes them in this order
+            progress.note(waiting[0] if waiting else "")
+            yield subject, outcome
 
 
 @dataclass
@@ -111,13 +121,13 @@ def _means(readings: list[Reading]) -> dict[str, float | None]:
 
 
 def run_worker(asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """The worker's events on single SAEs; its progress bars go to stderr.
+    """The worker's events on single SAEs. Its progress bars go to stderr on a terminal; elsewhere it draws none.
 
     Raises `UserError` where it could measure nothing, with what it says, and where it ends without saying why. What
     SAEBench kept is removed where the worker was killed, this time or the last: it might be half written, and every
     later try would fail on it.
     """
-    work = Path(asked["work"])
+    work, drawn = Path(asked["work"]), is_drawn()
     begun = work / "begun"  # there while a worker is at work
     if begun.exists():
         _remove_artifacts(work)
@@ -127,9 +137,16 @@ def run_worker(asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
     surroundings = {
         **os.environ, "PYTHONPATH": str(environment.REPOSITORY), "TQDM_MININTERVAL": "1", "TQDM_NCOLS": "90",
         "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(asked["threads"]), "PYTHONHASHSEED": "0",
+        **({} if drawn else NO_BARS),
     }  # fmt: skip
+    (work / "log.txt").unlink(missing_ok=True)
     nothing: str | None = None  # why nothing could be measured
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=surroundings) as worker:
+    with (
+        open(work / "log.txt", "a") as log,  # the worker appends to it too
+        subprocess.Popen(
+            command, stdout=subprocess.PIPE, stderr=None if drawn else log, text=True, env=surroundings
+        ) as worker,
+    ):
         assert worker.stdout is not None
         try:
             for line in worker.stdout:

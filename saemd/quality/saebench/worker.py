@@ -8,7 +8,8 @@
     {"name": …, "error": <one line>, "not_applicable": false}                               one SAE failed
     {"error": <one line>}                                                                   nothing could be measured
 
-Progress bars go to stderr; what SAEBench prints, and tracebacks, to log.txt in the job's folder.
+What SAEBench prints, and tracebacks, go to log.txt in the job's folder; its progress bars to stderr, which its caller
+sends to the same file where no terminal shows them.
 """
 
 from __future__ import annotations
@@ -94,7 +95,7 @@ def _only_events_on_stdout(log: Path) -> Say:
     """Sends everything else that is printed to `log`, also from C code."""
     events = os.fdopen(os.dup(1), "w")
     sys.stdout.flush()
-    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), 1)
+    os.dup2(os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND), 1)
     sys.stdout.reconfigure(line_buffering=True)  # type: ignore[union-attr]
 
     def say(**event: Any) -> None:

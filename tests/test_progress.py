@@ -1,0 +1,154 @@
+"""Progress where stderr is a file: few plain lines, and the same for every entry."""
+
+import os
+import pty
+import re
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import pytest
+
+from saemd import progress
+from saemd.progress import bar, duration, lines
+from tests.test_sweep import world  # noqa: F401
+
+
+@pytest.fixture
+def quick(monkeypatch) -> None:
+    """Two seconds and a minute, in a hundredth of the time."""
+    monkeypatch.setattr(progress, "SHORT_SECONDS", 0.02)
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.6)
+
+
+def test_a_long_part_says_its_start_a_line_a_minute_and_its_end(quick, capsys):
+    with bar("matching", total=90, done=30, unit="matchings") as running:
+        running.note("init=mirror l0=40")
+        time.sleep(0.2)  # its start has been said
+        running.advance(30)
+        time.sleep(0.55)
+        running.advance(30)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "matching: started, 30 of 90 matchings  init=mirror l0=40"
+    minute = r"matching: 60 of 90 matchings, 67 %, 0\.6 s, about 1 s left  init=mirror l0=40"
+    assert re.fullmatch(minute, said[1]), said
+    assert re.fullmatch(r"matching: done, 0\.[78] s, 90 of 90 matchings", said[2]), said
+    assert len(said) == 3
+
+
+def test_a_step_that_takes_longer_than_a_minute_does_not_silence_the_lines(quick, capsys, monkeypatch):
+    monkeypatch.setattr(progress, "LINE_SECONDS", 0.1)
+    with bar("random floor", total=1):
+        time.sleep(0.48)
+    said = capsys.readouterr().err.splitlines()
+    assert said[0] == "random floor: started"
+    assert 2 <= len(said[1:-1]) <= 4
+    assert all(re.fullmatch(r"random floor: 0\.\d s", line) for line in said[1:-1])
+    assert said[-1].startswith("random floor: done, 0.")
+
+
+def test_a_short_part_says_one_line(capsys):
+    with bar("drawing", total=3, unit="figures") as running:
+        running.advance(3)
+    with lines("core", total=8):
+        pass
+    assert capsys.readouterr().err == "drawing: done, 0.0 s, 3 of 3 figures\n"
+
+
+@pytest.mark.parametrize("pause", [0, 0.1])
+def test_a_part_that_breaks_says_how_far_it_came(quick, capsys, pause):
+    def broken() -> None:
+        with bar("core measures", total=8, unit="batches") as running:
+            running.note("seed=1")
+            running.advance(2)
+            time.sleep(pause)
+            raise KeyboardInterrupt
+
+    threads = threading.active_count()
+    with pytest.raises(KeyboardInterrupt):
+        broken()
+    assert threading.active_count() == threads
+    said = capsys.readouterr().err.splitlines()
+    assert said[-1] == f"core measures: stopped after {pause:.1f} s, 2 of 8 batches  seed=1"
+    assert len(said) == (2 if pause else 1)
+
+
+def test_lines_fit_120_columns_and_keep_their_figures(capsys):
+    with bar("rewriting " + "/long/path" * 30, total=None, unit="bytes") as running:
+        running.advance(1234)
+    (said,) = capsys.readouterr().err.splitlines()
+    assert len(said) == 120
+    assert said.endswith("...: done, 0.0 s, 1,234 bytes")
+
+
+def test_more_than_all_is_all(capsys):
+    """The last shard's tokens are counted before they are cut to what is wanted."""
+    with bar("activations", total=100) as running:
+        running.advance(128)
+    assert capsys.readouterr().err == "activations: done, 0.0 s, 100 of 100\n"
+
+
+def test_durations_read_as_people_say_them():
+    said = [duration(seconds) for seconds in (0.04, 9.96, 59.4, 62, 3599.6, 7500)]
+    assert said == ["0.0 s", "10 s", "59 s", "1 min 02 s", "1 h 00 min", "2 h 05 min"]
+
+
+SHOWN = """
+from saemd.progress import bar
+with bar("matching", total=2) as running:
+    running.advance(2)
+"""
+
+
+@pytest.mark.parametrize("term", ["xterm", "dumb"])
+def test_a_terminal_that_can_redraw_gets_a_bar(term):
+    """Control codes go to a terminal alone, and to none that cannot follow them."""
+    controller, terminal = pty.openpty()
+    surroundings = {k: v for k, v in os.environ.items() if k not in ("FORCE_COLOR", "TTY_COMPATIBLE")}
+    subprocess.run([sys.executable, "-c", SHOWN], stderr=terminal, env={**surroundings, "TERM": term}, check=True)
+    os.close(terminal)
+    shown = os.read(controller, 65536).decode()
+    assert ("\x1b[" in shown) == ("━" in shown) == (term == "xterm")
+    assert "matching" in shown
+
+
+@pytest.mark.slow
+def test_every_entry_writes_plain_lines_to_a_file(world, tmp_path):  # noqa: F811
+    """Without control codes, with each part's end, and in a few kB; a sweep that is finished has no parts."""
+    runs, cache_root = tmp_path / "runs", f"cache_root={tmp_path / 'cache'}"
+    here = [*(word for word in world if not word.startswith("cache_root=")), cache_root]
+    sweep = ["-m", *here, f"run_root={runs}", "init=uniform", "seed=0,1"]
+    said = {
+        "cache": logged(tmp_path, "saemd.cache", *here),
+        "train": logged(tmp_path, "saemd.train", *sweep),
+        "again": logged(tmp_path, "saemd.train", *sweep),
+        "stability": logged(tmp_path, "saemd.stability", f"run_root={runs}"),
+        "evaluate": logged(tmp_path, "saemd.evaluate", f"run_root={runs}", cache_root, "core.tokens=500"),
+        "export": logged(tmp_path, "saemd.export", f"run_root={runs}", f"out={tmp_path / 'out'}"),
+    }
+    ends = {
+        "cache": ["activations"],
+        "train": ["init=uniform l0=4 seed=0", "init=uniform l0=4 seed=1", "matching", "drawing"],
+        "again": [],
+        "stability": [],
+        "evaluate": ["language model, clean and ablated", "core measures"],
+        "export": ["exporting"],
+    }
+    for entry, log in said.items():
+        assert not set(log) & {"\r", "\x1b", "━", "█"}, log
+        done = re.findall(r"^(.+): done, [\d.]+ (?:s|min \d\d s)(?:, [\d,]+ of [\d,]+ \w+)?$", log, re.MULTILINE)
+        assert set(ends[entry]) <= set(done), log
+        assert ends[entry] or not done, log
+        assert len(log.encode()) < 4000, log
+
+
+def logged(folder: Path, *command: str) -> str:
+    """What a command writes into a file that takes both of its streams."""
+    with open(folder / "log", "w+", newline="") as log:
+        ran = subprocess.run([sys.executable, "-m", *command], stdout=log, stderr=subprocess.STDOUT)
+        log.seek(0)
+        text = log.read()
+    assert ran.returncode == 0, text
+    return text
