@@ -33,7 +33,9 @@ from saemd.progress import quiet_libraries
 from saemd.sae.config import InitConfig, MirrorConfig
 from saemd.training.config import RecipeConfig
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
+_PACKAGE = Path(__file__).resolve().parent
+_CARRIED = _PACKAGE / "conf"  # by a wheel; the source tree has it at its top
+CONF = _CARRIED if _CARRIED.is_dir() else _PACKAGE.parent / "conf"
 FLAGS = ("-m", "--multirun")
 
 

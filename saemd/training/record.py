@@ -158,10 +158,17 @@ def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
 
 @lru_cache
 def _git_commit() -> str | None:
-    """The commit of the source tree this package runs from, when this was first asked; None without one, or git."""
-    asked = ["git", "-C", str(Path(__file__).parent), "rev-parse", "HEAD"]
+    """The commit of the source tree this package runs from, when this was first asked; None without one, or git.
+
+    An installed package may lie in the work tree of another project, whose commit says nothing of it.
+    """
+    this = Path(__file__)
+    commands = (["ls-files", "--error-unmatch", this.name], ["rev-parse", "HEAD"])
     try:
-        done = subprocess.run(asked, capture_output=True, text=True, check=False)
+        tracked, head = (
+            subprocess.run(["git", "-C", str(this.parent), *command], capture_output=True, text=True, check=False)
+            for command in commands
+        )
     except FileNotFoundError:
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return head.stdout.strip() if tracked.returncode == head.returncode == 0 else None

@@ -135,7 +135,8 @@ def run_worker(asked: dict[str, Any]) -> Iterator[dict[str, Any]]:
     (work / "job.json").write_text(json.dumps(asked, indent=2))
     command = [environment.python(), "-m", "saemd.quality.saebench.worker", str(work / "job.json")]
     surroundings = {
-        **os.environ, "PYTHONPATH": str(environment.REPOSITORY), "TQDM_MININTERVAL": "1", "TQDM_NCOLS": "90",
+        **os.environ, "TQDM_MININTERVAL": "1", "TQDM_NCOLS": "90",
+        "PYTHONPATH": str(environment.link_package(work / "code")),
         "TOKENIZERS_PARALLELISM": "false", "OMP_NUM_THREADS": str(asked["threads"]), "PYTHONHASHSEED": "0",
         **({} if drawn else NO_BARS),
     }  # fmt: skip

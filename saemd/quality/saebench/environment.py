@@ -9,7 +9,9 @@ from pathlib import Path
 
 from saemd.errors import UserError, bad_value
 
-REPOSITORY = Path(__file__).resolve().parents[3]
+PACKAGE = Path(__file__).resolve().parents[2]  # saemd
+REPOSITORY = PACKAGE.parent  # or, of a wheel, the folder that it is installed in
+LOCK = Path(__file__).resolve().parent / "requirements.lock"  # in a wheel alone
 VARIABLE = "SAEMD_SAEBENCH"  # another place for the environment
 SAE_BENCH = "0.6.0"
 PACKAGES = ("sae-bench", "sae-lens", "sae-probes", "transformer-lens", "transformers", "datasets", "torch")
@@ -20,11 +22,29 @@ def environment() -> Path:
     return Path(os.environ.get(VARIABLE) or REPOSITORY / ".venv-saebench")
 
 
+def how_to_build() -> str:
+    """The command for it; the package of a wheel has no Makefile beside it, and brings the pinned set itself."""
+    if not LOCK.is_file():
+        return "`make saebench`"
+    place = os.environ.get(VARIABLE) or "~/saebench"
+    torch = next(line for line in LOCK.read_text().splitlines() if line.startswith("torch=="))
+    pip = f"{place}/bin/pip install"
+    return f"`python3.11 -m venv {place} && {pip} {torch} && {pip} --no-deps -r {LOCK}` and set {VARIABLE}={place}"
+
+
+def link_package(folder: Path) -> Path:
+    """`folder`, made to hold a link to this package alone, for PYTHONPATH: a wheel has other packages beside it."""
+    folder.mkdir(exist_ok=True)
+    (folder / "saemd").unlink(missing_ok=True)
+    (folder / "saemd").symlink_to(PACKAGE)
+    return folder
+
+
 def python() -> Path:
     """Its interpreter. Raises `UserError` where it is not there."""
     found = environment() / "bin" / "python"
     if not found.is_file():
-        raise UserError(f"SAEBench's environment {environment()} is missing: run `make saebench` (2.3 GB, once)")
+        raise UserError(f"SAEBench's environment {environment()} is missing: run {how_to_build()} (2.3 GB, once)")
     return found
 
 
@@ -39,8 +59,8 @@ def _versions(interpreter: Path) -> tuple[tuple[str, str], ...]:
     ran = subprocess.run([interpreter, "-c", code], capture_output=True, text=True)
     if ran.returncode:
         reason = (ran.stderr.strip().splitlines() or ["it does not start"])[-1]
-        raise UserError(f"SAEBench's environment {environment()} is incomplete ({reason}): run `make saebench` again")
+        raise UserError(f"SAEBench's environment {environment()} is incomplete ({reason}): run {how_to_build()} again")
     found = tuple((line.split()[0], line.split()[1]) for line in ran.stdout.splitlines())
     if (sae_bench := dict(found)["sae-bench"]) != SAE_BENCH:
-        raise bad_value("sae-bench", sae_bench, f"{SAE_BENCH} is wanted: remove {environment()}, run `make saebench`")
+        raise bad_value("sae-bench", sae_bench, f"{SAE_BENCH} is wanted: remove {environment()}, run {how_to_build()}")
     return found
