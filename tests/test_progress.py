@@ -11,12 +11,15 @@ import threading
 import time
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+from rich.console import Console
 
 from saemd import progress
 from saemd.progress import bar, duration, lines
 from saemd.quality.saebench import caller
+from saemd.stability.table import print_table
 from tests.test_saebench import asked, measure, scripted
 from tests.test_sweep import world  # noqa: F401
 
@@ -138,7 +141,8 @@ BARS = """printf 'bars off: %s\\r50 %%' "$TQDM_DISABLE$HF_HUB_DISABLE_PROGRESS_B
 
 def test_saebenchs_worker_draws_its_bars_on_a_terminal_alone(tmp_path, monkeypatch, capfd):
     scripted(monkeypatch, tmp_path, BARS)
-    monkeypatch.setenv("TQDM_DISABLE", "")
+    for name in progress.NO_BARS:
+        monkeypatch.delenv(name, raising=False)
     for drawn, said in ((False, ""), (True, "bars off: \r50 %")):
         monkeypatch.setattr(caller, "is_drawn", lambda drawn=drawn: drawn)
         list(caller.run_worker(asked(tmp_path)))
@@ -159,6 +163,25 @@ def test_saebenchs_progress_is_a_line_for_each_minute_of_its_saes(quick, tmp_pat
     assert "1 of 2 SAEs, 50 %" in said[2]
     assert said[2].endswith("left  init=b l0=4 seed=0")
     assert re.fullmatch(r"SAEBench's unlearning: done, 0\.\d s, 2 of 2 SAEs", said[-1])
+
+
+@pytest.mark.parametrize("columns", ["80", "300"])
+def test_a_table_in_a_file_cuts_no_figure_and_names_its_starts(columns, monkeypatch):
+    """Seeds go up to 2**32 - 1; COLUMNS is a terminal's."""
+    monkeypatch.setenv("COLUMNS", columns)
+    record: Any = {
+        "init": "mirror-with-a-gain", "l0": 320, "seeds": [4294967294, 4294967295], "same_start_dec": True,
+        "same_start_enc": False, "alive": 18432, "d_sae": 18432, "achieved_l0": [1234.0, 1234.0],
+        "fvu": [12.125, 12.125],
+        **dict.fromkeys(
+            ("mean_cos_dec", "drift_dec", "mean_cos_enc", "drift_enc", "random_floor", "same_match", "shared"), -0.25
+        ),
+    }  # fmt: skip
+    written = io.StringIO()
+    print_table([record], Console(file=written))
+    (row,) = (line.split() for line in written.getvalue().splitlines() if "mirror" in line)
+    figures = ["-0.25"] * 7
+    assert row == ["mirror-with-a-gain", "320", "4294967294-4294967295", "*", *figures, "100%", "1234", "12.125"]
 
 
 @pytest.mark.slow

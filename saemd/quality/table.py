@@ -1,4 +1,7 @@
-"""The scores in the terminal, 100 columns wide at most: one row per score, start and target L0; then a row per test."""
+"""The scores in the terminal: one row per score, start and target L0; then a row per test.
+
+As the comparison's table it is 100 columns wide, and more where its figures need them.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ from rich.table import Table
 
 from saemd.quality.published import published_rows, remarks, titles
 from saemd.quality.records import Record, reasons
-from saemd.stability.table import WIDTH, number
+from saemd.stability.table import LABEL_WIDTH, number, set_width
 
 COLUMNS = ["score", "init", "L0|target", "L0|reached", "mean", "std|seeds", "std|own", "seeds", "missing"]
 TESTS = ["score", "starts", "difference", "95 % interval", "cells", "Wilcoxon|p", "paired t|p"]
@@ -19,8 +22,6 @@ TESTS = ["score", "starts", "difference", "95 % interval", "cells", "Wilcoxon|p"
 def print_table(records: list[Record], summary: dict[str, Any], console: Console | None = None) -> None:
     """`summary` is `saemd.quality.spread.summary(records)`."""
     console = console or Console()
-    if console.width > WIDTH or not console.is_terminal:
-        console.width = WIDTH
     _print(console, "Quality, larger is better", COLUMNS, table_rows(records, summary))
     tests = summary["tests"]
     if tests:
@@ -38,13 +39,14 @@ def _print(console: Console, title: str, columns: list[str], rows: list[list[str
         overflow: Any = "fold" if words else "ellipsis"
         table.add_column(
             column.replace("|", "\n"), justify="left" if words else "right", no_wrap=not words, overflow=overflow,
-            min_width=8 if words else None,
+            min_width=8 if words else None, max_width=LABEL_WIDTH if words else None,
         )  # fmt: skip
     for place, row in enumerate(rows):
         same = place > 0 and rows[place - 1][0] == row[0]
         if place and not same:
             table.add_section()
         table.add_row("" if same else row[0], *row[1:])
+    set_width(console, table)
     console.print(table)
 
 

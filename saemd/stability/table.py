@@ -1,4 +1,4 @@
-"""The comparison in the terminal: one row per pair of seeds, 100 columns wide at most."""
+"""The comparison in the terminal: one row per pair of seeds, 100 columns wide; more where its figures need them."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ from rich.table import Table
 from saemd.stability.records import Record
 
 WIDTH = 100
+LABEL_WIDTH = 40  # longer labels are folded
 
 
 def print_table(records: list[Record], console: Console | None = None) -> None:
@@ -17,10 +18,8 @@ def print_table(records: list[Record], console: Console | None = None) -> None:
     `L0 reached` and `FVU` are the mean of both seeds; `alive` is the share of latents alive in both.
     """
     console = console or Console()
-    if console.width > WIDTH or not console.is_terminal:
-        console.width = WIDTH
     table = Table(title="Stability over seeds", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
-    table.add_column("init", overflow="fold", min_width=8)
+    table.add_column("init", overflow="fold", min_width=8, max_width=LABEL_WIDTH)
     for name in ("L0", "seeds", "cos\ndec", "drift\ndec", "cos\nenc", "drift\nenc", "floor", "same\nmatch", "shared"):
         table.add_column(name, justify="right", no_wrap=True)
     for name in ("alive", "L0\nreached", "FVU"):
@@ -31,6 +30,7 @@ def print_table(records: list[Record], console: Console | None = None) -> None:
             table.add_section()
         previous = record["init"]
         table.add_row(*_row(record))
+    set_width(console, table)
     console.print(table)
     if any(shares_start(record) for record in records):
         console.print(
@@ -38,6 +38,12 @@ def print_table(records: list[Record], console: Console | None = None) -> None:
             "Drift is the cosine with the start: at 1.00 nothing has moved.",
             style="yellow",
         )
+
+
+def set_width(console: Console, table: Table) -> None:
+    """`WIDTH` columns, or what the table needs so that no figure is cut; a terminal has no more than it has."""
+    needed = console.measure(table, options=console.options.update(max_width=1000)).maximum
+    console.width = min(max(WIDTH, needed), console.width if console.is_terminal else 1000)
 
 
 def shares_start(record: Record) -> bool:
