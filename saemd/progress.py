@@ -67,12 +67,12 @@ def quiet_libraries() -> None:
 @contextmanager
 def _drawn(description: str, total: float | None, done: float) -> Iterator[Bar]:
     columns = [
-        TextColumn("{task.description}"),
+        TextColumn("{task.description}", markup=False),
         BarColumn(bar_width=24),
         TaskProgressColumn(),
         TimeElapsedColumn(),
         TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}"),
+        TextColumn("{task.fields[note]}", markup=False),
     ]
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task(description, total=total, completed=done, note="")  # type: ignore[arg-type]
