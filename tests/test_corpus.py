@@ -166,11 +166,11 @@ def test_a_users_files(tmp_path):
 def test_files_stream_through_a_buffer(tmp_path, monkeypatch):
     """However many documents there are, memory holds a few; each comes once, in an order of the seed's."""
     monkeypatch.setattr(files, "SHUFFLE_DOCUMENTS", 5)
-    for name, last in (("a", []), ("b", ['{"body": "x"}'])):
+    for name, last in (("a", []), ("b", ['{"text": 3}'])):
         rows = [json.dumps({"text": f"{name}{i}"}) for i in range(50)]
         (tmp_path / f"{name}.jsonl").write_text("\n".join(rows + last))
     seen: list[str] = []
-    with pytest.raises(UserError, match=r"row 51 of .*b.jsonl has no such text"):
+    with pytest.raises(UserError, match=r"line 51 of .*b.jsonl has a number there, not text"):
         seen.extend(files.read_files(tmp_path, "text", seed=1))
     assert len(seen) in (45, 95), "all but the buffer came before the bad row was reached"
     (tmp_path / "b.jsonl").unlink()
@@ -190,11 +190,11 @@ def test_other_files_in_the_folder_are_not_the_corpus(tmp_path):
 @pytest.mark.parametrize(
     ("name", "content", "message"),
     [
-        ("a.jsonl", b'{"text": "x"', "corpus.path=.*a.jsonl: cannot be read"),
+        ("a.jsonl", b'{"text": "x"', "corpus.path=.*a.jsonl: line 1 is not JSON"),
         ("a.parquet", b"no parquet", "corpus.path=.*a.parquet: cannot be read"),
         ("a.txt", b"\xff\xfe\x00", "corpus.path=.*a.txt: cannot be read"),
         ("a.jsonl", b"", "corpus.path=.*a.jsonl: the file is empty"),
-        ("a.jsonl", b'{"body": "x"}', "corpus.text_field=text: row 1 of .* has no such text, but .*body"),
+        ("a.jsonl", b'{"body": "x"}', "corpus.text_field=text: the 1 rows of .* lack it; their keys are body"),
         ("a.pdf", b"x", "corpus.path=.*: no files of a known kind"),
         ("a.txt", b"  ", "corpus.path=.*: no text in these files"),
     ],

@@ -108,7 +108,7 @@ def _write(
     cache_root: Path,
     device: str,
 ) -> None:
-    from saemd.corpus import contexts, documents
+    from saemd.corpus import contexts, some_documents
 
     trained = lm_info(lm_config, cache_root).trained_context
     if trained is not None and config.context_length > trained:
@@ -127,7 +127,7 @@ def _write(
         return residual_stream(lm().model, origin.layer, ids_BT)
 
     def texts(split: SplitName) -> Iterator[Context]:
-        for packed in contexts(documents(corpus_config, cache_root, split), lm().tokenizer, config.context_length):
+        for packed in contexts(some_documents(corpus_config, cache_root, split), lm().tokenizer, config.context_length):
             yield packed.input_ids, packed.keep
 
     write_cache(folder, origin, config, {split: partial(texts, split) for split in SPLITS}, forward, lm_dtype)

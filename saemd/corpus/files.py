@@ -1,87 +1,149 @@
-"""Documents from a user's files, and from data sets on the hub."""
+"""Documents from a user's files: which are read, in which order, and what is checked of them beforehand."""
 
 from __future__ import annotations
 
+import glob
+import os
 import random
 from collections.abc import Iterator
+from itertools import islice
 from pathlib import Path
 
+from saemd.corpus.opened import COMPRESSED, readable
+from saemd.corpus.rows import ENDINGS, kind_of, rows_of
+from saemd.corpus.texts import LOOK_ROWS, Tally, no_field, report_files, texts_of
 from saemd.errors import UserError, bad_value
 
-BUILDERS = {".txt": "text", ".jsonl": "json", ".json": "json", ".zst": "json", ".parquet": "parquet"}
 SHUFFLE_DOCUMENTS = 10_000  # buffer of what is streamed
+METADATA = (
+    "dataset_infos.json",
+    "dataset_info.json",
+    "dataset_dict.json",
+    "state.json",
+)  # of datasets, beside its data
+LOOK_FILES, LOOK_TEXTS = 200, 100  # files that `check_files` opens, and texts that it reads of each
+
+
+def expanded(path: str) -> Path:
+    """`corpus.path` with its `~`. Raises `UserError` for the home of nobody."""
+    try:
+        return Path(path).expanduser()
+    except RuntimeError as error:
+        raise bad_value("corpus.path", path, "there is no such home folder; write it in full") from error
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files that are read of a file or folder, sorted."""
-    if path.is_file():
-        return [path]
-    return sorted(p for p in path.rglob("*") if p.is_file() and p.suffix in BUILDERS)
+    """The files that are read of a file or folder, sorted. Hidden ones are not, nor what is no text of a known kind.
+
+    Raises `UserError` for a path that is neither, a folder that cannot be listed, and a link to nothing.
+    """
+    return _found(path)[0]
+
+
+def order_of(files: list[Path]) -> str:
+    """Names the documents' order for the fingerprint: another word where it changes, so that no half cache goes on.
+
+    Names with brackets or stars have a word of their own: once they were patterns, which could match another file.
+    """
+    return "literal" if any(glob.has_magic(str(file)) for file in files) else "buffered"
 
 
 def read_files(path: Path, text_field: str, seed: int) -> Iterator[str]:
-    """Documents of a file or folder: a .txt is one document, .jsonl, .jsonl.zst and .parquet hold one a row.
+    """Documents of a file or folder: a .txt is one document, the other kinds hold one a row.
 
-    The files are shuffled, and rows are read through `datasets` and shuffled in a buffer: memory holds that many
-    documents, however large the files. Raises `UserError` for what cannot be read, when it is reached.
+    The files are shuffled, and rows are shuffled in a buffer: memory holds that many documents, however large the
+    files. Rows without a text are skipped, and it is said once how many. Raises `UserError` for what cannot be read,
+    when it is reached, and where there is no text at all.
     """
-    if not path.exists():
-        raise bad_value("corpus.path", path, "there is no such file or folder")
-    files = files_of(path)
-    if not files or files[0].suffix not in BUILDERS:
-        raise bad_value("corpus.path", path, f"no files of a known kind here ({', '.join(BUILDERS)})")
+    files, others = _found(path)
+    report_files(f"corpus.path={path}", "of other kinds", [str(file) for file in others])
     draw = random.Random(seed)
     draw.shuffle(files)
+    tally = Tally()
     waiting: list[str] = []
-    for text in (text for file in files for text in _read(file, text_field)):
-        if len(waiting) < SHUFFLE_DOCUMENTS:
-            waiting.append(text)
-            continue
-        i = draw.randrange(SHUFFLE_DOCUMENTS)
-        waiting[i], text = text, waiting[i]
-        yield text
+    try:
+        for text in (text for file in files for text in _read(file, text_field, tally)):
+            if len(waiting) < SHUFFLE_DOCUMENTS:
+                waiting.append(text)
+                continue
+            i = draw.randrange(SHUFFLE_DOCUMENTS)
+            waiting[i], text = text, waiting[i]
+            yield text
+    except GeneratorExit:  # enough for this pass
+        tally.report(f"corpus.path={path}", whole=False)
+        raise
+    if not waiting:
+        raise _no_text(path, text_field, files, tally)
+    tally.report(f"corpus.path={path}", whole=True)
     draw.shuffle(waiting)
     yield from waiting
 
 
-def _read(file: Path, text_field: str) -> Iterator[str]:
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetGenerationError
+def check_files(path: Path, text_field: str) -> None:
+    """Read the first rows of every file, `LOOK_FILES` files at most: what is wrong there shows now, not hours later.
 
-    try:
-        if file.suffix == ".txt":
-            if text := file.read_text(encoding="utf-8").strip():
-                yield text
-            return
+    Raises `UserError` as `read_files` does.
+    """
+    files = files_of(path)
+    tally = Tally()
+    found, whole = False, len(files) <= LOOK_FILES
+    for file in files[:LOOK_FILES]:
+        before = tally.rows
+        found |= any([text != "" for text in islice(_read(file, text_field, tally, LOOK_ROWS), LOOK_TEXTS)])
+        whole &= tally.rows - before < LOOK_ROWS
+    if whole and not found:
+        raise _no_text(path, text_field, files, tally)
+
+
+def _read(file: Path, text_field: str, tally: Tally, most_rows: int | None = None) -> Iterator[str]:
+    with readable(file):
         if not file.stat().st_size:
-            raise bad_value("corpus.path", file, "the file is empty")
-        rows = load_dataset(BUILDERS[file.suffix], data_files=str(file), split="train", streaming=True)
-        for n, row in enumerate(rows, start=1):
-            text = row.get(text_field)
-            if not isinstance(text, str):
-                raise bad_value("corpus.text_field", text_field, f"row {n} of {file} has no such text, but {list(row)}")
-            if text:
-                yield text
-    except UserError:
-        raise
-    except (OSError, ValueError, DatasetGenerationError) as error:
-        reason = " ".join(str(error).split())[:160]
-        raise bad_value("corpus.path", file, f"cannot be read ({type(error).__name__}: {reason})") from error
+            tally.empty_files.append(str(file))
+            return
+        yield from texts_of(islice(rows_of(file, text_field), most_rows), text_field, str(file), tally)
 
 
-def streamed(dataset: str, text_field: str, seed: int) -> Iterator[str]:
-    """Documents of a data set on the hub, streamed and shuffled in a buffer; nothing is stored."""
-    from datasets import load_dataset
-    from datasets.exceptions import DatasetNotFoundError
+def _no_text(path: Path, text_field: str, files: list[Path], tally: Tally) -> UserError:
+    if tally.other_files and not tally.has_field:
+        return no_field(text_field, f"the {tally.rows:,} rows of {path}", tally)
+    if len(files) == 1 and tally.empty_files:
+        return bad_value("corpus.path", files[0], "the file is empty")
+    return bad_value("corpus.path", path, "no text in these files")
 
+
+def _found(path: Path) -> tuple[list[Path], list[Path]]:
+    """The files that are read, and those of other kinds."""
     try:
-        rows = load_dataset(dataset, split="train", streaming=True)
-    except (DatasetNotFoundError, ConnectionError, OSError) as error:
-        remedy = "the hub did not give it: check the name and the network, or set corpus.path to a local copy"
-        raise bad_value("corpus.dataset", dataset, remedy) from error
-    for row in rows.shuffle(seed=seed, buffer_size=SHUFFLE_DOCUMENTS):
-        text = row.get(text_field)
-        if not isinstance(text, str):
-            raise bad_value("corpus.text_field", text_field, f"a row of {dataset} has no such text; it has {list(row)}")
-        if text:
-            yield text
+        if not path.exists():
+            link = " (it is a link to nothing)" if path.is_symlink() else ""
+            raise bad_value("corpus.path", path, f"there is no such file or folder{link}")
+        if not (path.is_dir() or path.is_file()):
+            raise bad_value("corpus.path", path, "neither a file nor a folder; it is read several times")
+        entries = sorted(_walk(path, set())) if path.is_dir() else [path]
+        files = [p for p in entries if kind_of(p.name) and (p == path or p.name not in METADATA)]
+        for file in files:
+            if not file.exists():
+                raise bad_value("corpus.path", file, "a link to nothing; remove it, or bring back what it stood for")
+        files = [file for file in files if file.is_file()]
+    except OSError as error:
+        raise bad_value("corpus.path", error.filename or path, f"cannot be read ({error.strerror})") from error
+    if not files:
+        kinds = f"{', '.join(ENDINGS)}; lines and texts also with {', '.join(COMPRESSED)}"
+        raise bad_value("corpus.path", path, f"no files of a known kind here ({kinds})")
+    read = set(files)
+    return files, [p for p in entries if p not in read]
+
+
+def _walk(folder: Path, visited: set[tuple[int, int]]) -> Iterator[Path]:
+    """What lies in the folder and below, links followed, hidden files and folders left out."""
+    identity = (folder.stat().st_dev, folder.stat().st_ino)
+    if identity in visited:
+        return
+    visited.add(identity)
+    with os.scandir(folder) as entries:
+        shown = sorted(entry.name for entry in entries if not entry.name.startswith("."))
+    for path in (folder / name for name in shown):
+        if path.is_dir():
+            yield from _walk(path, visited)
+        else:
+            yield path

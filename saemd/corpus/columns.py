@@ -1,0 +1,61 @@
+"""The text column of parquet and Arrow files; no other column is read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from saemd.errors import bad_value
+
+_BATCH_ROWS = 256
+_BUFFER_BYTES = 1 << 20
+_ARROW_END = b"\xff\xff\xff\xff\0\0\0\0"
+
+Rows = Iterator[tuple[str, dict[str, str | None]]]
+
+
+def parquet_rows(file: Path, text_field: str) -> Rows:
+    """`(row 3, {text_field: text})`; a row is {other columns: None} where there is no such column."""
+    with open(file, "rb") as raw, pq.ParquetFile(raw, buffer_size=_BUFFER_BYTES) as parquet:
+        batches = parquet.iter_batches(_BATCH_ROWS, columns=[text_field])
+        yield from _rows(file, text_field, parquet.schema_arrow, batches)
+
+
+def arrow_rows(file: Path, text_field: str) -> Rows:
+    """The same of what `save_to_disk` of datasets writes, a stream of record batches."""
+    with pa.memory_map(str(file)) as raw:
+        if raw.read(6) == b"ARROW1":
+            raise bad_value("corpus.path", file, "is an Arrow file, not a stream as save_to_disk writes; use parquet")
+        raw.seek(max(0, raw.size() - len(_ARROW_END)))
+        if raw.read() != _ARROW_END:
+            raise EOFError("the end of an Arrow stream is missing")
+        raw.seek(0)
+        with pa.ipc.open_stream(raw) as stream:
+            yield from _rows(file, text_field, stream.schema, stream)
+
+
+def _rows(file: Path, text_field: str, schema: pa.Schema, batches: Iterable[pa.RecordBatch]) -> Rows:
+    columns = schema.names.count(text_field)
+    if columns > 1:
+        raise bad_value("corpus.text_field", text_field, f"{file} has {columns} columns of this name")
+    if columns and not _is_text(type_ := schema.field(text_field).type):
+        raise bad_value("corpus.text_field", text_field, f"this column of {file} holds {type_}, not text")
+    n = 0
+    for batch in batches:
+        for i in range(batch.num_rows):
+            n += 1
+            try:
+                row = {text_field: batch.column(text_field)[i].as_py()} if columns else dict.fromkeys(schema.names)
+            except UnicodeDecodeError as error:
+                raise bad_value("corpus.path", file, f"row {n} is not UTF-8 text") from error
+            yield f"row {n}", row
+
+
+def _is_text(type_: pa.DataType) -> bool:
+    if pa.types.is_dictionary(type_):
+        return _is_text(type_.value_type)
+    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+    return any(is_kind(type_) for is_kind in kinds)

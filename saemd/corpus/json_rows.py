@@ -1,0 +1,169 @@
+"""The rows of JSON files: lines, one array, or objects over several lines. Every row is an object.
+
+The values of other keys are parsed and dropped, so neither their types nor their changes matter.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from codecs import BOM_UTF8
+from collections.abc import Iterable, Iterator
+from io import BufferedReader, TextIOWrapper
+from pathlib import Path
+from typing import Any
+
+from saemd.corpus.opened import opened
+from saemd.errors import UserError, bad_value
+
+_BUFFER_CHARACTERS = 1 << 20
+_decode = json.JSONDecoder(parse_int=float)  # an int of 5,000 digits, in a column that nobody reads, would be an error
+_SPACE = re.compile(r"[ \t\r\n]*")
+
+Rows = Iterator[tuple[str, dict[str, Any]]]
+
+
+def json_rows(file: Path, *, may_span_lines: bool) -> Rows:
+    """`(place, row)`: `line 3` of JSON lines, `row 3` of an array. Memory holds one row.
+
+    An array is recognised by its first sign; objects over several lines only where they may be.
+    """
+    with opened(file) as stream:
+        is_array = stream.peek(1).removeprefix(BOM_UTF8).lstrip().startswith(b"[")
+        spans_lines = is_array or (may_span_lines and not is_object(_first_line(stream)))
+    with opened(file) as stream:
+        yield from _json_values(file, stream) if spans_lines else _json_lines(file, stream)
+
+
+def json_object(text: str) -> dict[str, Any]:
+    """The object that a line holds. Raises `ValueError`, which says what is wrong with the line."""
+    try:
+        return _object(_decode.decode(text))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise ValueError(_not_json(error)) from error
+
+
+def is_object(text: str) -> bool:
+    """Whether a line holds an object."""
+    try:
+        json_object(text)
+    except ValueError:
+        return False
+    return True
+
+
+def _first_line(stream: Iterable[bytes]) -> str:
+    line = next(filter(bytes.strip, stream), b"")
+    return line.decode("utf-8", "replace").removeprefix("\ufeff")
+
+
+def _json_lines(file: Path, lines: Iterable[bytes]) -> Rows:
+    for n, line in enumerate(lines, start=1):
+        try:
+            text = line.decode("utf-8").removeprefix("\ufeff")
+            if text.isspace() or not text:
+                continue
+            row = json_object(text)
+        except UnicodeDecodeError as error:
+            raise bad_value("corpus.path", file, f"line {n} {_not_utf8(error)}") from error
+        except ValueError as error:
+            raise bad_value("corpus.path", file, f"line {n} {error}") from error
+        yield f"line {n}", row
+
+
+def _json_values(file: Path, stream: BufferedReader[Any]) -> Rows:
+    """The objects of one array, or objects that follow each other; memory holds one of them."""
+    values = _Values(stream)
+    n = 0
+    try:
+        in_array = values.skip("[")
+        while not (values.skip("]") if in_array else values.at_end()):
+            n += 1
+            if in_array and n > 1:
+                values.expect(",")
+            yield f"row {n}", _object(values.take())
+        if not values.at_end():
+            raise ValueError("is followed by more than its array; an array is a whole file")
+    except UnicodeDecodeError as error:
+        raise bad_value("corpus.path", file, f"row {n} or what follows it {_not_utf8(error)}") from error
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise bad_value("corpus.path", file, f"row {n} {_not_json(error)}") from error
+    except UserError:
+        raise
+    except ValueError as error:
+        raise bad_value("corpus.path", file, f"row {n} {error}") from error
+
+
+class _Values:
+    """JSON values one after another from a stream, with what is between them."""
+
+    def __init__(self, stream: BufferedReader[Any]) -> None:
+        self._stream = TextIOWrapper(stream, encoding="utf-8-sig")
+        self._buffer, self._at = "", 0
+
+    def at_end(self) -> bool:
+        """Whether nothing but white space follows."""
+        return not self._next()
+
+    def skip(self, sign: str) -> bool:
+        """Pass over `sign` if it is next."""
+        found = self._next() == sign
+        self._at += found
+        return found
+
+    def expect(self, sign: str) -> None:
+        if not self.skip(sign):
+            raise json.JSONDecodeError(f"Expecting '{sign}'", self._buffer, self._at)
+
+    def take(self) -> object:
+        """The next value; `JSONDecodeError` if there is none."""
+        self._next()
+        while True:
+            try:
+                value, self._at = _decode.raw_decode(self._buffer, self._at)
+                return value
+            except json.JSONDecodeError as error:
+                may_go_on = error.msg.startswith("Unterminated") or error.pos > len(self._buffer) - 16
+                if not may_go_on or not self._fill():
+                    raise
+
+    def _next(self) -> str:
+        while True:
+            self._at = _SPACE.match(self._buffer, self._at).end()  # type: ignore[union-attr]
+            if self._at < len(self._buffer):
+                return self._buffer[self._at]
+            if not self._fill():
+                return ""
+
+    def _fill(self) -> bool:
+        """Read as much again as is waiting, so that a long value is not parsed too often; False at the end."""
+        more = self._stream.read(max(_BUFFER_CHARACTERS, len(self._buffer) - self._at))
+        self._buffer, self._at = self._buffer[self._at :] + more, 0
+        return bool(more)
+
+
+def _object(row: object) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise ValueError(f"is {describe(row)}; each row must be an object with a text")
+    return row
+
+
+def _not_json(error: json.JSONDecodeError | RecursionError) -> str:
+    reason = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else "nested too deep"
+    return f"is not JSON ({reason})"
+
+
+def _not_utf8(error: UnicodeDecodeError) -> str:
+    return f"is not UTF-8 (byte {error.object[error.start]:#04x}); convert the file"
+
+
+def describe(value: object) -> str:
+    """What a JSON value is, for an error.
+
+    >>> describe(None), describe(3.0), describe([])
+    ('null', 'a number', 'a list')
+    """
+    if value is None or isinstance(value, bool):
+        return json.dumps(value)
+    names = {str: "a string", list: "a list", dict: "an object", float: "a number", int: "a number"}
+    return names.get(type(value), f"a {type(value).__name__}")

@@ -1,0 +1,104 @@
+"""Texts out of rows: which rows have one, and what is said of those that have not."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from saemd.corpus.json_rows import describe
+from saemd.errors import UserError, bad_value
+
+LOOK_ROWS = 1000  # of a file: if none of so many has the text field, something is wrong with it
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which JSON can write and no tokenizer takes
+_reported: set[tuple[str, str]] = set()
+
+
+@dataclass
+class Tally:
+    """What one pass over a corpus met besides texts. A file is named as it is to be shown."""
+
+    rows: int = 0
+    without_text: int = 0  # rows whose text is null or empty
+    without_field: int = 0  # rows without the text field, of files that have it in other rows
+    empty_files: list[str] = field(default_factory=list)
+    other_files: list[str] = field(default_factory=list)  # small ones, none of whose rows has the text field
+    keys: dict[str, None] = field(default_factory=dict)  # of rows without the text field
+    has_field: bool = False
+
+    def report(self, corpus: str, whole: bool) -> None:
+        """Say what was left out, once in this process; `whole` says whether all rows were read."""
+        if skipped := self.without_text + self.without_field:
+            of = f"{self.rows:,} rows" if whole else f"the {self.rows:,} rows read so far"
+            kinds = f"{self.without_text:,} with an empty or null text, {self.without_field:,} without the text field"
+            report_once(corpus, "rows", f"skipped {skipped:,} of {of}: {kinds}")
+        report_files(corpus, "empty", self.empty_files)
+        report_files(corpus, "without the text field", self.other_files)
+
+
+def texts_of(
+    rows: Iterable[tuple[str, Mapping[str, Any]]], text_field: str, source: str, tally: Tally
+) -> Iterator[str]:
+    """The texts of one file's or data set's rows, which `source` names; `tally` counts the rest.
+
+    Raises `UserError` for a text that is none, and where the first `LOOK_ROWS` rows all lack the text field.
+    """
+    n = missing = 0
+    for n, (place, row) in enumerate(rows, start=1):
+        tally.rows += 1
+        if text_field not in row:
+            missing += 1
+            tally.keys.update(dict.fromkeys(row))
+            if n == missing == LOOK_ROWS:
+                raise no_field(text_field, f"the first {n:,} rows of {source}", tally)
+            continue
+        text = row[text_field]
+        if text is None or text == "":
+            tally.without_text += 1
+        elif not isinstance(text, str):
+            raise bad_value(
+                "corpus.text_field", text_field, f"{place} of {source} has {describe(text)} there, not text"
+            )
+        else:
+            yield _encodable(text)
+    tally.has_field |= missing < n
+    if not n:
+        tally.empty_files.append(source)
+    elif missing == n:
+        tally.other_files.append(source)
+    else:
+        tally.without_field += missing
+
+
+def no_field(text_field: str, where: str, tally: Tally) -> UserError:
+    """No row there has the text field."""
+    keys = list(tally.keys)
+    more = f" and {len(keys) - 20} more" if len(keys) > 20 else ""
+    there = f"{', '.join(keys[:20])}{more}" if keys else "none"
+    return bad_value("corpus.text_field", text_field, f"{where} lack it; their keys are {there}")
+
+
+def report_files(corpus: str, what: str, names: list[str]) -> None:
+    """Say once in this process that these files of the corpus, which are `what`, are left out."""
+    if names:
+        count = "1 file" if len(names) == 1 else f"{len(names):,} files"
+        shown = ", ".join([Path(name).name for name in names[:3]] + ["…"] * (len(names) > 3))
+        report_once(corpus, what, f"left out {count} ({what}): {shown}")
+
+
+def report_once(corpus: str, topic: str, line: str) -> None:
+    """Say a line about a corpus on stderr, unless one on this topic was said; passes over a corpus are many."""
+    if (corpus, topic) not in _reported:
+        _reported.add((corpus, topic))
+        print(f"{corpus}: {line}", file=sys.stderr, flush=True)
+
+
+def _encodable(text: str) -> str:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return _SURROGATE.sub("\ufffd", text)
+    return text
