@@ -55,6 +55,7 @@ FORMS: dict[str, Callable[[], bytes]] = {
     "array.json": lambda: json.dumps(ROWS, indent=1, ensure_ascii=False).encode(),
     "array.jsonl": lambda: json.dumps(ROWS).encode(),
     "objects.json": lambda: "\n".join(json.dumps(row, indent=2) for row in ROWS).encode(),
+    "objects.jsonl": lambda: b"\n" + "".join(json.dumps(row, indent=2) for row in ROWS).encode(),
     "windows.jsonl": lambda: b"\xef\xbb\xbf" + lines(TEXTS).replace(b"\n", b"\r\n\r\n"),
     "a.jsonl.gz": lambda: gzip.compress(lines(TEXTS[:200])) + gzip.compress(lines(TEXTS[200:])),
     "a.json.gz": lambda: gzip.compress(lines(TEXTS)),

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 
 from saemd.corpus.files import SHUFFLE_DOCUMENTS
-from saemd.corpus.json_rows import is_object, json_object
 from saemd.corpus.texts import Tally, no_field, texts_of
 from saemd.errors import bad_value
 
 if TYPE_CHECKING:
     from datasets import IterableDataset
 
-_COPY = "or set corpus.path to a local copy"
+_COPY = "or set corpus.path to a local copy, of which the text alone is read"
 
 
 def streamed(dataset: str, text_field: str, seed: int) -> Iterator[str]:
@@ -26,17 +25,16 @@ def streamed(dataset: str, text_field: str, seed: int) -> Iterator[str]:
     from datasets.exceptions import DatasetNotFoundError
 
     try:
-        rows, are_lines = _load(dataset, text_field)
+        rows = _load(dataset, text_field)
     except (DatasetNotFoundError, ConnectionError, OSError) as error:
         remedy = f"the hub did not give it: check the name and the network, {_COPY}"
         raise bad_value("corpus.dataset", dataset, remedy) from error
     except (ValueError, RuntimeError) as error:  # no split, several configurations, a script
         raise bad_value("corpus.dataset", dataset, f"cannot be streamed ({_reason(error)}); {_COPY}") from error
     names = rows.column_names
-    if names and not are_lines and text_field not in names:
-        keys = dict.fromkeys(names)
-        raise no_field(text_field, f"the rows of {dataset}", Tally(keys=keys))
-    placed = _placed(dataset, rows.shuffle(seed=seed, buffer_size=SHUFFLE_DOCUMENTS), are_lines)
+    if names and text_field not in names:
+        raise no_field(text_field, f"the rows of {dataset}", Tally(keys=dict.fromkeys(names)))
+    placed = _placed(dataset, rows.shuffle(seed=seed, buffer_size=SHUFFLE_DOCUMENTS))
     tally, label = Tally(), f"corpus.dataset={dataset}"
     found = False
     try:
@@ -53,37 +51,27 @@ def streamed(dataset: str, text_field: str, seed: int) -> Iterator[str]:
     tally.report(label, whole=True)
 
 
-def _load(dataset: str, text_field: str) -> tuple[IterableDataset, bool]:
-    """The rows of its training split, and whether they are lines of JSON.
+def _load(dataset: str, text_field: str) -> IterableDataset:
+    """The rows of its training split; of parquet the text alone.
 
-    `datasets` casts every column of a file to what the first file has, also those that nobody reads. So of parquet
-    only the text is asked for, and JSON lines are taken as text.
+    `datasets` casts every column of a file to what the first file has, also those that nobody reads. Of JSON it can
+    read no single column: there a column that changes ends the stream, with a line that says what helps.
     """
-    from datasets import load_dataset, load_dataset_builder
+    from datasets import load_dataset
 
     rows = load_dataset(dataset, split="train", streaming=True)
     if rows.info.builder_name == "parquet" and text_field in (rows.column_names or ()):
-        return load_dataset(dataset, split="train", streaming=True, columns=[text_field]), False
-    if rows.info.builder_name == "json":
-        files = load_dataset_builder(dataset).config.data_files or {}
-        lines = load_dataset("text", data_files={"train": list(files["train"])}, split="train", streaming=True)
-        if is_object(next((line["text"] for line in lines if line["text"].strip()), "")):
-            return lines, True
-    return rows, False
+        return load_dataset(dataset, split="train", streaming=True, columns=[text_field])
+    return rows
 
 
-def _placed(
-    dataset: str, rows: Iterable[Mapping[str, Any]], are_lines: bool
-) -> Iterator[tuple[str, Mapping[str, Any]]]:
+def _placed(dataset: str, rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
     """`(place, row)`; the places are not known, for the rows are shuffled."""
     n = 0
     try:
         for row in rows:
             n += 1
-            if not are_lines:
-                yield "a row", row
-            elif line := row["text"].removeprefix("\ufeff").strip():
-                yield "a row", json_object(line)
+            yield "a row", row
     except (OSError, TypeError, ValueError, pa.ArrowException) as error:
         reason = f"the stream broke off after {n:,} rows ({_reason(error)}); start again, {_COPY}"
         raise bad_value("corpus.dataset", dataset, reason) from error

@@ -23,38 +23,32 @@ _SPACE = re.compile(r"[ \t\r\n]*")
 Rows = Iterator[tuple[str, dict[str, Any]]]
 
 
-def json_rows(file: Path, *, may_span_lines: bool) -> Rows:
-    """`(place, row)`: `line 3` of JSON lines, `row 3` of an array. Memory holds one row.
+def json_rows(file: Path) -> Rows:
+    """`(place, row)`: `line 3` of JSON lines, else `row 3`. Memory holds one row.
 
-    An array is recognised by its first sign; objects over several lines only where they may be.
+    An array is recognised by its first sign, and objects over several lines by a first line that ends within one.
     """
     with opened(file) as stream:
         is_array = stream.peek(1).removeprefix(BOM_UTF8).lstrip().startswith(b"[")
-        spans_lines = is_array or (may_span_lines and not is_object(_first_line(stream)))
+        spans_lines = is_array or (_ends_within_object(_first_line(stream)) and bool(_first_line(stream)))
     with opened(file) as stream:
         yield from _json_values(file, stream) if spans_lines else _json_lines(file, stream)
 
 
-def json_object(text: str) -> dict[str, Any]:
-    """The object that a line holds. Raises `ValueError`, which says what is wrong with the line."""
-    try:
-        return _object(_decode.decode(text))
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise ValueError(_not_json(error)) from error
-
-
-def is_object(text: str) -> bool:
-    """Whether a line holds an object."""
-    try:
-        json_object(text)
-    except ValueError:
-        return False
-    return True
-
-
 def _first_line(stream: Iterable[bytes]) -> str:
+    """The next line that is not blank; empty at the end."""
     line = next(filter(bytes.strip, stream), b"")
-    return line.decode("utf-8", "replace").removeprefix("\ufeff")
+    return line.decode("utf-8", "replace").removeprefix("\ufeff").rstrip()
+
+
+def _ends_within_object(line: str) -> bool:
+    try:
+        _decode.decode(line)
+    except json.JSONDecodeError as error:
+        return line.startswith("{") and error.pos >= len(line)
+    except RecursionError:
+        return False
+    return False
 
 
 def _json_lines(file: Path, lines: Iterable[bytes]) -> Rows:
@@ -63,11 +57,9 @@ def _json_lines(file: Path, lines: Iterable[bytes]) -> Rows:
             text = line.decode("utf-8").removeprefix("\ufeff")
             if text.isspace() or not text:
                 continue
-            row = json_object(text)
-        except UnicodeDecodeError as error:
-            raise bad_value("corpus.path", file, f"line {n} {_not_utf8(error)}") from error
-        except ValueError as error:
-            raise bad_value("corpus.path", file, f"line {n} {error}") from error
+            row = _object(_decode.decode(text))
+        except (ValueError, RecursionError) as error:
+            raise _bad_row(file, f"line {n}", error) from error
         yield f"line {n}", row
 
 
@@ -84,14 +76,8 @@ def _json_values(file: Path, stream: BufferedReader[Any]) -> Rows:
             yield f"row {n}", _object(values.take())
         if not values.at_end():
             raise ValueError("is followed by more than its array; an array is a whole file")
-    except UnicodeDecodeError as error:
-        raise bad_value("corpus.path", file, f"row {n} or what follows it {_not_utf8(error)}") from error
-    except (json.JSONDecodeError, RecursionError) as error:
-        raise bad_value("corpus.path", file, f"row {n} {_not_json(error)}") from error
-    except UserError:
-        raise
-    except ValueError as error:
-        raise bad_value("corpus.path", file, f"row {n} {error}") from error
+    except (ValueError, RecursionError) as error:
+        raise _bad_row(file, f"row {n}", error) from error
 
 
 class _Values:
@@ -148,13 +134,17 @@ def _object(row: object) -> dict[str, Any]:
     return row
 
 
-def _not_json(error: json.JSONDecodeError | RecursionError) -> str:
-    reason = f"{error.msg}, column {error.colno}" if isinstance(error, json.JSONDecodeError) else "nested too deep"
-    return f"is not JSON ({reason})"
-
-
-def _not_utf8(error: UnicodeDecodeError) -> str:
-    return f"is not UTF-8 (byte {error.object[error.start]:#04x}); convert the file"
+def _bad_row(file: Path, place: str, error: ValueError | RecursionError) -> UserError:
+    match error:
+        case json.JSONDecodeError():
+            reason = f"is not JSON ({error.msg}, column {error.colno})"
+        case RecursionError():
+            reason = "is not JSON (nested too deep)"
+        case UnicodeDecodeError():
+            reason = f"is not UTF-8 (byte {error.object[error.start]:#04x}); convert the file"
+        case _:
+            reason = str(error)
+    return bad_value("corpus.path", file, f"{place} {reason}")
 
 
 def describe(value: object) -> str:

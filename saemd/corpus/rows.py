@@ -46,7 +46,7 @@ def rows_of(file: Path, text_field: str) -> Iterator[tuple[str, Mapping[str, Any
         return parquet_rows(file, text_field)
     if kind == ".arrow":
         return arrow_rows(file, text_field)
-    return json_rows(file, may_span_lines=kind == ".json")
+    return json_rows(file)
 
 
 def _txt(file: Path, text_field: str) -> Iterator[tuple[str, Mapping[str, Any]]]:

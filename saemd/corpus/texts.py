@@ -31,10 +31,11 @@ class Tally:
 
     def report(self, corpus: str, whole: bool) -> None:
         """Say what was left out, once in this process; `whole` says whether all rows were read."""
-        if skipped := self.without_text + self.without_field:
+        skipped = {"with an empty or null text": self.without_text, "without the text field": self.without_field}
+        if count := sum(skipped.values()):
             of = f"{self.rows:,} rows" if whole else f"the {self.rows:,} rows read so far"
-            kinds = f"{self.without_text:,} with an empty or null text, {self.without_field:,} without the text field"
-            report_once(corpus, "rows", f"skipped {skipped:,} of {of}: {kinds}")
+            kinds = ", ".join(f"{n:,} {kind}" for kind, n in skipped.items() if n)
+            report_once(corpus, "rows", f"skipped {count:,} of {of}: {kinds}")
         report_files(corpus, "empty", self.empty_files)
         report_files(corpus, "without the text field", self.other_files)
 
