@@ -129,11 +129,12 @@ BAD: dict[str, tuple[str, bytes, str]] = {
     "null row": ("a.jsonl", b"null\n", r"a.jsonl: line 1 is null; "),
     "array of texts": ("a.json", b'["one", "two"]', r"a.json: row 1 is a string; "),
     "array and more": ("a.json", b'[{"text": "x"}] {}', r"a.json: row 1 is followed by more than its array"),
-    "no comma": ("a.json", b'[{"text": "x"} {"text": "y"}]', r"a.json: row 2 is not JSON \(Expecting ','"),
+    "no comma": ("a.json", b'[{"text": "x"} {"text": "y"}]', r"a.json: row 2 is not JSON \(Expecting ','\)"),
     "deep": ("a.jsonl", b'{"x": ' + b"[" * 100_000 + b"\n", r"a.jsonl: line 1 is not JSON \(nested too deep\)"),
     "number": ("a.jsonl", b'{"text": "x"}\n{"text": 3}', r"corpus.text_field=text: line 2 of .* has a number there"),
     "list": ("a.json", b'[{"text": ["x"]}]', r"corpus.text_field=text: row 1 of .*a.json has a list there, not text"),
     "Latin-1": ("a.jsonl", '{"text": "x"}\n"ä"'.encode("latin-1"), r"a.jsonl: line 2 is not UTF-8 \(byte 0xe4\)"),
+    "Latin-1 array": ("a.json", '[{"text": "ä"}]'.encode("latin-1"), r"a.json: row 0 or one after it is not UTF-8"),
     "UTF-16": ("a.jsonl", '{"text": "x"}'.encode("utf-16"), r"a.jsonl: line 1 is not UTF-8"),
     "UTF-16 text": ("a.txt", "text".encode("utf-16"), r"a.txt: cannot be read \(UnicodeDecodeError"),
     "plain .zst": ("a.jsonl.zst", b'{"text": "x"}', r"a.jsonl.zst: cannot be read \(ZstdError"),
@@ -199,9 +200,12 @@ def test_rows_without_a_text_are_skipped_and_counted_once(tmp_path, capsys):
 
 def test_rows_skipped_in_a_pass_that_ends_early_are_said(tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("saemd.corpus.files.SHUFFLE_DOCUMENTS", 5)
-    (tmp_path / "a.jsonl").write_bytes(b'{"text": null}\n' + lines(TEXTS))
+    (tmp_path / "a.jsonl").write_bytes(b'{"text": null}\n{}\n' + lines(TEXTS))
     next(read_files(tmp_path, "text", 0))
-    assert "skipped 1 of the 7 rows read so far" in capsys.readouterr().err
+    assert (
+        "skipped 2 of the 8 rows read so far: 1 with an empty or null text, 1 without the text"
+        in capsys.readouterr().err
+    )
 
 
 def test_a_field_that_is_missing_everywhere_is_noticed_early(tmp_path):

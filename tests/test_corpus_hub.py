@@ -18,6 +18,11 @@ SECOND = [{"id": "x", "late": 1, "text": f"b{n}", "meta": "s"} for n in range(30
 TEXTS = sorted(row["text"] for row in FIRST + SECOND)
 
 
+@pytest.fixture(autouse=True)
+def _no_sleep(monkeypatch):
+    monkeypatch.setattr("datasets.config.SLEEP_TIME_ON_THREADS_SHUTDOWN", 0)
+
+
 def save(folder: Path, *files: list[dict], form: str = "jsonl") -> str:
     """A data set in the hub's form, of one training file each."""
     (folder / "data").mkdir(parents=True)

@@ -6,6 +6,7 @@ import glob
 import os
 import random
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from itertools import islice
 from pathlib import Path
 
@@ -15,12 +16,8 @@ from saemd.corpus.texts import LOOK_ROWS, Tally, no_field, report_files, texts_o
 from saemd.errors import UserError, bad_value
 
 SHUFFLE_DOCUMENTS = 10_000  # buffer of what is streamed
-METADATA = (
-    "dataset_infos.json",
-    "dataset_info.json",
-    "dataset_dict.json",
-    "state.json",
-)  # of datasets, beside its data
+# What datasets keeps beside its data, and what it computed from them.
+METADATA = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "cache-*.arrow")
 LOOK_FILES, LOOK_TEXTS = 200, 100  # files that `check_files` opens, and texts that it reads of each
 
 
@@ -120,7 +117,9 @@ def _found(path: Path) -> tuple[list[Path], list[Path]]:
         if not (path.is_dir() or path.is_file()):
             raise bad_value("corpus.path", path, "neither a file nor a folder; it is read several times")
         entries = sorted(_walk(path, set())) if path.is_dir() else [path]
-        files = [p for p in entries if kind_of(p.name) and (p == path or p.name not in METADATA)]
+        files = [
+            p for p in entries if kind_of(p.name) and (p == path or not any(fnmatch(p.name, name) for name in METADATA))
+        ]
         for file in files:
             if not file.exists():
                 raise bad_value("corpus.path", file, "a link to nothing; remove it, or bring back what it stood for")

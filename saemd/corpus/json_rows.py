@@ -59,7 +59,8 @@ def _json_lines(file: Path, lines: Iterable[bytes]) -> Rows:
                 continue
             row = _object(_decode.decode(text))
         except (ValueError, RecursionError) as error:
-            raise _bad_row(file, f"line {n}", error) from error
+            column = f", column {error.colno}" if isinstance(error, json.JSONDecodeError) else ""
+            raise _bad_row(file, f"line {n}", error, column) from error
         yield f"line {n}", row
 
 
@@ -76,6 +77,8 @@ def _json_values(file: Path, stream: BufferedReader[Any]) -> Rows:
             yield f"row {n}", _object(values.take())
         if not values.at_end():
             raise ValueError("is followed by more than its array; an array is a whole file")
+    except UnicodeDecodeError as error:  # in what was read ahead
+        raise _bad_row(file, f"row {n} or one after it", error) from error
     except (ValueError, RecursionError) as error:
         raise _bad_row(file, f"row {n}", error) from error
 
@@ -134,10 +137,10 @@ def _object(row: object) -> dict[str, Any]:
     return row
 
 
-def _bad_row(file: Path, place: str, error: ValueError | RecursionError) -> UserError:
+def _bad_row(file: Path, place: str, error: ValueError | RecursionError, column: str = "") -> UserError:
     match error:
         case json.JSONDecodeError():
-            reason = f"is not JSON ({error.msg}, column {error.colno})"
+            reason = f"is not JSON ({error.msg}{column})"
         case RecursionError():
             reason = "is not JSON (nested too deep)"
         case UnicodeDecodeError():

@@ -13,6 +13,7 @@ from saemd.corpus.json_rows import describe
 from saemd.errors import UserError, bad_value
 
 LOOK_ROWS = 1000  # of a file: if none of so many has the text field, something is wrong with it
+_KEYS_SHOWN = 20
 _SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which JSON can write and no tokenizer takes
 _reported: set[tuple[str, str]] = set()
 
@@ -52,7 +53,9 @@ def texts_of(
         tally.rows += 1
         if text_field not in row:
             missing += 1
-            tally.keys.update(dict.fromkeys(row))
+            tally.without_field += 1
+            if len(tally.keys) < _KEYS_SHOWN:
+                tally.keys.update(dict.fromkeys(row))
             if n == missing == LOOK_ROWS:
                 raise no_field(text_field, f"the first {n:,} rows of {source}", tally)
             continue
@@ -69,16 +72,14 @@ def texts_of(
     if not n:
         tally.empty_files.append(source)
     elif missing == n:
+        tally.without_field -= n
         tally.other_files.append(source)
-    else:
-        tally.without_field += missing
 
 
 def no_field(text_field: str, where: str, tally: Tally) -> UserError:
     """No row there has the text field."""
-    keys = list(tally.keys)
-    more = f" and {len(keys) - 20} more" if len(keys) > 20 else ""
-    there = f"{', '.join(keys[:20])}{more}" if keys else "none"
+    keys = [str(key) for key in tally.keys][:_KEYS_SHOWN]
+    there = ", ".join(keys + ["…"] * (len(tally.keys) > _KEYS_SHOWN)) or "none"
     return bad_value("corpus.text_field", text_field, f"{where} lack it; their keys are {there}")
 
 
