@@ -18,9 +18,9 @@ from saemd.activations.cache import ActivationCache
 from saemd.activations.config import ActivationsConfig, check_activations
 from saemd.activations.manifest import SPLITS, SplitName
 from saemd.activations.shards import disk_bytes, to_bits, to_float
-from saemd.activations.write import lock
+from saemd.activations.write import lock, write_cache
 from saemd.errors import UserError
-from tests.activation_caches import CONFIG, HELDOUT, D, forward, make, numbers, write
+from tests.activation_caches import CONFIG, HELDOUT, D, forward, make, numbers, origin, write
 from tests.ordinary_user import read_only
 
 
@@ -134,6 +134,13 @@ def test_empty_corpus_is_refused_and_leaves_nothing(tmp_path: Path) -> None:
     assert list(tmp_path.iterdir()) == []
 
 
+def test_text_of_special_tokens_alone_is_refused(tmp_path: Path) -> None:
+    nothing = (torch.zeros(16, dtype=torch.int64), torch.zeros(16, dtype=torch.bool))
+    contexts = dict.fromkeys(SPLITS, lambda: iter([nothing] * 3))
+    with pytest.raises(UserError, match=r"^corpus=made-up: all tokens of its 3 train contexts are special tokens or"):
+        write_cache(tmp_path / "cache", origin(), CONFIG, contexts, forward, "float32")
+
+
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), float("-inf")])
 def test_non_finite_activations_are_refused_with_count_and_shard(tmp_path: Path, value: float) -> None:
     def broken(ids: torch.Tensor) -> torch.Tensor:
@@ -231,7 +238,7 @@ def test_heldout_batches_hold_every_token_once_normalised(cache: ActivationCache
 def test_second_writer_waits_for_the_first(tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path
-from saemd.activations.write import lock
+from saemd.activations.write import lock, write_cache
 with lock(Path({str(tmp_path / "cache")!r})):
     print("mine")
 """

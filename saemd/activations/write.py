@@ -150,7 +150,7 @@ class _Writer:
             if group.contexts:
                 self._finish(name, split, group, wanted - split.tokens)
             if not split.tokens and self.progress.ended[name]:
-                raise _empty(self.origin, name)
+                raise _empty(self.origin, name, split.contexts)
             self.progress.sums = self.sums.to_json()
             write_json(self.folder / PROGRESS, self.progress)
 
@@ -245,13 +245,14 @@ def _check_disk(folder: Path, origin: Origin, done: int) -> None:
         )
 
 
-def _empty(origin: Origin, split: SplitName) -> UserError:
-    return bad_value(
-        "corpus",
-        origin.corpus,
-        f"its {split} documents fill no context of {origin.context_length} tokens; check its sources, add text, "
-        "or lower activations.context_length",
-    )
+def _empty(origin: Origin, split: SplitName, contexts: int = 0) -> UserError:
+    if contexts:
+        reason = f"all tokens of its {contexts:,} {split} contexts are special tokens or outliers"
+        return bad_value("corpus", origin.corpus, f"{reason}; use text that the tokenizer of {origin.lm} knows")
+    fraction = " a larger corpus.heldout_fraction," if split == "heldout" else ""
+    reason = f"its {split} documents fill no context of {origin.context_length} tokens"
+    remedy = f"more text,{fraction} or a smaller activations.context_length, is needed"
+    return bad_value("corpus", origin.corpus, f"{reason}; {remedy}")
 
 
 def _say_if_short(origin: Origin, split: SplitName, there: Split) -> None:

@@ -70,7 +70,7 @@ def fingerprint(config: CorpusConfig, cache_root: Path | None = None) -> str:
     Raises `UserError` for a file that cannot be read.
     """
     values = dataclasses.asdict(config)
-    path = Path(config.path).expanduser() if config.path else None
+    path = expanded(config.path) if config.path else None
     if path is not None:
         files = files_of(path)
         try:
