@@ -8,17 +8,21 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TypeVar
 
 import torch
 
 from saemd.activations.manifest import Origin
 from saemd.config import Config
+from saemd.corpus import check_corpus
 from saemd.errors import UserError, bad_value
 from saemd.lm.load import lm_info
 from saemd.logging.account import check_account
 from saemd.sae.init import refuse_width
 from saemd.training import record
 from saemd.training.schedules import schedules
+
+Part = TypeVar("Part")
 
 
 def check_jobs(configs: Sequence[Config]) -> bool:
@@ -30,10 +34,8 @@ def check_jobs(configs: Sequence[Config]) -> bool:
     todo = [config for config, origin in zip(configs, origins, strict=True) if not _check_run(config, origin)]
     for run_root in {config.run_root for config in todo}:
         _check_writable("run_root", run_root)
-    loggers = [config.logger for config in todo]
-    for i, logger in enumerate(loggers):
-        if logger not in loggers[:i]:
-            check_account(logger)
+    for logger in _different([config.logger for config in todo]):
+        check_account(logger)
     return not todo
 
 
@@ -41,6 +43,8 @@ def check_caches(configs: Sequence[Config]) -> list[Origin]:
     """The activations that each job needs. Raises `UserError` where they could not be written."""
     from saemd.activations.harvest import describe
 
+    for corpus in _different([config.corpus for config in configs]):
+        check_corpus(corpus)
     origins = []
     for config in configs:
         _check_writable("cache_root", config.cache_root, must=False)
@@ -48,6 +52,11 @@ def check_caches(configs: Sequence[Config]) -> list[Origin]:
         root = Path(config.cache_root)
         origins.append(describe(config.lm, config.layer, config.corpus, config.activations, root))
     return origins
+
+
+def _different(parts: list[Part]) -> list[Part]:
+    """Each value once: the jobs of a sweep share most of them, and dataclasses have no hash."""
+    return [part for i, part in enumerate(parts) if part not in parts[:i]]
 
 
 def _check_folders(configs: Sequence[Config]) -> None:
