@@ -1,4 +1,4 @@
-"""Folders that cannot be written, and full disks: one line instead of the system's error."""
+"""Folders below cache_root that cannot be written, and full disks: one line instead of the system's error."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def check_writable(folder: Path) -> None:
         except OSError as error:
             if error.errno in _FULL:
                 raise
-            remedy = "make it writable, or set cache_root to a folder that is"
-            raise UserError(f"{folder}: cannot be written ({error.strerror}); {remedy}") from error
+            remedy = "make it writable, or name a folder that is"
+            raise UserError(f"cache_root: {folder} cannot be written ({error.strerror}); {remedy}") from error
 
 
 @contextmanager
@@ -39,5 +39,5 @@ def refuse_full_disk(folder: Path) -> Iterator[None]:
         yield
     except (OSError, SafetensorError) as error:
         if getattr(error, "errno", None) in _FULL or "No space left on device" in str(error):
-            raise UserError(f"{folder}: the disk is full; make room, or set cache_root to a larger disk") from error
+            raise UserError(f"cache_root: the disk of {folder} is full; make room, or name a larger one") from error
         raise
