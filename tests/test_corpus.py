@@ -194,7 +194,7 @@ def test_other_files_in_the_folder_are_not_the_corpus(tmp_path):
         ("a.parquet", b"no parquet", "corpus.path=.*a.parquet: cannot be read"),
         ("a.txt", b"\xff\xfe\x00", "corpus.path=.*a.txt: cannot be read"),
         ("a.jsonl", b"", "corpus.path=.*a.jsonl: the file is empty"),
-        ("a.jsonl", b'{"body": "x"}', "corpus.text_field=text: the 1 rows of .* lack it; their keys are body"),
+        ("a.jsonl", b'{"body": "x"}', "corpus.text_field=text: no row of .* has it; the keys there are body"),
         ("a.pdf", b"x", "corpus.path=.*: no files of a known kind"),
         ("a.txt", b"  ", "corpus.path=.*: no text in these files"),
     ],

@@ -144,7 +144,7 @@ BAD: dict[str, tuple[str, bytes, str]] = {
     "blank": ("a.jsonl", b"\n \n", r"a.jsonl: the file is empty"),
     "empty .gz": ("a.jsonl.gz", gzip.compress(b""), r"a.jsonl.gz: the file is empty"),
     "only nulls": ("a.jsonl", b'{"text": null}\n', r"corpus.path=.*: no text in these files"),
-    "no field": ("a.jsonl", b'{"body": "x", "n": 1}\n', r"corpus.text_field=text: the 1 rows .* keys are body, n$"),
+    "no field": ("a.jsonl", b'{"body": "x", "n": 1}\n', r"^corpus.text_field=text: no row of .* the keys there are body, n$"),
 }  # fmt: skip
 
 
@@ -212,11 +212,18 @@ def test_a_field_that_is_missing_everywhere_is_noticed_early(tmp_path):
     (tmp_path / "a.jsonl").write_text('{"body": "x", "title": "y"}\n' * 1000 + "never reached")
     for call in (lambda: read(tmp_path), lambda: check_corpus(config(tmp_path))):
         with pytest.raises(
-            UserError, match=r"text_field=text: the first 1,000 rows of .*a.jsonl lack it; .* body, title"
+            UserError, match=r"text_field=text: none of the first 1,000 rows of .*a.jsonl has it; .* body, title"
         ):
             call()
     (tmp_path / "a.jsonl").write_text('{"body": "x"}\n' * 999 + '{"text": "late"}')
     assert read(tmp_path) == ["late"]
+
+
+def test_the_check_reads_only_the_first_rows(tmp_path):
+    (tmp_path / "a.jsonl").write_bytes(lines(TEXTS[:100]) + b"no JSON")
+    check_corpus(config(tmp_path))
+    with pytest.raises(UserError, match=r"a.jsonl: line 101 is not JSON"):
+        read(tmp_path)
 
 
 def test_exactly_one_origin_and_a_seed_that_is_one():

@@ -8,6 +8,7 @@ import pytest
 from datasets import Dataset
 
 from saemd.corpus import check_corpus, documents, fingerprint, some_documents
+from saemd.corpus.files import order_of
 from saemd.errors import UserError
 from tests.test_corpus_files import ROWS, TEXTS, arrow, config, lines, parquet, read
 
@@ -72,6 +73,8 @@ def test_names_are_taken_literally(tmp_path):
         (tmp_path / name).write_bytes(lines([text]))
     assert read(tmp_path / "x[1].jsonl") == ["brackets"]
     assert read(tmp_path / "run[1]") == ["a"]
+    orders = [order_of([tmp_path / name]) for name in ("x1.jsonl", "x[1].jsonl", "run[1]/a.jsonl")]
+    assert orders == ["buffered", "literal", "literal"], "activations of the other file are not taken for this one's"
 
 
 def test_links(tmp_path):

@@ -67,7 +67,7 @@ def test_rows_without_a_text_are_skipped_and_said(tmp_path, capsys):
 @pytest.mark.parametrize("form", ["jsonl", "parquet"])
 def test_a_missing_field_lists_the_keys(form, tmp_path):
     with pytest.raises(
-        UserError, match=r"^corpus.text_field=body: the .*rows of .* lack it; their keys are text, meta, id$"
+        UserError, match=r"^corpus.text_field=body: no row of .* has it; the keys there are text, meta, id$"
     ):
         list(streamed(save(tmp_path / "set", FIRST, form=form), "body", 0))
 

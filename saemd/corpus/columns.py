@@ -19,7 +19,8 @@ Rows = Iterator[tuple[str, dict[str, str | None]]]
 
 def parquet_rows(file: Path, text_field: str) -> Rows:
     """`(row 3, {text_field: text})`; a row is {other columns: None} where there is no such column."""
-    with open(file, "rb") as raw, pq.ParquetFile(raw, buffer_size=_BUFFER_BYTES) as parquet:
+    few = {"buffer_size": _BUFFER_BYTES, "pre_buffer": False}  # else memory holds the column of a whole row group
+    with open(file, "rb") as raw, pq.ParquetFile(raw, **few) as parquet:
         batches = parquet.iter_batches(_BATCH_ROWS, columns=[text_field], use_threads=False)
         yield from _rows(file, text_field, parquet.schema_arrow, batches)
 

@@ -102,7 +102,7 @@ def _read(file: Path, text_field: str, tally: Tally, most_rows: int | None = Non
 
 def _no_text(path: Path, text_field: str, files: list[Path], tally: Tally) -> UserError:
     if tally.other_files and not tally.has_field:
-        return no_field(text_field, f"the {tally.rows:,} rows of {path}", tally)
+        return no_field(text_field, f"no row of {path}", tally)
     if len(files) == 1 and tally.empty_files:
         return bad_value("corpus.path", files[0], "the file is empty")
     return bad_value("corpus.path", path, "no text in these files")

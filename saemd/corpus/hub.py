@@ -33,7 +33,7 @@ def streamed(dataset: str, text_field: str, seed: int) -> Iterator[str]:
         raise bad_value("corpus.dataset", dataset, f"cannot be streamed ({_reason(error)}); {_COPY}") from error
     names = rows.column_names
     if names and text_field not in names:
-        raise no_field(text_field, f"the rows of {dataset}", Tally(keys=dict.fromkeys(names)))
+        raise no_field(text_field, f"no row of {dataset}", Tally(keys=dict.fromkeys(names)))
     placed = _placed(dataset, rows.shuffle(seed=seed, buffer_size=SHUFFLE_DOCUMENTS))
     tally, label = Tally(), f"corpus.dataset={dataset}"
     found = False
@@ -45,7 +45,7 @@ def streamed(dataset: str, text_field: str, seed: int) -> Iterator[str]:
         tally.report(label, whole=False)
         raise
     if not found and tally.rows and not tally.has_field:
-        raise no_field(text_field, f"the {tally.rows:,} rows of {dataset}", tally)
+        raise no_field(text_field, f"no row of {dataset}", tally)
     if not found:
         raise bad_value("corpus.dataset", dataset, "it holds no text")
     tally.report(label, whole=True)

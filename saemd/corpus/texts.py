@@ -57,7 +57,7 @@ def texts_of(
             if len(tally.keys) < _KEYS_SHOWN:
                 tally.keys.update(dict.fromkeys(row))
             if n == missing == LOOK_ROWS:
-                raise no_field(text_field, f"the first {n:,} rows of {source}", tally)
+                raise no_field(text_field, f"none of the first {n:,} rows of {source}", tally)
             continue
         text = row[text_field]
         if text is None or text == "":
@@ -77,10 +77,10 @@ def texts_of(
 
 
 def no_field(text_field: str, where: str, tally: Tally) -> UserError:
-    """No row there has the text field."""
+    """`where` says which rows lack it: `no row of a.jsonl`."""
     keys = [str(key) for key in tally.keys][:_KEYS_SHOWN]
     there = ", ".join(keys + ["…"] * (len(tally.keys) > _KEYS_SHOWN)) or "none"
-    return bad_value("corpus.text_field", text_field, f"{where} lack it; their keys are {there}")
+    return bad_value("corpus.text_field", text_field, f"{where} has it; the keys there are {there}")
 
 
 def report_files(corpus: str, what: str, names: list[str]) -> None:
