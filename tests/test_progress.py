@@ -15,8 +15,11 @@ from typing import Any
 
 import pytest
 from rich.console import Console
+from tqdm import tqdm
+from tqdm.auto import tqdm as auto
 
 from saemd import progress
+from saemd.lm.quiet import quiet_transformers
 from saemd.progress import bar, duration, lines
 from saemd.quality.saebench import caller
 from saemd.stability.table import print_table
@@ -222,3 +225,14 @@ def logged(folder: Path, *command: str) -> str:
         text = log.read()
     assert ran.returncode == 0, text
     return text
+
+
+def test_transformers_draws_no_bar_of_any_kind_while_it_is_quiet(capsys):
+    """Its GGUF reader uses tqdm's own class, which its switch does not reach."""
+    from transformers.utils import logging
+
+    with quiet_transformers():
+        assert [*tqdm(range(2)), *auto(range(2)), *logging.tqdm(range(2))] == [0, 1] * 3
+    assert capsys.readouterr().err == ""
+    list(tqdm(range(2)))
+    assert "2/2" in capsys.readouterr().err
