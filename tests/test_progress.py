@@ -19,9 +19,11 @@ from tqdm import tqdm
 from tqdm.auto import tqdm as auto
 
 from saemd import progress
+from saemd.lm.config import LMConfig
+from saemd.lm.files import resolve
 from saemd.lm.quiet import quiet_transformers
 from saemd.progress import bar, duration, lines
-from saemd.quality.saebench import caller
+from saemd.quality.saebench import caller, gemma_scope
 from saemd.stability.table import print_table
 from tests.test_saebench import asked, measure, scripted
 from tests.test_sweep import world  # noqa: F401
@@ -225,6 +227,23 @@ def logged(folder: Path, *command: str) -> str:
         text = log.read()
     assert ran.returncode == 0, text
     return text
+
+
+@pytest.mark.parametrize("seconds", [0, 0.1])
+def test_a_download_from_the_hub_is_said_where_it_takes_time(seconds, quick, capsys, monkeypatch, tmp_path):
+    """What is there already is asked for many times, and none of them is worth a line."""
+
+    def slow(*_: Any, **__: Any) -> str:
+        time.sleep(seconds)
+        return str(tmp_path)
+
+    monkeypatch.setattr("huggingface_hub.snapshot_download", slow)
+    monkeypatch.setattr("huggingface_hub.hf_hub_download", slow)
+    assert resolve(LMConfig("owner/name"), tmp_path) == gemma_scope.locate(82) == tmp_path
+    said = capsys.readouterr().err.splitlines()
+    names = ["owner/name", f"google/gemma-scope-2b-pt-res's {gemma_scope.member(82)}"]
+    expected = [f"fetching {name} from the hub: {state}" for name in names for state in ("started", "done")]
+    assert [line.split(",")[0] for line in said] == (expected if seconds else [])
 
 
 def test_transformers_draws_no_bar_of_any_kind_while_it_is_quiet(capsys):

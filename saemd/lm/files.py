@@ -17,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from saemd.errors import bad_value
 from saemd.lm.config import LMConfig
 from saemd.lm.packaged import converted
+from saemd.progress import lines
 
 SINGLE, SHARDED = "model.safetensors", "model.safetensors.index.json"
 PICKLED_WEIGHTS = "pytorch_model.bin", "pytorch_model.bin.index.json"
@@ -83,7 +84,8 @@ def _from_hub(config: LMConfig, files: Sequence[str]) -> Path:
     )
 
     try:
-        return Path(snapshot_download(config.name, revision=config.revision, allow_patterns=list(files)))
+        with lines(f"fetching {config.name} from the hub", total=None):
+            return Path(snapshot_download(config.name, revision=config.revision, allow_patterns=list(files)))
     except GatedRepoError as error:
         remedy = (
             f"gated: accept its licence on the hub's page of {config.name} and set HF_TOKEN to your token; or use a "

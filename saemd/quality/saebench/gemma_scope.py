@@ -15,6 +15,7 @@ import numpy as np
 import torch
 
 from saemd.errors import bad_value
+from saemd.progress import lines
 from saemd.quality.score import Subject
 from saemd.sae.model import JumpReLUSAE
 
@@ -45,7 +46,8 @@ def locate(l0: int, folder: str = "", layer: int = LAYER, width: str = WIDTH) ->
     from huggingface_hub.errors import EntryNotFoundError, GatedRepoError, HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(hf_hub_download(REPOSITORY, name))
+        with lines(f"fetching {REPOSITORY}'s {name} from the hub", total=None):
+            return Path(hf_hub_download(REPOSITORY, name))
     except LocalEntryNotFoundError as error:
         remedy = f"the hub cannot be reached ({type(error).__name__}); name a local copy of {REPOSITORY}"
         raise bad_value("gemma_scope", name, remedy) from error
