@@ -71,19 +71,24 @@ def compose_all(arguments: list[str]) -> list[Config]:
     keys that nothing would read.
     """
     multirun = bool({*FLAGS} & {*arguments})
-    choices = []
+    choices, keys = [], set()
     for override in OverridesParser.create().parse_overrides(overrides(arguments, FLAGS)):
         if isinstance(override.value(), int | float | bool) and not override.key_or_group:
             raise UserError(f"{override.input_line}: write key=value")
         if override.key_or_group.startswith("hydra."):
             _refuse_unread_by_hydra(override.key_or_group, override.value())
+        keys.add(override.key_or_group)
         if multirun and override.is_sweep_override():
             key = override.get_key_element()
             choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
         else:
             choices.append([override.input_line])
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        return [typed(compose("config", list(job))) for job in itertools.product(*choices)]
+        configs = [typed(compose("config", list(job))) for job in itertools.product(*choices)]
+    for config in configs:
+        if "lm.name" in keys and "lm.packages" not in keys and config.lm.packages:  # the packages would be used
+            raise bad_value("lm.name", config.lm.name, "another model than the one in packages; add lm=hf")
+    return configs
 
 
 def _refuse_unread_by_hydra(key: str, value: object) -> None:

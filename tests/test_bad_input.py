@@ -61,6 +61,7 @@ CASES = {
     ),
     "layers in one folder": (["-m", "layer=0,1"], r"layer=0 and 1: both jobs would share "),
     "missing model": (["lm.name=./nowhere"], r"lm.name=./nowhere: "),
+    "another model than the packaged one": (["lm=smollm2_135m", "lm.name=gpt2"], r"lm.name=gpt2: .*; add lm=hf"),
     "no name": (["lm.name=???"], r"lm.name: has no value"),
     "unreadable corpus": (["corpus.path=./nowhere"], r"corpus.path=nowhere: "),
     "text field": (["corpus.text_field=body"], r"corpus.text_field=body: "),
