@@ -9,7 +9,7 @@ import dataclasses
 import difflib
 import os
 import re
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -87,3 +87,21 @@ def folder(key: str, value: str) -> str:
         return str(Path(value).expanduser())
     except RuntimeError:  # no HOME, and no such user
         raise bad_value(key, value, "there is no home folder to put in the place of ~; name the whole path") from None
+
+
+def key_values(arguments: Sequence[str], known: Collection[str]) -> dict[str, str]:
+    """The values given, by key. Raises `UserError` for unknown keys, none or two values of one, and flags."""
+    values: dict[str, str] = {}
+    listed = f"known are {', '.join(f'{name}=…' for name in known)}"
+    for argument in arguments:
+        key, equals, value = argument.partition("=")
+        if (bare := key.lstrip("-")) != key and bare in known:
+            raise UserError(f"{argument}: write {bare}={value or '…'}")
+        if key not in known or not equals:
+            raise UserError(f"{argument}: {listed}")
+        if not value:
+            raise bad_value(key, value, "is empty; give it a value, or leave it out")
+        if key in values:
+            raise bad_value(key, value, f"given twice, first as {key}={values[key]}; give it once")
+        values[key] = value
+    return values

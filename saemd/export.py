@@ -18,24 +18,23 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-import torch
-import yaml
-from safetensors import SafetensorError
-
+from saemd.arguments import key_values
 from saemd.errors import UserError, bad_value
+from saemd.files import DamagedFileError, save_torch, unwritable
 from saemd.progress import bar
-from saemd.sae.export import CONFIG, WEIGHTS, config_text, load_sae
+from saemd.runs import METRICS as FINISHED  # written last, so only finished runs have it
+from saemd.runs import WEIGHTS, read_config, read_metrics
+from saemd.sae.export import CONFIG, config_text, load_finite
+from saemd.sae.export import read_config as read_sae_config
 from saemd.sae.model import JumpReLUSAE
 
 KEYS = ("run", "run_root", "out", "format")
-FINISHED = "metrics.json"  # written last, so only finished runs have it
-UNREADABLE = (FileNotFoundError, SafetensorError, json.JSONDecodeError, yaml.YAMLError, KeyError, TypeError)
 
 
 def write_saelens(run: Path, sae: JumpReLUSAE, folder: Path) -> None:
     """`sae_lens.SAE.load_from_disk(folder)`: a run is saved in this form; in older ones cfg.json lacks the version."""
     shutil.copyfile(run / WEIGHTS, folder / WEIGHTS)
-    metadata = json.loads((run / CONFIG).read_text()).get("metadata")
+    metadata = read_sae_config(run).get("metadata")
     (folder / CONFIG).write_text(config_text(sae, metadata))
 
 
@@ -44,7 +43,7 @@ def write_dictionary_learning(run: Path, sae: JumpReLUSAE, folder: Path) -> None
 
     config.json names things as dictionary_learning's trainer and buffer do; what has no counterpart here is left out.
     """
-    config = yaml.safe_load((run / "config.yaml").read_text())["config"]
+    config = read_config(run)["config"]
     trainer = {
         "dict_class": "JumpReluAutoEncoder",
         "activation_dim": sae.d_in,
@@ -57,7 +56,7 @@ def write_dictionary_learning(run: Path, sae: JumpReLUSAE, folder: Path) -> None
     }
     buffer = {"d_submodule": sae.d_in, "io": "out", "ctx_len": config["activations"]["context_length"]}
     weights = {name: value.detach().contiguous() for name, value in sae.state_dict().items() if name != "scale"}
-    torch.save(weights, folder / "ae.pt")
+    save_torch(weights, folder / "ae.pt")
     (folder / "config.json").write_text(json.dumps({"trainer": trainer, "buffer": buffer}, indent=2) + "\n")
 
 
@@ -70,13 +69,7 @@ FORMATS: Mapping[str, Writer] = {
 
 def parse(arguments: list[str]) -> dict[str, str]:
     """`key=value` arguments, complete and without contradiction. Raises `UserError`."""
-    values: dict[str, str] = {}
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key not in KEYS or not value:
-            raise bad_value(key, value, f"known are {', '.join(f'{name}=…' for name in KEYS)}")
-        values[key] = value
-    values.setdefault("format", "saelens")
+    values = {"format": "saelens", **key_values(arguments, KEYS)}
     if values["format"] not in FORMATS:
         raise bad_value("format", values["format"], f"known are {', '.join(FORMATS)}")
     if ("run" in values) == ("run_root" in values):
@@ -89,11 +82,11 @@ def parse(arguments: list[str]) -> dict[str, str]:
 def find(values: Mapping[str, str]) -> dict[Path, Path]:
     """Each finished run's folder, and where it goes below `out`. Raises `UserError` where there is none."""
     if "run" in values:
-        run = Path(values["run"])
+        run = Path(values["run"]).expanduser()
         if not (run / FINISHED).is_file():
             raise bad_value("run", run, f"no finished run here ({FINISHED} is missing); name init=…/l0=…/seed=…")
         return {run: Path()}
-    root = Path(values["run_root"])
+    root = Path(values["run_root"]).expanduser()
     runs = sorted(path.parent for path in root.glob(f"init=*/l0=*/seed=*/{FINISHED}"))
     if not runs:
         raise bad_value("run_root", root, "no finished run below it; give the run_root that was trained with")
@@ -104,6 +97,9 @@ def export(runs: Mapping[Path, Path], out: Path, write: Writer) -> None:
     """Write all runs aside and rename the whole to `out`, so that it is there complete or not at all."""
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise bad_value("out", out, "there is something here already; name a new folder")
+    for run in runs:
+        if is_among_runs(out, run):
+            raise bad_value("out", out, f"lies among the runs, beside or in {run}; name a folder elsewhere")
     try:
         out.parent.mkdir(parents=True, exist_ok=True)
         with (
@@ -115,16 +111,31 @@ def export(runs: Mapping[Path, Path], out: Path, write: Writer) -> None:
                 progress.note(str(place))
                 (whole / place).mkdir(parents=True)
                 try:
-                    sae = load_sae(run)
+                    read_metrics(run)
+                    sae = load_finite(run)
                     write(run, sae, whole / place)
-                except UNREADABLE as error:
-                    raise bad_value("run", run, f"cannot be read ({error}); remove it and train it again") from error
+                except DamagedFileError as error:
+                    raise unreadable(run, f"{error.path.name} {error.what}") from error
+                except (KeyError, TypeError) as error:
+                    raise unreadable(run, f"config.yaml: {error}") from error
                 if below := int((sae.threshold < 0).sum()):
                     print(f"{run}: {below:,} latents have θ < 0; what they give below 0, others clip", file=sys.stderr)
                 progress.advance()
             os.replace(whole, out)
     except OSError as error:
-        raise bad_value("out", out, f"cannot be written ({error.strerror}); name another folder") from error
+        raise unwritable(out, error) from error
+
+
+def unreadable(run: Path, reason: str) -> UserError:
+    return bad_value("run", run, f"cannot be read ({reason}); remove it and train it again")
+
+
+def is_among_runs(out: Path, run: Path) -> bool:
+    """Is `out` a place below `run`'s run root where runs are kept, and looked for?"""
+    parents, place = run.resolve().parents, out.resolve()
+    if len(parents) < 3 or not place.is_relative_to(parents[2]):
+        return False
+    return "".join(place.relative_to(parents[2]).parts[:1]).startswith("init=")
 
 
 def main(arguments: list[str]) -> int:
@@ -133,7 +144,7 @@ def main(arguments: list[str]) -> int:
         return 0
     try:
         values = parse(arguments)
-        runs, out = find(values), Path(values["out"])
+        runs, out = find(values), Path(values["out"]).expanduser()
         export(runs, out, FORMATS[values["format"]])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -94,12 +94,12 @@ BAD = {
     "both": (["run={run}", "run_root={root}", "out={out}"], r"run=…: give either"),
     "no out": (["run={run}"], r"out=…: name the folder"),
     "unknown key": (["runs={run}", "out={out}"], r"runs=.*: known are run=…"),
-    "no value": (["run=", "out={out}"], r"run=: known are"),
+    "no value": (["run=", "out={out}"], r"run=: is empty"),
     "format": (["run={run}", "out={out}", "format=sparsify"], r"format=sparsify: known are saelens, dictionary_learn"),
     "no run there": (["run={root}", "out={out}"], r"run=.*: no finished run here"),
     "empty run root": (["run_root={run}", "out={out}"], r"run_root=.*: no finished run below it"),
     "out is taken": (["run={run}", "out={root}"], r"out=.*: there is something here already"),
-    "out cannot be": (["run={run}", "out={run}/metrics.json/x"], r"out=.*: cannot be written"),
+    "out cannot be": (["run={run}", "out=/dev/null/x"], r"/dev/null/x: cannot be written"),
     "a damaged run": (["run_root={root}", "out={out}", "format=dictionary_learning"], r"run=.*seed=42: cannot be read"),
 }
 
@@ -122,7 +122,7 @@ def test_truncated_weights(run, tmp_path, capsys):
     weights = run / "sae_weights.safetensors"
     weights.write_bytes(weights.read_bytes()[:100])
     assert export.main([f"run={run}", f"out={tmp_path / 'out'}"]) == 2
-    assert re.match(r"error: run=.*: cannot be read", capsys.readouterr().err)
+    assert re.match(r"error: run=.*: cannot be read \(sae_weights.safetensors ", capsys.readouterr().err)
 
 
 def test_help_holds_commands_that_parse(capsys):

@@ -71,7 +71,7 @@ def no_account(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     ("arguments", "said"),
     [
         ([], "wandb login"),
-        (["projekt=x"], "projekt=x: unknown"),
+        (["projekt=x"], "projekt=x: known are project=…, entity=…, name=…"),
         (["project="], "project=: is empty"),
     ],
 )

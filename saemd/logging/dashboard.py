@@ -10,6 +10,7 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING, Any
 
+from saemd.arguments import key_values
 from saemd.errors import UserError, bad_value
 from saemd.logging import names
 from saemd.logging.account import has_credentials, reach, server
@@ -142,13 +143,7 @@ def main(arguments: list[str]) -> int:
     """The command. Returns its exit code: 0, or 2 after one line that says what to mend."""
     values: dict[str, str | None] = {"project": LoggerConfig().project, "entity": None, "name": VIEW}
     try:
-        for argument in arguments:
-            key, equals, value = argument.partition("=")
-            if not equals or key not in values:
-                raise UserError(f"{argument}: unknown; give {', '.join(f'{known}=…' for known in values)}")
-            if not value:
-                raise bad_value(key, "", "is empty")
-            values[key] = value
+        values |= key_values(arguments, values)
         print(save_workspace(str(values["project"]), values["entity"], str(values["name"])))
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -15,11 +15,11 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from saemd.errors import bad_value
+from saemd.files import remove_partial, replacing
 from saemd.lm.patch import clean_pass, upper_states
 from saemd.progress import Bar, bar
 from saemd.quality.bench import Bench
 from saemd.quality.token_loss import token_losses
-from saemd.training.record import replace_with
 
 ABLATIONS = ("zero", "mean", "zero_everywhere", "zero_ordinary")
 
@@ -88,7 +88,7 @@ def make_baseline(bench: Bench, tokens: int, outlier_factor: float | None) -> Ba
         if len(found) < n:
             there = f"the held-out documents of {bench.corpus.name} give {len(found) * bench.context_length:,} tokens"
             raise bad_value("core.tokens", tokens, f"{there}; use fewer, or train with more corpus.heldout_fraction")
-        folder.mkdir(parents=True, exist_ok=True)
+        remove_partial(folder)  # of the core score alone, which one process measures at a time
         with bar("language model, clean and ablated", total=steps, unit="passes") as progress:
             for index in range(batches):
                 _write_clean(bench, folder, index, found[index * at_once : (index + 1) * at_once])
@@ -109,7 +109,8 @@ def _write_clean(bench: Bench, folder: Path, index: int, found: list) -> None:
     x_BTD, states_BTD = clean_pass(bench.lm.model, bench.layer, ids_BT)
     ce_BT, _ = token_losses(bench.lm.model, ids_BT, states_BTD)
     tensors = {"ids": ids_BT.cpu(), "patch": patch_BT, "x": x_BTD.cpu(), "states": states_BTD.cpu(), "ce": ce_BT}
-    replace_with(path, lambda aside: save_file({name: value.contiguous() for name, value in tensors.items()}, aside))
+    with replacing(path) as aside:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, aside)
 
 
 def _write_ablated(bench: Bench, baseline: Baseline, index: int, progress: Bar) -> None:
@@ -135,7 +136,8 @@ def _write_ablated(bench: Bench, baseline: Baseline, index: int, progress: Bar) 
     losses["ce_zero_ordinary"] = outliers_clean(
         bench.lm.model, bench.layer, baseline, batch, zero_BTD, losses["ce_zero"]
     )
-    replace_with(path, lambda aside: save_file(losses, aside))
+    with replacing(path) as aside:
+        save_file(losses, aside)
 
 
 def outliers_clean(

@@ -12,6 +12,7 @@ import torch
 
 from saemd import locks
 from saemd.errors import UserError, bad_value
+from saemd.files import write_json
 from saemd.logging.account import check_account
 from saemd.quality.bench import Bench
 from saemd.quality.records import Record, make_record, read_record, write_record
@@ -19,9 +20,8 @@ from saemd.quality.saebench import gemma_scope
 from saemd.quality.score import Outcome, Score, Subject, failed, fingerprint, finite
 from saemd.quality.scores import SCORES
 from saemd.quality.spread import summary
-from saemd.sae.export import load_sae
+from saemd.sae.export import load_finite
 from saemd.stability.runs import Run, find_runs
-from saemd.stability.store import locked, write_json
 from saemd.threads import use_threads
 
 Group = tuple[Bench, list[tuple[Run, Subject]]]
@@ -74,7 +74,7 @@ def evaluate_root(config: Any) -> Evaluation:
     subjects += {subject.folder: subject for beside in published for subject in beside}.values()
     pairs = [(subject, score) for score in SCORES.values() for subject in subjects]
     folder = run_root / "quality"
-    with locked(folder):  # and read within: of two evaluations the last to write has what both measured
+    with locks.locked(folder / ".lock"):  # and read within: of two evaluations the last to write has what both measured
         found = [now.get((subject.folder, score.name)) or read_record(subject, score) for subject, score in pairs]
         records = [record for record in found if record]
         write_json(folder / "quality.json", records)
@@ -92,7 +92,7 @@ def subject_of(run: Run) -> Subject:
         d_in=run.d_in,
         folder=run.path,
         weights=run.weights,
-        load=partial(load_sae, run.path),
+        load=partial(load_finite, run.path),
     )
 
 

@@ -10,10 +10,10 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from saemd.files import replacing
 from saemd.quality.published import remarks, titles
 from saemd.quality.records import Record
 from saemd.quality.spread import cells
-from saemd.stability.store import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -31,8 +31,8 @@ def draw_figures(folder: Path, records: list[Record]) -> None:
         return
     for name, make in (("figure3", figure3), ("figure4", figure4)):
         for suffix, columns in (("", COLUMNS), ("_narrow", 1)):
-            with replacing(folder / f"{name}{suffix}.png") as file:
-                make(records, columns).savefig(file, format="png", dpi=DOTS_PER_INCH)
+            with replacing(folder / f"{name}{suffix}.png") as aside:
+                make(records, columns).savefig(aside, format="png", dpi=DOTS_PER_INCH)
 
 
 def figure3(records: list[Record], columns: int = COLUMNS) -> Figure:

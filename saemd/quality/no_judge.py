@@ -19,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from saemd.errors import bad_value
+from saemd.files import remove_partial, replacing
 from saemd.lm.load import load_lm, residual_stream
 from saemd.progress import Bar, bar
 from saemd.quality.bench import Bench
@@ -33,7 +34,6 @@ from saemd.quality.descriptions import (
 )
 from saemd.quality.score import Outcome, Score, Subject, not_applicable, one_by_one
 from saemd.sae.model import JumpReLUSAE
-from saemd.training.record import replace_with
 
 FIGURES = ("mcc", "f1", "balanced_accuracy", "precision", "recall")
 SHOWN = 30  # descriptions kept in the record
@@ -118,8 +118,9 @@ def _activations(bench: Bench, ids_CT: Tensor) -> Tensor:
             for part in ids_CT.split(at_once):
                 parts.append(residual_stream(lm, bench.layer, part).cpu())
                 progress.advance(len(part))
-        path.parent.mkdir(parents=True, exist_ok=True)
-        replace_with(path, lambda aside: save_file({"x": torch.cat(parts)}, aside))
+        remove_partial(path.parent)  # of this score alone, which one process measures at a time
+        with replacing(path) as aside:
+            save_file({"x": torch.cat(parts)}, aside)
     return load_file(path)["x"]
 
 

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import json
 from html import escape
 from pathlib import Path
 from typing import Any
 
 from saemd.quality.published import LOSS_RECOVERED, comparable, remarks, titles
-from saemd.quality.records import Record, reasons
+from saemd.quality.records import Record, read_records, reasons
 from saemd.quality.spread import summary
 from saemd.quality.table import COLUMNS, TESTS, table_rows, test_remarks, test_rows
 from saemd.stability import html
@@ -43,7 +42,7 @@ DEFINITIONS = {
 def scores(folder: Path) -> list[str]:
     """HTML of `<run_root>/quality/`; empty where nothing has been measured."""
     path = folder / "quality.json"
-    records: list[Record] = json.loads(path.read_text()) if path.is_file() else []
+    records = read_records(path)
     if not records:
         return []
     found = summary(records)

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
+from torch import Tensor
 
 from saemd.errors import UserError
+from saemd.files import DamagedFileError, one_line, read_json, replacing, write_text
+from saemd.runs import MEASURE_AGAIN, METRICS, WEIGHTS
+from saemd.runs import SAE_CONFIG as CONFIG
 from saemd.sae.model import JumpReLUSAE
 
-WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"
+_NAMES = {"W_enc", "b_enc", "W_dec", "b_dec", "threshold"}
 
 
 def save_sae(sae: JumpReLUSAE, folder: Path | str, metadata: dict[str, Any] | None = None) -> None:
@@ -25,8 +31,9 @@ def save_sae(sae: JumpReLUSAE, folder: Path | str, metadata: dict[str, Any] | No
     folder.mkdir(parents=True, exist_ok=True)
     folded = sae.folded().cpu()
     weights = {name: tensor.detach().contiguous() for name, tensor in folded.state_dict().items() if name != "scale"}
-    _replace(folder / WEIGHTS, lambda path: save_file(weights, path))
-    _replace(folder / CONFIG, lambda path: path.write_text(config_text(sae, metadata)))
+    with replacing(folder / WEIGHTS) as aside:
+        save_file(weights, aside)
+    write_text(folder / CONFIG, config_text(sae, metadata))
 
 
 def config_text(sae: JumpReLUSAE, metadata: dict[str, Any] | None = None) -> str:
@@ -49,27 +56,80 @@ def config_text(sae: JumpReLUSAE, metadata: dict[str, Any] | None = None) -> str
 
 
 def load_sae(path: Path | str) -> JumpReLUSAE:
-    """The SAE saved in the folder `path`. Raises `UserError` where there is none or its shapes do not fit together."""
-    folder = Path(path)
-    if not (folder / WEIGHTS).is_file():
+    """The SAE saved in the folder `path`. Raises `UserError` where there is none or its files do not fit together.
+
+    NaN and infinite weights only get a warning here: one may want to look at what diverged. `load_finite` refuses them.
+    """
+    sae = _load(Path(path))
+    if names := not_finite(sae.state_dict()):
+        warnings.warn(f"{path}: {names} NaN or infinite in places; this SAE has diverged", stacklevel=2)
+    return sae
+
+
+def load_finite(path: Path | str) -> JumpReLUSAE:
+    """As `load_sae`, for those who compute or hand on: a `UserError` also where weights are NaN or infinite."""
+    sae = _load(Path(path))
+    if names := not_finite(sae.state_dict()):
+        remedy = "remove this folder and train it again, with a lower recipe.lr"
+        raise UserError(f"path={path}: {names} NaN or infinite in places; {remedy}")
+    return sae
+
+
+def not_finite(weights: Mapping[str, Tensor]) -> str:
+    """Which weights hold NaN or infinity, as "W_enc is" or "W_enc and W_dec are"; empty where none does."""
+    names = [name for name, value in weights.items() if not value.isfinite().all()]
+    return " and ".join(names) + (" is" if len(names) == 1 else " are") if names else ""
+
+
+def sae_shape(folder: Path) -> tuple[int, int]:
+    """d_in and d_sae of the SAE saved in `folder`, from the header of its weights, which cfg.json must agree with.
+
+    Raises `DamagedFileError`.
+    """
+    path, remedy = folder / WEIGHTS, _remedy(folder)
+    try:
+        with safe_open(path, framework="pt") as file:
+            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no dict
+    except (OSError, SafetensorError) as error:
+        raise DamagedFileError(path, f"cannot be read ({one_line(error)})", remedy) from error
+    if missing := _NAMES - shapes.keys():
+        raise DamagedFileError(path, f"lacks {', '.join(sorted(missing))}, so it is not a JumpReLU SAE", remedy)
+    d_in, d_sae = shapes["W_enc"] if len(shapes["W_enc"]) == 2 else (0, 0)
+    expected = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
+    for name, shape in shapes.items():
+        if name not in _NAMES or 0 in shape or shape != expected.get(name, (d_sae,)):
+            raise DamagedFileError(path, f"{name} of shape {shape} does not fit d_in={d_in}, d_sae={d_sae}", remedy)
+    if (folder / CONFIG).exists():  # an SAE's weights do without
+        there = read_config(folder)
+        for key, value in (("d_in", d_in), ("d_sae", d_sae)):
+            if there.get(key) != value:
+                what = f"says {key}={there.get(key)}, but {WEIGHTS} has {value}"
+                raise DamagedFileError(folder / CONFIG, what, remedy)
+    return d_in, d_sae
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """The content of `cfg.json`. Raises `DamagedFileError`."""
+    remedy = _remedy(folder)
+    config = read_json(folder / CONFIG, remedy)
+    if not isinstance(config, dict) or not isinstance(config.get("metadata") or {}, dict):
+        raise DamagedFileError(folder / CONFIG, "does not hold an SAE's keys and values", remedy)
+    return config
+
+
+def _load(folder: Path) -> JumpReLUSAE:
+    if not (folder / WEIGHTS).exists():
         raise UserError(f"path={folder}: no {WEIGHTS} here; name a finished run's folder")
-    weights = load_file(folder / WEIGHTS)
-    missing = {"W_enc", "b_enc", "W_dec", "b_dec", "threshold"} - weights.keys()
-    if missing:
-        raise UserError(f"path={folder}: {WEIGHTS} lacks {', '.join(sorted(missing))}; this is not a JumpReLU SAE")
-    d_in, d_sae = weights["W_enc"].shape
-    sae = JumpReLUSAE(d_in, d_sae)
-    for name, tensor in weights.items():
-        own = getattr(sae, name, None)
-        if own is None or own.shape != tensor.shape:
-            raise UserError(
-                f"path={folder}: {name} of shape {tuple(tensor.shape)} does not fit d_in={d_in}, d_sae={d_sae}"
-            )
+    sae = JumpReLUSAE(*sae_shape(folder))
+    try:
+        weights = load_file(folder / WEIGHTS)
+    except (OSError, SafetensorError) as error:
+        raise DamagedFileError(folder / WEIGHTS, f"cannot be read ({one_line(error)})", _remedy(folder)) from error
     sae.load_state_dict({**weights, "scale": torch.tensor(1.0)})
     return sae
 
 
-def _replace(path: Path, write: Any) -> None:
-    aside = path.with_name(f".{path.name}.partial")
-    write(aside)
-    os.replace(aside, path)
+def _remedy(folder: Path) -> str:
+    """For a run what makes the files again; for an SAE from elsewhere nothing does."""
+    metrics = folder / METRICS
+    return MEASURE_AGAIN.format(metrics) if metrics.exists() else "save it again, or fetch another copy"

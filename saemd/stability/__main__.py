@@ -11,6 +11,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+from saemd.arguments import key_values
 from saemd.errors import UserError, bad_value
 from saemd.stability.comparison import SHARED_THRESHOLD
 from saemd.stability.root import Outcome, compare_all
@@ -21,18 +22,13 @@ DEFAULTS = {"run_root": "runs", "shared_threshold": str(SHARED_THRESHOLD)}
 
 def parse(arguments: list[str]) -> tuple[Path, float]:
     """`key=value` arguments as (run_root, shared_threshold)."""
-    values = dict(DEFAULTS)
-    for argument in arguments:
-        key, _, value = argument.partition("=")
-        if key not in DEFAULTS or not value:
-            raise bad_value(key, value, f"known are {', '.join(f'{name}=…' for name in DEFAULTS)}")
-        values[key] = value
+    values = {**DEFAULTS, **key_values(arguments, DEFAULTS)}
     try:
         threshold = float(values["shared_threshold"])
     except ValueError:
         remedy = "use a cosine between 0 and 1 (Paulo & Belrose: 0.7)"
         raise bad_value("shared_threshold", values["shared_threshold"], remedy) from None
-    return Path(values["run_root"]), threshold
+    return Path(values["run_root"]).expanduser(), threshold
 
 
 def tell(outcome: Outcome, run_root: Path) -> None:

@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
+from saemd.files import replacing
 from saemd.progress import bar
 from saemd.stability.records import Record, record_name
-from saemd.stability.store import replacing
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -86,8 +86,8 @@ def _draw(folder: Path, tasks: list[Task]) -> None:
     with bar("drawing", total=len(todo), unit="figures") as progress:
         for path, _, make in todo:
             figure = make()
-            with replacing(path) as file:
-                figure.savefig(file, format="png", dpi=DOTS_PER_INCH, metadata={"Digest": digests[path]})
+            with replacing(path) as aside:
+                figure.savefig(aside, format="png", dpi=DOTS_PER_INCH, metadata={"Digest": digests[path]})
             progress.advance()
 
 
@@ -102,5 +102,8 @@ def _digest(folder: Path, records: list[Record]) -> str:
 def _digest_of(path: Path) -> str | None:
     if not path.is_file():
         return None
-    with Image.open(path) as image:
-        return image.info.get("Digest")
+    try:
+        with Image.open(path) as image:
+            return image.info.get("Digest")
+    except OSError:  # damaged: drawn again
+        return None

@@ -3,19 +3,18 @@
 from __future__ import annotations
 
 import json
-import zipfile
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from saemd.errors import UserError
+from saemd.files import DamagedFileError, one_line, read_json, read_npz, replacing, write_json
 from saemd.packages import sha256_of
 from saemd.progress import bar
 from saemd.stability.comparison import Comparison, compare
 from saemd.stability.matching import Match, random_floor
 from saemd.stability.runs import Pair, read_weights
-from saemd.stability.store import replacing, write_json
 
 FLOOR_SEED = 0
 
@@ -30,15 +29,25 @@ def stored(folder: Path, pair: Pair) -> Comparison | None:
     if not path.is_file():
         return None
     try:
-        with np.load(path) as file:
-            inputs = json.loads(str(file["inputs"]))
-            enc = Match(index=file["match_enc"].astype(np.int64), cosine=file["cos_enc"])
-            dec = Match(index=file["match_dec"].astype(np.int64), cosine=file["cos_dec"])
-    except (KeyError, ValueError, zipfile.BadZipFile) as error:
-        print(f"{path.name}: cannot be read ({error}), so this pair is matched again")
+        names = ("inputs", "match_enc", "cos_enc", "match_dec", "cos_dec")
+        inputs, *arrays = read_npz(path, names, "so this pair is matched again")
+        enc, dec = _match(pair.a.d_sae, *arrays[:2]), _match(pair.a.d_sae, *arrays[2:])
+        was_a, was_b = json.loads(str(inputs))
+        unchanged = _unchanged(pair.a.weights, was_a) and _unchanged(pair.b.weights, was_b)
+    except DamagedFileError as error:
+        print(error)
         return None
-    unchanged = all(_unchanged(run.weights, was) for run, was in zip((pair.a, pair.b), inputs, strict=True))
+    except (KeyError, TypeError, ValueError) as error:
+        print(f"{path}: is no comparison of two runs ({one_line(error)}), so this pair is matched again")
+        return None
     return Comparison(enc=enc, dec=dec) if unchanged else None
+
+
+def _match(d_sae: int, index: np.ndarray, cosine: np.ndarray) -> Match:
+    """Raises `ValueError` where this is no matching of `d_sae` latents."""
+    if cosine.dtype != np.float32 or cosine.shape != (d_sae,) or not np.array_equal(np.sort(index), np.arange(d_sae)):
+        raise ValueError(f"no matching of {d_sae} latents")
+    return Match(index=index.astype(np.int64), cosine=cosine)
 
 
 def match_pairs(folder: Path, pairs: list[Pair]) -> list[str]:
@@ -56,31 +65,48 @@ def match_pairs(folder: Path, pairs: list[Pair]) -> list[str]:
             inputs = [_identity(run.weights) for run in (pair.a, pair.b)]
             try:
                 found = compare(read_weights(pair.a), read_weights(pair.b), done=progress.advance)
-            except UserError as error:
-                broken.append(f"{pair.name}: {error}")
+            except UserError as error:  # names the run
+                broken.append(str(error))
                 continue
-            with replacing(pair_path(folder, pair)) as file:
+            with replacing(pair_path(folder, pair)) as aside:
                 np.savez_compressed(
-                    file,
+                    aside,
                     cos_enc=found.enc.cosine,
                     cos_dec=found.dec.cosine,
                     match_enc=found.enc.index.astype(np.int32),
                     match_dec=found.dec.index.astype(np.int32),
                     inputs=np.array(json.dumps(inputs)),
                 )
-    return broken
+    return list(dict.fromkeys(broken))  # a run that cannot be compared is in several pairs
 
 
 def floor(folder: Path, d_sae: int, d_in: int) -> float:
     """`random_floor` for this shape, computed once per stability folder."""
     path = folder / "floors" / f"n={d_sae}_d={d_in}.json"
+    if (known := _known_floor(path)) is not None:
+        return known
+    with bar("random floor", total=1) as progress:
+        progress.note(f"n={d_sae} d={d_in}")
+        mean_cosine = random_floor(d_sae, d_in, FLOOR_SEED)
+        progress.advance()
+    write_json(path, {"d_sae": d_sae, "d_in": d_in, "seed": FLOOR_SEED, "mean_cosine": mean_cosine})
+    return mean_cosine
+
+
+def _known_floor(path: Path) -> float | None:
+    """None where there is no such file, or, with a line, a damaged one."""
     if not path.is_file():
-        with bar("random floor", total=1) as progress:
-            progress.note(f"n={d_sae} d={d_in}")
-            mean_cosine = random_floor(d_sae, d_in, FLOOR_SEED)
-            progress.advance()
-        write_json(path, {"d_sae": d_sae, "d_in": d_in, "seed": FLOOR_SEED, "mean_cosine": mean_cosine})
-    return json.loads(path.read_text())["mean_cosine"]
+        return None
+    again = "it is computed again"
+    try:
+        found = read_json(path, again)
+        value = found.get("mean_cosine") if isinstance(found, dict) else None
+        if not isinstance(value, float):
+            raise DamagedFileError(path, "holds no mean_cosine", again)
+        return value
+    except DamagedFileError as error:
+        print(error)
+        return None
 
 
 def _identity(path: Path) -> dict[str, Any]:

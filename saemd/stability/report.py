@@ -5,11 +5,11 @@ from __future__ import annotations
 from html import escape
 from typing import TYPE_CHECKING, Any
 
+from saemd.files import write_text
 from saemd.stability import html
 from saemd.stability.figures import draw_all, figure2_path
 from saemd.stability.records import DEFINITIONS, Record
 from saemd.stability.runs import SEED_KEYS, Run, flatten
-from saemd.stability.store import replacing
 from saemd.stability.table import number, shares_start
 
 if TYPE_CHECKING:
@@ -36,8 +36,7 @@ def write_report(outcome: Outcome, threshold: float) -> None:
         body += ["<h2>What the columns mean</h2>", html.definitions(DEFINITIONS)]
     body += ["<h2>Configuration</h2>", html.listing(_configuration(outcome.runs))]
     body += ["<h2>Versions</h2>", html.listing(_versions(outcome.runs))]
-    with replacing(outcome.folder / "report.html") as file:
-        file.write(html.page(title, body).encode())
+    write_text(outcome.folder / "report.html", html.page(title, body))
 
 
 def _opening(outcome: Outcome) -> list[str]:

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import json
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from saemd.errors import bad_value
+from saemd.files import DamagedFileError, read_json, unwritable, write_json
+from saemd.locks import locked
 from saemd.stability.comparison import SHARED_THRESHOLD
 from saemd.stability.pairs import floor, match_pairs, stored
 from saemd.stability.records import Record, make_record
 from saemd.stability.runs import Pair, Run, find_runs, read_run, siblings
-from saemd.stability.store import locked, write_json
 
 
 @dataclass(frozen=True)
@@ -45,6 +46,8 @@ def compare_all(run_root: Path, shared_threshold: float) -> Outcome:
     _check_threshold(shared_threshold)
     runs, broken = find_runs(run_root)
     folder = run_root / "stability"
+    if runs:
+        _refuse_unwritable(folder)
     pairs, remarks = siblings(runs)
     broken += match_pairs(folder, pairs)
     records = _write_table(folder, pairs, shared_threshold) if runs else []
@@ -56,10 +59,27 @@ def compare_all(run_root: Path, shared_threshold: float) -> Outcome:
 
 def renew_report(run_root: Path) -> Path:
     """Bring `report.html` up to date without changing the threshold of an earlier comparison; its path."""
-    path = run_root / "stability" / "stability.json"
-    records = json.loads(path.read_text()) if path.is_file() else []
-    threshold = records[0]["shared_threshold"] if records else SHARED_THRESHOLD
+    threshold = _earlier_threshold(run_root / "stability" / "stability.json")
     return compare_all(run_root, threshold).folder / "report.html"
+
+
+def _earlier_threshold(path: Path) -> float:
+    """The threshold of the table `path`; the default where there is none, or, with a line, a damaged one."""
+    if not path.is_file():
+        return SHARED_THRESHOLD
+    again = f"it is made again, with shared_threshold={SHARED_THRESHOLD}"
+    try:
+        records = read_json(path, again)
+        if records == []:
+            return SHARED_THRESHOLD
+        threshold = records[0]["shared_threshold"]
+        _check_threshold(threshold)
+        return threshold
+    except DamagedFileError as error:
+        print(error)
+    except (LookupError, TypeError, ValueError):
+        print(DamagedFileError(path, "is no table of comparisons", again))
+    return SHARED_THRESHOLD
 
 
 def compare_run(run_dir: Path | str, shared_threshold: float = SHARED_THRESHOLD) -> list[Record]:
@@ -78,6 +98,7 @@ def compare_run(run_dir: Path | str, shared_threshold: float = SHARED_THRESHOLD)
     folder = run_root / "stability"
     runs, broken = find_runs(run_root)
     pairs, _ = siblings(runs)
+    _refuse_unwritable(folder)
     mine = [pair for pair in pairs if this.path in (pair.a.path, pair.b.path)]
     broken += match_pairs(folder, mine)
     for line in broken:
@@ -93,11 +114,21 @@ def compare_run(run_dir: Path | str, shared_threshold: float = SHARED_THRESHOLD)
 def _write_table(folder: Path, pairs: list[Pair], threshold: float) -> list[Record]:
     """`stability.json` from every pair that has been matched. Made anew under the lock, so no job's pair is lost."""
     floors = {shape: floor(folder, *shape) for shape in {(pair.a.d_sae, pair.a.d_in) for pair in pairs}}
-    with locked(folder):
+    with locked(folder / ".lock"):
         matched = [(pair, found) for pair in pairs if (found := stored(folder, pair)) is not None]
         records = [make_record(pair, found, floors[pair.a.d_sae, pair.a.d_in], threshold) for pair, found in matched]
         write_json(folder / "stability.json", records)
     return records
+
+
+def _refuse_unwritable(folder: Path) -> None:
+    """Raises `UserError` before the matching, which may take hours, where its result could not be kept."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise unwritable(folder, error) from error
+    if not os.access(folder, os.W_OK):
+        raise bad_value("run_root", folder.parent, f"{folder} cannot be written; make it writable, or copy the runs")
 
 
 def _check_threshold(threshold: float) -> None:

@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-import json
 import re
-import zipfile
 from dataclasses import dataclass
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
-from safetensors import SafetensorError, safe_open
+from safetensors import safe_open
 from torch import Tensor
 
 from saemd.errors import UserError, bad_value
+from saemd.files import DamagedFileError, read_npz
+from saemd.runs import LATENTS, WEIGHTS, read_config, read_metrics
+from saemd.sae.export import sae_shape
 
 FOLDER = re.compile(r"init=(?P<init>[^/]+)/l0=(?P<l0>[^/]+)/seed=(?P<seed>-?\d+)$")
 FINISHED = "init=*/l0=*/seed=*/metrics.json"  # written last, so only finished runs have it
@@ -49,7 +49,7 @@ class Run:
 
     @property
     def weights(self) -> Path:
-        return self.path / "sae_weights.safetensors"
+        return self.path / WEIGHTS
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,21 +83,12 @@ def read_run(path: Path) -> Run:
     if place is None:
         raise bad_value("run_dir", path, "runs lie in <run_root>/init=<label>/l0=<l0>/seed=<seed>")
     try:
-        saved = yaml.safe_load((path / "config.yaml").read_text())
-        metrics = json.loads((path / "metrics.json").read_text())
-        with np.load(path / "latents.npz") as latents:
-            alive, cos_dec, cos_enc = (latents[key] for key in ("alive", "cos_dec_start", "cos_enc_start"))
-        with safe_open(path / "sae_weights.safetensors", framework="pt") as file:
-            shapes = {name: tuple(file.get_slice(name).get_shape()) for name in ("W_enc", "W_dec")}
-        missing = [key for key in ("config", "sibling_fingerprint") if key not in saved]
-        missing += [key for key in ("l0", "fvu") if key not in metrics]
-    except (OSError, KeyError, TypeError, ValueError, yaml.YAMLError, SafetensorError, zipfile.BadZipFile) as error:
-        reason = (str(error).splitlines() or ["damaged"])[0]
+        saved, metrics = read_config(path), read_metrics(path)
+        d_in, d_sae = sae_shape(path)
+        alive, cos_dec, cos_enc = _read_latents(path / LATENTS, d_sae)
+    except DamagedFileError as error:
+        reason = f"{error.path.name} {error.what}"
         raise bad_value("run_dir", path, f"cannot be read ({reason}); remove this folder and train it again") from error
-    d_in, d_sae = shapes["W_enc"]
-    if missing or shapes["W_dec"] != (d_sae, d_in) or {len(alive), len(cos_dec), len(cos_enc)} != {d_sae}:
-        what = f"misses {', '.join(missing)}" if missing else "its files disagree about the SAE's shape"
-        raise bad_value("run_dir", path, f"{what}; remove this folder and train it again")
     return Run(
         path=path,
         init=place["init"],
@@ -107,22 +98,40 @@ def read_run(path: Path) -> Run:
         d_sae=d_sae,
         saved=saved,
         metrics=metrics,
-        alive=alive.astype(bool),
+        alive=alive,
         cos_dec_start=cos_dec,
         cos_enc_start=cos_enc,
     )
 
 
+def _read_latents(path: Path, d_sae: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`alive` (bool [F]), `cos_dec_start` and `cos_enc_start` (float32 [F]). Raises `DamagedFileError`."""
+    remedy = "train this run again"
+    alive, cos_dec, cos_enc = read_npz(path, ("alive", "cos_dec_start", "cos_enc_start"), remedy)
+    for array, kind in ((alive, "b"), (cos_dec, "f"), (cos_enc, "f")):
+        if array.dtype.kind != kind or array.shape != (d_sae,):
+            what = f"has an array of {array.dtype} {list(array.shape)}, where {WEIGHTS} has {d_sae} latents"
+            raise DamagedFileError(path, what, remedy)
+    return alive, cos_dec, cos_enc
+
+
 def read_weights(run: Run) -> Weights:
-    """The two dictionaries of a run."""
+    """The two dictionaries of a run. Raises `UserError` where they cannot be compared, as they are not finite."""
     with safe_open(run.weights, framework="pt") as file:
-        return Weights(W_enc=file.get_tensor("W_enc").float(), W_dec=file.get_tensor("W_dec").float())
+        weights = Weights(W_enc=file.get_tensor("W_enc").float(), W_dec=file.get_tensor("W_dec").float())
+    for name, rows_FD in (("W_enc", weights.W_enc.T), ("W_dec", weights.W_dec)):
+        if broken := int((~rows_FD.isfinite()).any(dim=1).sum()):
+            what = f"{name}: {broken} of {run.d_sae} latents are NaN or infinite"
+            remedy = "remove this folder and train it again, with a lower recipe.lr"
+            raise bad_value("run_dir", run.path, f"{what}; {remedy}")
+    return weights
 
 
 def find_runs(run_root: Path) -> tuple[list[Run], list[str]]:
     """All finished runs below `run_root`, ordered by init, L0 and seed; and one line for each that cannot be read."""
     if not run_root.is_dir():
-        raise bad_value("run_root", run_root, "no such folder; give the run_root that the sweep was trained with")
+        what = "a file, not a folder" if run_root.exists() else "no such folder"
+        raise bad_value("run_root", run_root, f"{what}; give the run_root that the sweep was trained with")
     runs, broken = [], []
     for metrics in run_root.glob(FINISHED):
         try:

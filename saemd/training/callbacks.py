@@ -6,6 +6,7 @@ They are for a `Together`, of one run or several.
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
@@ -16,12 +17,15 @@ import lightning as pl
 import numpy as np
 import torch
 from lightning.pytorch.loggers import Logger
+from lightning.pytorch.trainer.states import TrainerFn
 
 from saemd.config import Config
+from saemd.errors import bad_value
+from saemd.files import replacing, write_text
 from saemd.progress import Bar, bar
+from saemd.runs import CHECKPOINT, LATENTS, METRICS
 from saemd.sae import save_sae
-from saemd.training import record
-from saemd.training.checkpoints import CHECKPOINT
+from saemd.sae.export import not_finite
 from saemd.training.metrics import row_cosines
 from saemd.training.module import SAETraining
 from saemd.training.together import Together
@@ -91,23 +95,45 @@ class TimedCheckpoint(pl.Callback):
         self.save(trainer)
 
 
-class SaveRun(pl.Callback):
-    """Writes a finished run's files once the held-out figures are there; `metrics.json` last.
+class AtEnd(pl.Callback):
+    """Acts on one run when it is trained and measured, and its `last.ckpt` is that of the last step.
+
+    Not as soon as it is measured: were the disk full then, a run without that checkpoint would count as finished.
+    """
+
+    def __init__(self, module: SAETraining) -> None:
+        self.module = module
+
+    def act(self, steps: int, together: Together) -> None:
+        raise NotImplementedError
+
+    def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if self.module.held_out:  # none where nothing was left to train; then it is measured by itself
+            pl_module.turn(self.module, self.act, trainer.global_step, pl_module)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        if trainer.state.fn == TrainerFn.VALIDATING:
+            pl_module.turn(self.module, self.act, trainer.global_step, pl_module)
+
+
+class SaveRun(AtEnd):
+    """Writes a finished run's files; `metrics.json` last.
 
     `tokens_per_second` and `seconds` are the run's tokens and time by the wall clock, which runs for all of the
     `trained_together` runs at once.
     """
 
     def __init__(self, config: Config, folder: Path, module: SAETraining) -> None:
-        self.config, self.folder, self.module = config, folder, module
+        super().__init__(module)
+        self.config, self.folder = config, folder
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        pl_module.turn(self.module, self._save, trainer.global_step, pl_module)
-
-    def _save(self, steps: int, together: Together) -> None:
+    def act(self, steps: int, together: Together) -> None:
         config, folder, module, sae = self.config, self.folder, self.module, self.module.sae
         held_out = module.held_out
         assert held_out
+        if not math.isfinite(held_out.loss) or not_finite(sae.state_dict()):
+            remedy = "training has ended in NaN or infinite weights; lower it, and train in another run_root"
+            raise bad_value("recipe.lr", config.recipe.lr, remedy)
         with torch.no_grad():
             cos_dec = row_cosines(sae.W_dec, module.start_dec).cpu()
             cos_enc = row_cosines(sae.W_enc.T, module.start_enc.T).cpu()
@@ -125,7 +151,8 @@ class SaveRun(pl.Callback):
             "cos_dec_start": cos_dec.numpy(),
             "cos_enc_start": cos_enc.numpy(),
         }
-        record.replace_with(folder / record.LATENTS, lambda path: np.savez(path, **latents))
+        with replacing(folder / LATENTS) as aside:
+            np.savez(aside, **latents)
         metrics = {
             "tokens": steps * config.batch_size,
             "steps": steps,
@@ -142,22 +169,20 @@ class SaveRun(pl.Callback):
             "trained_together": len(together.members),
             "held_out_tokens": held_out.tokens,
         }
-        record.replace_with(folder / record.METRICS, lambda path: path.write_text(json.dumps(metrics, indent=2) + "\n"))
+        write_text(folder / METRICS, json.dumps(metrics, indent=2) + "\n")
 
 
-class CompareSiblings(pl.Callback):
+class CompareSiblings(AtEnd):
     """Compares the run that `SaveRun` has just written with its finished siblings (Hungarian method), and logs it."""
 
     def __init__(self, folder: Path, module: SAETraining, logger: Logger | None) -> None:
-        self.folder, self.module, self.logger = folder, module, logger
+        super().__init__(module)
+        self.folder, self.logger = folder, logger
 
-    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        pl_module.turn(self.module, self._compare, trainer.global_step)
-
-    def _compare(self, step: int) -> None:
+    def act(self, steps: int, together: Together) -> None:
         from saemd.stability import compare_run
 
         for pair in compare_run(self.folder):
             figures = {f"siblings/{key}": pair[key] for key in ("same_match", "shared", "mean_cos_enc", "mean_cos_dec")}
             if self.logger:
-                self.logger.log_metrics(figures, step=step)
+                self.logger.log_metrics(figures, step=steps)

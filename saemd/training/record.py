@@ -6,11 +6,10 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
-import os
 import platform
 import subprocess
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -23,9 +22,11 @@ from saemd.activations import harvest
 from saemd.activations.cache import ActivationCache
 from saemd.config import Config
 from saemd.errors import UserError, bad_value
+from saemd.files import remove_partial, unwritable, write_text
 from saemd.locks import locked
+from saemd.runs import CHECKPOINT, CONFIG, METRICS, read_config, read_metrics, refuse_foreign
+from saemd.sae.export import sae_shape
 
-CONFIG, METRICS, LATENTS = "config.yaml", "metrics.json", "latents.npz"
 LABEL_BYTES = 100  # of the 255 that a file's name may have: figures are named by label, L0 and seeds
 
 # Keys that change where and how a run is computed but not what it is; the cache's fingerprint stands for lm and corpus.
@@ -58,14 +59,17 @@ def finished(config: Config) -> dict[str, Any] | None:
     """`metrics.json`'s content of this configuration's run; None where it is still to be trained.
 
     Needs neither Lightning nor the cached activations, which may have been deleted since. Raises `UserError` where the
-    directory holds a run of another configuration.
+    directory holds a run of another configuration, or a damaged one, or is no directory.
     """
     folder = run_dir(config)
+    refuse_foreign(folder)
     if not (folder / METRICS).is_file():
         return None
     origin = harvest.describe(config.lm, config.layer, config.corpus, config.activations, Path(config.cache_root))
     refuse_another(folder, identify(config, origin.fingerprint))
-    return json.loads((folder / METRICS).read_text())
+    metrics = read_metrics(folder, ("l0", "target_l0", "fvu", "dead_fraction"))
+    sae_shape(folder)
+    return {"trained_together": 1, **metrics}  # which the first runs do not say
 
 
 def identify(config: Config, cache_fingerprint: str) -> dict[str, Any]:
@@ -103,11 +107,13 @@ def describe(config: Config, cache: ActivationCache) -> dict[str, Any]:
 
 
 def refuse_another(folder: Path, about: dict[str, Any]) -> None:
-    """Raises `UserError` with the differing keys where `folder` holds a run of another configuration."""
-    path = folder / CONFIG
-    if not path.is_file():
+    """Raises `UserError` with the differing keys where `folder` holds a run of another configuration.
+
+    And where its configuration cannot be read, so that it may be one.
+    """
+    if not any((folder / name).exists() for name in (CONFIG, CHECKPOINT, METRICS)):
         return
-    there = yaml.safe_load(path.read_text())
+    there = read_config(folder)
     old, new = (_flat(_matters(side["config"], side["cache_fingerprint"])) for side in (there, about))
     if old == new:
         return
@@ -120,29 +126,30 @@ def refuse_another(folder: Path, about: dict[str, Any]) -> None:
 
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
-    """Hold a run's directory, so that one process trains it. Raises `UserError` where another one does."""
+    """Hold a run's directory, so that one process trains it, without what a killed one left half-written.
+
+    Raises `UserError` where another process trains it, or it cannot be written.
+    """
 
     def refuse() -> None:
         raise UserError(f"{folder}: another process is training this run; wait for it, or stop it")
 
-    with locked(folder / ".lock", refuse):
+    with ExitStack() as lock:
+        try:
+            lock.enter_context(locked(folder / ".lock", refuse))
+            remove_partial(folder)
+        except OSError as error:
+            raise unwritable(folder, error) from error
         yield
 
 
 def write_config(folder: Path, about: dict[str, Any]) -> None:
-    replace_with(folder / CONFIG, lambda path: path.write_text(yaml.safe_dump(about, sort_keys=False)))
+    write_text(folder / CONFIG, yaml.safe_dump(about, sort_keys=False))
 
 
 def digest(tensor: Tensor) -> str:
     """sha256 of a tensor's float32 values."""
     return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
-
-
-def replace_with(path: Path, write: Callable[[Path], object]) -> None:
-    """Write a file aside, keeping its suffix, and rename it into place."""
-    aside = path.with_name(f".partial-{path.name}")
-    write(aside)
-    os.replace(aside, path)
 
 
 def _fingerprint(values: dict[str, Any]) -> str:

