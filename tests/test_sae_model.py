@@ -54,7 +54,7 @@ def test_save_and_load(tmp_path):
     torch.testing.assert_close(load_sae(tmp_path / "run")(batch()), sae(batch()), rtol=1e-4, atol=1e-4)
     metadata = json.loads((tmp_path / "run" / "cfg.json").read_text())["metadata"]
     assert metadata == {"sae_lens_version": "6.0.0", "sae_lens_training_version": None, "model_name": "m"}
-    with pytest.raises(UserError, match="no sae_weights"):
+    with pytest.raises(UserError, match="there is no such file"):
         load_sae(tmp_path)
 
 

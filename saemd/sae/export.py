@@ -71,7 +71,7 @@ def load_finite(path: Path | str) -> JumpReLUSAE:
     sae = _load(Path(path))
     if names := not_finite(sae.state_dict()):
         remedy = "remove this folder and train it again, with a lower recipe.lr"
-        raise UserError(f"path={path}: {names} NaN or infinite in places; {remedy}")
+        raise UserError(f"{path}: {names} NaN or infinite in places; {remedy}")
     return sae
 
 
@@ -119,7 +119,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 def _load(folder: Path) -> JumpReLUSAE:
     if not (folder / WEIGHTS).exists():
-        raise UserError(f"path={folder}: no {WEIGHTS} here; name a finished run's folder")
+        raise DamagedFileError(folder / WEIGHTS, "there is no such file", "name a finished run's folder")
     sae = JumpReLUSAE(*sae_shape(folder))
     try:
         weights = load_file(folder / WEIGHTS)
