@@ -1,7 +1,9 @@
 """Exported SAEs: read by their peer's own code they reconstruct the same; bad input writes nothing."""
 
 import json
+import os
 import re
+import stat
 import sys
 import types
 from pathlib import Path
@@ -13,6 +15,7 @@ from saemd import export
 from saemd.packages import fetch_package
 from saemd.sae import load_sae, save_sae
 from tests.stability_fakes import D, F, fake_run
+from tests.test_files import no_file_above
 from tests.test_reference import PEER
 from tests.test_sae_loss import random_sae
 
@@ -130,3 +133,46 @@ def test_help_holds_commands_that_parse(capsys):
     commands = [line.split("#")[0].split()[3:] for line in capsys.readouterr().out.splitlines() if "python -m" in line]
     assert len(commands) == 3
     assert all(export.parse(command) for command in commands)
+
+
+def test_others_may_read_what_is_exported(run, tmp_path):
+    before = os.umask(0o022)
+    try:
+        for form in export.FORMATS:
+            assert export.main([f"run={run}", f"out={tmp_path / form}", f"format={form}"]) == 0
+    finally:
+        os.umask(before)
+    modes = {path.relative_to(tmp_path).as_posix(): stat.S_IMODE(path.stat().st_mode)
+             for form in export.FORMATS for path in (tmp_path / form, *(tmp_path / form).iterdir())}  # fmt: skip
+    assert modes == {
+        "saelens": 0o755, "saelens/cfg.json": 0o644, "saelens/sae_weights.safetensors": 0o644,
+        "dictionary_learning": 0o755, "dictionary_learning/ae.pt": 0o644, "dictionary_learning/config.json": 0o644,
+    }  # fmt: skip
+
+
+@pytest.mark.parametrize("place", ["init=uniform/l0=40/seed=99", "init=uniform/l0=40/seed=24/out", "init=copy"])
+def test_an_export_among_the_runs_is_refused(place, run, tmp_path, capsys):
+    """There the next training, or comparison, would take it for a run."""
+    out = tmp_path / "runs" / place
+    assert export.main([f"run={run}", f"out={out}"]) == 2
+    assert f"error: out={out}: lies among the runs" in capsys.readouterr().err
+    assert not out.exists()
+    assert export.main([f"run_root={tmp_path / 'runs'}", f"out={tmp_path / 'runs' / 'exported'}"]) == 0
+
+
+def test_the_home_folder_is_known_by_its_sign(run, tmp_path, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    place = run.relative_to(tmp_path)
+    assert export.main([f"run=~/{place}", "out=~/one"]) == 0
+    assert export.main(["run_root=~/runs", "out=~/all"]) == 0
+    assert (tmp_path / "one" / "cfg.json").is_file()
+    assert len(list((tmp_path / "all").rglob("cfg.json"))) == 1
+
+
+@pytest.mark.parametrize("form", export.FORMATS)
+def test_a_full_disk_leaves_nothing_of_an_export(form, run, tmp_path, capsys):
+    with no_file_above(1_000):
+        assert export.main([f"run={run}", f"out={tmp_path / 'out'}", f"format={form}"]) == 2
+    assert re.match(r"error: .*/out: the disk is full \(File too large\); make room", capsys.readouterr().err)
+    assert [path.name for path in tmp_path.iterdir()] == ["runs"]

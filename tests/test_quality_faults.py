@@ -10,6 +10,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
 import yaml
 from safetensors.torch import load_file, save_file
 
@@ -29,9 +30,38 @@ def test_an_sae_that_is_not_finite_fails_and_the_others_are_shown(run_root, argu
     assert command(*arguments, main=evaluate.main) == 1
     broken, *others = records(run_root)
     assert (broken["status"], broken["value"]) == ("failed", None)
-    assert broken["reason"] == "value=nan: the SAE's reconstruction is not finite; train this run again"
+    why = "W_dec is NaN or infinite in places; remove this folder and train it again, with a lower recipe.lr"
+    assert broken["reason"] == f"{run_root / FIRST}: {why}"
     assert {record["status"] for record in others} == {"done"}
     assert "Traceback" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("content", ["", "null", "[]", "{", "{}", '{"status": "done", "weights": 3}'])
+def test_a_damaged_record_is_measured_again(content, run_root, arguments, command, capsys):  # noqa: F811
+    assert command(*arguments, main=evaluate.main) == 0
+    path = run_root / FIRST / "quality" / "core.json"
+    before: dict[str, Any] = json.loads(path.read_text())
+    path.write_text(content)
+    capsys.readouterr()
+    assert command(*arguments, main=evaluate.main) == 0
+    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith(f"{path}: ")]
+    assert said
+    assert all(line.endswith("so this score is measured again") for line in said)
+    assert json.loads(path.read_text())["value"] == before["value"]
+
+
+@pytest.mark.parametrize("damage", ["config: {}", "config: {lm: [1]}", "", "keep: keys"])
+def test_a_damaged_run_is_left_out_by_name(damage, run_root, arguments, command, capsys):  # noqa: F811
+    path = run_root / FIRST / "config.yaml"
+    if damage == "keep: keys":  # the configuration alone is of another shape
+        saved = yaml.safe_load(path.read_text())
+        damage = yaml.safe_dump({**saved, "config": {**saved["config"], "layer": "first", "corpus": None}})
+    path.write_text(damage)
+    assert command(*arguments, main=evaluate.main) == 1
+    out, err = capsys.readouterr()
+    assert len([line for line in out.splitlines() if line.startswith(f"left out: run_dir={run_root / FIRST}: ")]) == 1
+    assert "Traceback" not in err
+    assert {record["status"] for record in records(run_root)} == {"done"}
 
 
 def test_a_value_that_was_written_as_null_is_measured_again(run_root, arguments, command):  # noqa: F811

@@ -40,7 +40,7 @@ class Bench:
         self.lm_config: LMConfig = _typed(LMConfig, run_config, "lm")
         self.corpus: CorpusConfig = _typed(CorpusConfig, run_config, "corpus")
         self.activations: ActivationsConfig = _typed(ActivationsConfig, run_config, "activations")
-        self.layer: int = run_config["layer"]  # decoder layer whose output the SAEs take, from 0
+        self.layer = _layer(run_config)  # decoder layer whose output the SAEs take, from 0
         self.context_length = self.activations.context_length
         self.cache_root, self.device = cache_root, device
 
@@ -111,9 +111,16 @@ class Bench:
             raise bad_value("run_dir", run.path, remedy)
 
 
+def _layer(run_config: dict[str, Any]) -> int:
+    layer = run_config.get("layer")
+    if not isinstance(layer, int):
+        raise UserError(f"config.yaml: its layer cannot be read ({layer!r}); train the run again")
+    return layer
+
+
 def _typed(schema: type, run_config: dict[str, Any], key: str) -> Any:
     try:
         return OmegaConf.to_object(OmegaConf.merge(OmegaConf.structured(schema), run_config[key]))
-    except (OmegaConfBaseException, KeyError) as error:
+    except (OmegaConfBaseException, KeyError, ValueError) as error:
         reason = str(error).splitlines()[0]
         raise UserError(f"config.yaml: its {key} cannot be read ({reason}); train the run again") from error

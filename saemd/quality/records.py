@@ -14,7 +14,7 @@ from saemd.quality.score import Outcome, Score, Subject, fingerprint
 Record = dict[str, Any]
 
 _NUMBER, _NONE = (int, float), type(None)
-_KINDS = {
+_SHOWN = {
     "init": str,
     "l0": _NUMBER,
     "achieved_l0": (*_NUMBER, _NONE),
@@ -27,9 +27,8 @@ _KINDS = {
     "std": (*_NUMBER, _NONE),
     "values": dict,
     "data": dict,
-    "fingerprint": str,
-    "weights": str,
 }
+_KEPT = {**_SHOWN, "fingerprint": str, "weights": str}
 
 
 def record_path(subject: Subject, score: Score) -> Path:
@@ -93,7 +92,7 @@ def read_records(path: Path) -> list[Record]:
         if not isinstance(records, list):
             raise DamagedFileError(path, "is no list of scores", again)
         for record in records:
-            _check(path, record, again)
+            _check(path, record, _SHOWN, again)
     except DamagedFileError as error:
         print(error, file=sys.stderr)
         return []
@@ -103,15 +102,15 @@ def read_records(path: Path) -> list[Record]:
 def _read(path: Path) -> Record:
     again = "so this score is measured again"
     record = read_json(path, again)
-    _check(path, record, again)
+    _check(path, record, _KEPT, again)
     return record
 
 
-def _check(path: Path, record: Any, remedy: str) -> None:
-    """Raises `DamagedFileError` where it is no record of a score."""
+def _check(path: Path, record: Any, kinds_of: dict[str, Any], remedy: str) -> None:
+    """Raises `DamagedFileError` where it is no record of a score, with values of these kinds."""
     if not isinstance(record, dict):
         raise DamagedFileError(path, "is no record of a score", remedy)
-    for key, kinds in _KINDS.items():
+    for key, kinds in kinds_of.items():
         if not isinstance(record.get(key), kinds) or isinstance(record[key], bool):
             raise DamagedFileError(path, f"is no record of a score ({key}: {record.get(key)!r:.40})", remedy)
     if record["status"] == "done" and record["achieved_l0"] is None:
