@@ -75,13 +75,15 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def save_torch(value: Any, path: Path) -> None:
-    """`torch.save`, with the system's error where a write fails: torch's own says `unexpected pos` in its place."""
+    """`torch.save`, flushed to the disk, with the system's error where a write fails: torch's says `unexpected pos`."""
     with open(path, "wb") as file:
         kept: Any = _KeptError(file)
         try:
             torch.save(value, kept)
         except RuntimeError as error:
             raise kept.error or error from error
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def remove_partial(folder: Path) -> None:

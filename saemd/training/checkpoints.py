@@ -71,8 +71,8 @@ class RunCheckpoints(CheckpointIO):
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         parts = split(checkpoint, len(self.together.members))
-        with ExitStack() as renames:
-            for member, part in zip(self.together.members, parts, strict=True):
+        with ExitStack() as renames:  # closes with what was last entered: the first member's is renamed first
+            for member, part in reversed(list(zip(self.together.members, parts, strict=True))):
                 self.together.turn(member, _write, part, self.folders[member] / CHECKPOINT, renames)
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
