@@ -36,7 +36,7 @@ def bar(description: str, total: float | None, done: float = 0, unit: str = "") 
 
     On a terminal or in a notebook it is a bar, redrawn in place. Elsewhere it is lines without control codes: one at
     the start, one every `LINE_SECONDS`, one at the end with its time. A part of less than `SHORT_SECONDS` has the last
-    one alone, so that many short parts do not fill a log.
+    one alone, so that many short parts do not fill a log, and none where it breaks: the error says enough.
     """
     with _drawn(description, total, done) if is_drawn() else _Lines(description, total, done, unit) as running:
         yield running
@@ -97,7 +97,7 @@ class _Lines(Bar):
         self, description: str, total: float | None, done: float, unit: str, *, says_short: bool = True
     ) -> None:
         self._description, self._total, self._first, self._unit = description, total, done, unit
-        self._completed, self._note, self._says_end = done, "", says_short
+        self._completed, self._note, self._says_short, self._is_long = done, "", says_short, False
         self._began, self._ended = time.monotonic(), threading.Event()
         self._thread = threading.Thread(target=self._write, name=f"progress of {description}", daemon=True)
 
@@ -108,11 +108,9 @@ class _Lines(Bar):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._ended.set()
         self._thread.join()
-        if not self._says_end:
-            return
-        if kind is None:
+        if kind is None and (self._is_long or self._says_short):
             self._say("done", duration(self._elapsed), *self._counts())
-        else:
+        elif kind is not None and self._is_long:
             self._say(f"stopped after {duration(self._elapsed)}", *self._counts(), note=self._note)
 
     def advance(self, amount: float = 1) -> None:
@@ -130,7 +128,7 @@ class _Lines(Bar):
     def _write(self) -> None:
         if self._ended.wait(SHORT_SECONDS):
             return
-        self._says_end = True
+        self._is_long = True
         self._say("started", *self._counts(), note=self._note)
         while not self._ended.wait(LINE_SECONDS):
             self._say(*self._counts(), *self._share(), duration(self._elapsed), *self._left(), note=self._note)
