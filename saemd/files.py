@@ -9,6 +9,7 @@ import os
 import re
 import secrets
 import stat
+import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -88,9 +89,34 @@ def save_torch(value: Any, path: Path) -> None:
 
 def remove_partial(folder: Path) -> None:
     """Remove what killed processes left half-written in `folder`. Only for who holds its lock."""
-    for pattern in (f"{PARTIAL}*", ".*.partial", ".tmp??????"):  # ours, ours of version 0.1, safetensors' own
+    for pattern in (f"{PARTIAL}*", ".*.partial", "*.tmp", ".tmp??????"):  # ours, of earlier versions, safetensors' own
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
+
+
+def check_writable(folder: Path) -> None:
+    """Make `folder`, write to it and leave nothing in it. Raises `UserError` where that fails.
+
+    The permissions alone do not say it: a disk may be mounted read-only, or be another machine's.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
+    except OSError as error:
+        raise unwritable(folder, error) from error
+
+
+@contextmanager
+def refuse_full_disk(path: Path) -> Iterator[None]:
+    """Raises `UserError` where the disk becomes full while `path` is written in the block."""
+    try:
+        yield
+    except Exception as error:
+        cause = _system_error(error)
+        if cause is None or cause.errno not in _FULL:
+            raise
+        raise unwritable(path, cause) from error
 
 
 def unwritable(path: Path, error: OSError) -> UserError:

@@ -7,8 +7,8 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from saemd.files import check_writable, refuse_full_disk
 from saemd.locks import locked
-from saemd.unwritable import check_writable, refuse_full_disk
 
 
 def made_once(folder: Path, make: Callable[[Path], None]) -> Path:

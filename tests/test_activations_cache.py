@@ -110,7 +110,7 @@ def test_an_unfinished_cache_that_cannot_be_written_is_refused_before_any_work(t
     with pytest.raises(KeyboardInterrupt):
         write(tmp_path / "killed", forward=Dying(30))
     resumed = Dying()
-    with read_only(tmp_path / "killed"), pytest.raises(UserError, match=r"killed cannot be written \(Perm"):
+    with read_only(tmp_path / "killed"), pytest.raises(UserError, match=r"killed: cannot be written \(Perm"):
         write(tmp_path / "killed", forward=resumed)
     assert resumed.calls == 0
     write(tmp_path / "killed")

@@ -17,10 +17,10 @@ from saemd.activations.takeover import take_over
 from saemd.activations.write import Context, lock, write_cache
 from saemd.corpus.config import CorpusConfig
 from saemd.errors import UserError, bad_value
+from saemd.files import check_writable
 from saemd.lm.config import LMConfig
 from saemd.lm.files import label
 from saemd.lm.load import LM, fastest_dtype, lm_info, load_lm, residual_stream
-from saemd.unwritable import check_writable
 
 
 def ensure_cache(

@@ -8,14 +8,13 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 from saemd.activations.statistics import Statistics, Sums
 from saemd.errors import UserError
-from saemd.unwritable import refuse_full_disk
+from saemd.files import write_text
 
 FORMAT = 1
 MANIFEST, PROGRESS = "manifest.json", "progress.json"
@@ -118,13 +117,8 @@ class Progress:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """A dataclass as JSON, written aside, flushed and renamed into place. Raises `UserError` on a full disk."""
-    aside = path.with_name(path.name + ".tmp")
-    with refuse_full_disk(path), open(aside, "w") as file:
-        json.dump(dataclasses.asdict(value), file, indent=1)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(aside, path)
+    """A dataclass as JSON (see `saemd.files.replacing`)."""
+    write_text(path, json.dumps(dataclasses.asdict(value), indent=1))
 
 
 def read_manifest(folder: Path) -> Manifest:

@@ -5,7 +5,6 @@ In memory they are numpy `uint16` arrays, since numpy has no bfloat16: a bfloat1
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import os
 import weakref
@@ -18,6 +17,7 @@ import torch
 from torch import Tensor
 
 from saemd.errors import UserError
+from saemd.files import replacing
 
 BYTES = 2  # of one bfloat16
 _EXPONENT = 0x7F80  # all ones: NaN or infinite
@@ -46,19 +46,9 @@ def count_non_finite(bits: np.ndarray) -> int:
 
 
 def write_shard(path: Path, bits_ND: np.ndarray) -> str:
-    """Write aside, flush to the disk, rename into place; returns the sha256. Raises `UserError` on a full disk."""
-    aside = path.with_name(path.name + ".tmp")
-    try:
-        with open(aside, "wb") as file:
-            file.write(bits_ND.data.cast("B"))
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:
-        aside.unlink(missing_ok=True)
-        if error.errno == errno.ENOSPC:
-            raise UserError(f"{path}: the disk is full; make room, the same command goes on at this shard") from error
-        raise
-    os.replace(aside, path)
+    """Write the shard as `saemd.files.replacing` does; returns its sha256."""
+    with replacing(path) as aside:
+        aside.write_bytes(bits_ND.data.cast("B"))
     return hashlib.sha256(bits_ND.data.cast("B")).hexdigest()
 
 

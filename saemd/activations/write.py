@@ -39,9 +39,9 @@ from saemd.activations.manifest import (
 from saemd.activations.shards import check_size, count_non_finite, disk_bytes, to_bits, write_shard
 from saemd.activations.statistics import Sums, norms
 from saemd.errors import UserError, bad_value
+from saemd.files import check_writable, remove_partial
 from saemd.locks import locked
 from saemd.progress import Bar, bar
-from saemd.unwritable import check_writable
 
 Context = tuple[Tensor, Tensor]  # input_ids [T] int64, keep [T] bool: False where a token's activation is not wanted
 Forward = Callable[[Tensor], Tensor]  # input_ids [B, T] → activations [B, T, D]
@@ -74,6 +74,7 @@ def write_cache(
     done = sum(split.tokens for split in progress.splits.values())
     if folder.is_dir():
         check_writable(folder)
+        remove_partial(folder)
     _check_disk(folder, origin, done)
     if not done:
         first = {split: next(contexts[split](), None) for split in SPLITS}  # before hours of work
