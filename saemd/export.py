@@ -114,10 +114,8 @@ def export(runs: Mapping[Path, Path], out: Path, write: Writer) -> None:
                     read_metrics(run)
                     sae = load_finite(run)
                     write(run, sae, whole / place)
-                except DamagedFileError as error:
-                    raise unreadable(run, f"{error.path.name} {error.what}") from error
-                except (KeyError, TypeError) as error:
-                    raise unreadable(run, f"config.yaml: {error}") from error
+                except (DamagedFileError, KeyError, TypeError) as error:
+                    raise unreadable(run, error) from error
                 if below := int((sae.threshold < 0).sum()):
                     print(f"{run}: {below:,} latents have θ < 0; what they give below 0, others clip", file=sys.stderr)
                 progress.advance()
@@ -126,16 +124,16 @@ def export(runs: Mapping[Path, Path], out: Path, write: Writer) -> None:
         raise unwritable(out, error) from error
 
 
-def unreadable(run: Path, reason: str) -> UserError:
+def unreadable(run: Path, error: Exception) -> UserError:
+    reason = f"{error.path.name} {error.what}" if isinstance(error, DamagedFileError) else f"config.yaml: {error}"
     return bad_value("run", run, f"cannot be read ({reason}); remove it and train it again")
 
 
 def is_among_runs(out: Path, run: Path) -> bool:
     """Is `out` a place below `run`'s run root where runs are kept, and looked for?"""
     parents, place = run.resolve().parents, out.resolve()
-    if len(parents) < 3 or not place.is_relative_to(parents[2]):
-        return False
-    return "".join(place.relative_to(parents[2]).parts[:1]).startswith("init=")
+    inside = len(parents) > 2 and place.is_relative_to(parents[2])
+    return inside and "".join(place.relative_to(parents[2]).parts[:1]).startswith("init=")
 
 
 def main(arguments: list[str]) -> int:
