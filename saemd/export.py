@@ -19,11 +19,12 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from saemd.arguments import key_values
+from saemd.cli import entry
 from saemd.errors import UserError, bad_value
 from saemd.files import DamagedFileError, save_torch, unwritable
 from saemd.progress import bar
 from saemd.runs import METRICS as FINISHED  # written last, so only finished runs have it
-from saemd.runs import WEIGHTS, read_config, read_metrics
+from saemd.runs import WEIGHTS, is_among_runs, read_config, read_metrics
 from saemd.sae.export import CONFIG, config_text, load_finite
 from saemd.sae.export import read_config as read_sae_config
 from saemd.sae.model import JumpReLUSAE
@@ -129,13 +130,6 @@ def unreadable(run: Path, error: Exception) -> UserError:
     return bad_value("run", run, f"cannot be read ({reason}); remove it and train it again")
 
 
-def is_among_runs(out: Path, run: Path) -> bool:
-    """Is `out` a place below `run`'s run root where runs are kept, and looked for?"""
-    parents, place = run.resolve().parents, out.resolve()
-    inside = len(parents) > 2 and place.is_relative_to(parents[2])
-    return inside and "".join(place.relative_to(parents[2]).parts[:1]).startswith("init=")
-
-
 def main(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(__doc__)
@@ -153,4 +147,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    entry(main)

@@ -18,6 +18,7 @@ from saemd.corpus import check_corpus
 from saemd.errors import UserError, bad_value
 from saemd.lm.load import lm_info
 from saemd.logging.account import check_account
+from saemd.runs import refuse_foreign
 from saemd.sae.init import refuse_width
 from saemd.training import record
 from saemd.training.schedules import schedules
@@ -92,10 +93,11 @@ def _check_job(config: Config) -> None:
 
 
 def _check_run(config: Config, origin: Origin) -> bool:
-    """Is the job's run finished? Raises `UserError` where its folder holds another run."""
+    """Is the job's run finished? Raises `UserError` where its folder holds another run, or a damaged one."""
     folder = record.run_dir(config)
-    record.refuse_another(folder, record.identify(config, origin.fingerprint))
-    return (folder / record.METRICS).is_file()
+    refuse_foreign(folder)
+    record.refuse_another(folder, record.identify(config, origin))
+    return record.finished(config) is not None
 
 
 def _check_accelerator(config: Config) -> None:

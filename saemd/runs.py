@@ -71,6 +71,13 @@ def refuse_foreign(folder: Path) -> None:
             raise UserError(f"{folder / name}: a folder, where a run keeps a file; remove it")
 
 
+def is_among_runs(out: Path, run: Path) -> bool:
+    """Is `out` a place below `run`'s run root where runs are kept, and looked for?"""
+    parents, place = run.resolve().parents, out.resolve()
+    inside = len(parents) > 2 and place.is_relative_to(parents[2])
+    return inside and "".join(place.relative_to(parents[2]).parts[:1]).startswith("init=")
+
+
 def _misses(key: str, there: dict[str, Any]) -> str:
     return f"has {key}={_short(there[key])}" if key in there else f"misses {key}"
 

@@ -120,7 +120,9 @@ def conclude(configs: list[Config]) -> None:
     """Compare the seeds of every run root of the sweep, and log the result."""
     from saemd.logging import log_stability
     from saemd.stability.__main__ import main as compare
+    from saemd.threads import use_threads
 
+    use_threads(configs[0].threads)
     for run_root in sorted({config.run_root for config in configs}):
         compare([f"run_root={run_root}"])
         if (Path(run_root) / "stability" / "stability.json").is_file():

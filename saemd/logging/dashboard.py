@@ -11,6 +11,7 @@ import sys
 from typing import TYPE_CHECKING, Any
 
 from saemd.arguments import key_values
+from saemd.cli import entry
 from saemd.errors import UserError, bad_value
 from saemd.logging import names
 from saemd.logging.account import has_credentials, reach, server
@@ -161,4 +162,4 @@ def _libraries() -> tuple[Any, Any]:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    entry(main)

@@ -12,6 +12,7 @@ import sys
 from pathlib import Path
 
 from saemd.arguments import key_values
+from saemd.cli import entry
 from saemd.errors import UserError, bad_value
 from saemd.stability.comparison import SHARED_THRESHOLD
 from saemd.stability.root import Outcome, compare_all
@@ -64,4 +65,4 @@ def main(arguments: list[str]) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    entry(main)

@@ -20,6 +20,7 @@ from torch import Tensor
 from saemd import __version__
 from saemd.activations import harvest
 from saemd.activations.cache import ActivationCache
+from saemd.activations.manifest import Origin
 from saemd.config import Config
 from saemd.errors import UserError, bad_value
 from saemd.files import remove_partial, unwritable, write_text
@@ -28,6 +29,8 @@ from saemd.runs import CHECKPOINT, CONFIG, METRICS, read_config, read_metrics, r
 from saemd.sae.export import sae_shape
 
 LABEL_BYTES = 100  # of the 255 that a file's name may have: figures are named by label, L0 and seeds
+
+EARLIER = "its activations are others: the model's or the text's files changed, or an earlier version named them"
 
 # Keys that change where and how a run is computed but not what it is; the cache's fingerprint stands for lm and corpus.
 _ELSEWHERE = (
@@ -66,22 +69,24 @@ def finished(config: Config) -> dict[str, Any] | None:
     if not (folder / METRICS).is_file():
         return None
     origin = harvest.describe(config.lm, config.layer, config.corpus, config.activations, Path(config.cache_root))
-    refuse_another(folder, identify(config, origin.fingerprint))
+    refuse_another(folder, identify(config, origin))
     metrics = read_metrics(folder, ("l0", "target_l0", "fvu", "dead_fraction"))
     sae_shape(folder)
     return {"trained_together": 1, **metrics}  # which the first runs do not say
 
 
-def identify(config: Config, cache_fingerprint: str) -> dict[str, Any]:
-    """What decides whether two runs are the same, or siblings."""
+def identify(config: Config, origin: Origin) -> dict[str, Any]:
+    """What decides whether two runs are the same, or siblings; `origin` is that of the activations."""
     values = dataclasses.asdict(config)
-    matters = _matters(values, cache_fingerprint)
+    matters = _matters(values, origin.fingerprint)
     siblings = {key: value for key, value in matters.items() if key not in _SEEDS}
     return {
         "config": values,
         "fingerprint": _fingerprint(matters),
         "sibling_fingerprint": _fingerprint(siblings),
-        "cache_fingerprint": cache_fingerprint,
+        "cache_fingerprint": origin.fingerprint,
+        "lm_fingerprint": origin.lm_fingerprint,  # parts of the cache's, so that a refusal can say which one changed
+        "corpus_fingerprint": origin.corpus_fingerprint,
     }
 
 
@@ -95,7 +100,7 @@ def describe(config: Config, cache: ActivationCache) -> dict[str, Any]:
     """The content of `config.yaml`, but for the start's digests."""
     packages = ("torch", "lightning", "transformers", "numpy", "scipy")
     return {
-        **identify(config, cache.fingerprint),
+        **identify(config, cache.manifest.origin),
         "cache": cache.summary(),
         "versions": {
             "saemd": __version__,
@@ -117,11 +122,31 @@ def refuse_another(folder: Path, about: dict[str, Any]) -> None:
     old, new = (_flat(_matters(side["config"], side["cache_fingerprint"])) for side in (there, about))
     if old == new:
         return
-    keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-    differences = ", ".join(f"{key}: {old.get(key)} there, {new.get(key)} asked for" for key in keys)
+    del old["cache"], new["cache"]
+    shown = _shown(old, new)
+    if there["cache_fingerprint"] != about["cache_fingerprint"]:
+        shown += _changed_inputs(there, about) or ([] if shown else [EARLIER])
     raise UserError(
-        f"{folder} holds a run of another configuration ({differences}); choose another run_root, or delete it"
+        f"{folder} holds a run of another configuration ({', '.join(shown)}); choose another run_root, or delete it"
     )
+
+
+def _shown(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
+    return [f"{key}: {old.get(key)} there, {new.get(key)} asked for" for key in keys]
+
+
+def _changed_inputs(there: dict[str, Any], about: dict[str, Any]) -> list[str]:
+    """Why the activations are others: the keys of model and text that differ, or that their files changed."""
+    shown: list[str] = []
+    for part, name in (("lm", "lm.name"), ("corpus", "corpus.path")):
+        old, new = (_flat({part: side["config"].get(part) or {}}) for side in (there, about))
+        earlier = there.get(f"{part}_fingerprint")
+        if keys := _shown(old, new):
+            shown += keys
+        elif earlier and earlier != about[f"{part}_fingerprint"]:
+            shown.append(f"the files of {name}={new.get(name)} have changed since")
+    return shown
 
 
 @contextmanager
