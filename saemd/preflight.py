@@ -97,7 +97,12 @@ def _check_run(config: Config, origin: Origin) -> bool:
     folder = record.run_dir(config)
     refuse_foreign(folder)
     record.refuse_another(folder, record.identify(config, origin))
-    return record.finished(config) is not None
+    if record.finished(config) is not None:
+        return True
+    from saemd.training.checkpoints import step_of  # and with it Lightning, which finished jobs do not need
+
+    step_of(folder)
+    return False
 
 
 def _check_accelerator(config: Config) -> None:

@@ -182,16 +182,19 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("case", DAMAGE)
-def test_a_damaged_checkpoint_stops_its_own_run_alone(case, world, command, whole, tmp_path, capsys):  # noqa: F811
+def test_a_damaged_checkpoint_is_one_line(case, world, command, whole, tmp_path, capsys):  # noqa: F811
+    """Before the first job of a sweep, where the file alone shows it; else its own run stops and the others go on."""
     run = interrupted(whole, tmp_path)
     damage, what = DAMAGE[case]
     damage(run / "last.ckpt")
     sweep = ["-m", *world, "init=uniform", "tokens=1024", "seed=0,1", "together=2", f"run_root={tmp_path}"]
-    assert command(*sweep) == 1
+    fits_no_run = case in ("another width", "a step beyond the end")
+    assert command(*sweep) == (1 if fits_no_run else 2)
     said = capsys.readouterr().err
-    assert re.search(rf"failed {run}: {run}/last.ckpt: ({what}).*; remove it, and this run starts again", said)
+    begins = f"failed {run}" if fits_no_run else "error"
+    assert re.search(rf"{begins}: {run}/last.ckpt: ({what}).*; remove it, and this run starts again", said)
     assert "Traceback" not in said
-    assert (run.parent / "seed=1" / "metrics.json").exists()
+    assert (run.parent / "seed=1" / "metrics.json").exists() == fits_no_run
 
 
 def test_the_remedy_for_a_damaged_checkpoint_is_one(world, command, whole, tmp_path):  # noqa: F811

@@ -20,6 +20,7 @@ from saemd.training.module import SAETraining
 from saemd.training.together import Together
 
 _KEYS = {"global_step": int, "state_dict": dict, "loops": dict, "optimizer_states": list, "lr_schedulers": list}
+_REASON_CHARACTERS = 120  # of torch's own text, which goes on to say what may have happened
 _REMEDY = "remove it, and this run starts again"
 
 
@@ -50,7 +51,7 @@ def load_plain(path: Path, *, mmap: bool = False) -> dict[str, Any]:
         what = "holds more than tensors and plain values, and could run code, so it is not opened"
         raise DamagedFileError(path, what, _REMEDY) from error
     except Exception as error:  # of a damaged file: anything, from the pickle's reader or the zip's
-        raise DamagedFileError(path, f"is damaged ({one_line(error)})", _REMEDY) from error
+        raise DamagedFileError(path, f"is damaged ({one_line(error)[:_REASON_CHARACTERS]})", _REMEDY) from error
     if not isinstance(checkpoint, dict):
         raise DamagedFileError(path, "is no checkpoint of a run", _REMEDY)
     for key, kind in _KEYS.items():

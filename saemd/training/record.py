@@ -49,7 +49,7 @@ def check_label(label: str) -> None:
     plain = label.strip() == label != "" and label.isprintable() and "/" not in label
     if not plain or len(label.encode()) > LABEL_BYTES:
         remedy = f"it names the run's folder: use 1 to {LABEL_BYTES} bytes, no /, and no blanks around it"
-        raise bad_value("init.label", label if len(label) < 40 else label[:40] + "…", remedy)
+        raise bad_value("init.label", repr(label if len(label) < 40 else label[:40] + "…"), remedy)
 
 
 def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
