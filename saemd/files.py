@@ -20,6 +20,8 @@ from typing import Any, BinaryIO
 import numpy as np
 import torch
 import yaml
+from safetensors import SafetensorError
+from safetensors.torch import load_file
 
 from saemd.errors import UserError
 
@@ -144,6 +146,15 @@ def read_npz(path: Path, names: Sequence[str], remedy: str) -> list[np.ndarray]:
             return [file[name] for name in names]
     except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
         raise DamagedFileError(path, f"cannot be read ({one_line(error)})", remedy) from error
+
+
+def read_tensors(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
+    """A safetensors file that a command keeps to save time. `DamagedFileError` where it cannot be read."""
+    try:
+        return load_file(path, device=device)
+    except (OSError, SafetensorError, ValueError) as error:
+        again = "remove it, and the same command makes it again"
+        raise DamagedFileError(path, f"cannot be read ({one_line(error)})", again) from error
 
 
 def one_line(error: BaseException) -> str:

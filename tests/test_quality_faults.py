@@ -118,3 +118,21 @@ def test_a_second_evaluation_waits_and_measures_nothing_twice(run_root, argument
     assert said == "flaky: waiting for another evaluation that measures it on the same text\n"
     assert calls == [8]
     assert [[record["value"] for record in one.records] for one in found] == [[0.5] * 8] * 2
+
+
+def test_a_damaged_file_that_is_kept_is_named(run_root, arguments, command, capsys):  # noqa: F811
+    """What the language model gave for all SAEs, cut short later: one line, and once removed it is made again."""
+    assert command(*arguments, main=evaluate.main) == 0
+    (cache_root,) = [word.partition("=")[2] for word in arguments if word.startswith("cache_root=")]
+    kept = next(Path(cache_root).rglob("clean-*.safetensors"))
+    kept.write_bytes(kept.read_bytes()[:-8])
+    for record in run_root.rglob("core.json"):
+        record.unlink()
+    capsys.readouterr()
+    assert command(*arguments, main=evaluate.main) == 1
+    said = capsys.readouterr().err
+    assert f"{kept}: cannot be read (" in said
+    assert "remove it, and the same command makes it again" in said
+    assert "Traceback" not in said
+    kept.unlink()
+    assert command(*arguments, main=evaluate.main) == 0

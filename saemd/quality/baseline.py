@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from saemd.errors import bad_value
-from saemd.files import remove_partial, replacing
+from saemd.files import read_tensors, remove_partial, replacing
 from saemd.lm.patch import clean_pass, upper_states
 from saemd.progress import Bar, bar
 from saemd.quality.bench import Bench
@@ -67,7 +67,7 @@ class Baseline:
 
     def ablated(self, index: int) -> dict[str, Tensor]:
         """`ce_<ablation>` [B, T-1] of each of `ABLATIONS`, and `kl_zero`."""
-        return load_file(_path(self.folder, "ablated", index))
+        return read_tensors(_path(self.folder, "ablated", index))
 
 
 def make_baseline(bench: Bench, tokens: int, outlier_factor: float | None) -> Baseline:
@@ -166,7 +166,7 @@ def _where(mask_BT: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _read(folder: Path, index: int, device: str) -> Batch:
-    there = load_file(_path(folder, "clean", index), device=device)
+    there = read_tensors(_path(folder, "clean", index), device=device)
     return Batch(there["ids"], there["patch"], there["x"], there["states"], there["ce"].cpu())
 
 

@@ -15,11 +15,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import save_file
 from torch import Tensor
 
 from saemd.errors import bad_value
-from saemd.files import remove_partial, replacing
+from saemd.files import read_tensors, remove_partial, replacing
 from saemd.lm.load import load_lm, residual_stream
 from saemd.progress import Bar, bar
 from saemd.quality.bench import Bench
@@ -121,7 +121,7 @@ def _activations(bench: Bench, ids_CT: Tensor) -> Tensor:
         remove_partial(path.parent)  # of this score alone, which one process measures at a time
         with replacing(path) as aside:
             save_file({"x": torch.cat(parts)}, aside)
-    return load_file(path)["x"]
+    return read_tensors(path)["x"]
 
 
 @torch.inference_mode()
