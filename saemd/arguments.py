@@ -32,7 +32,7 @@ def overrides(arguments: list[str], flags: Collection[str] = ()) -> list[str]:
             words.append(_quoted(re.sub(r"(?<=[=,\[])~(?=/)", lambda _: os.path.expanduser("~"), word)))
         elif word not in flags:
             key, equals, value = word.lstrip("-").partition("=")
-            remedy = f"write {key}={value if equals else '…'}" if len(key) > 1 else "keys are written key=value"
+            remedy = f"write {key}={value if equals else '…'}" if len(key) > 1 else "write key=value"
             also = f"; the flags are {', '.join(sorted(flags))}" if flags else ""
             raise UserError(f"{word}: {remedy}{also}")
     return words

@@ -31,7 +31,7 @@ CASES = {
     "no key": (["foo"], r"foo: write key=value"),
     "a flag for a key": (["--seed=3"], r"--seed=3: write seed=3; the flags are "),
     "a flag and its value": (["--seed", "3"], r"--seed: write seed=…; "),
-    "an unknown flag": (["-x"], r"-x: keys are written key=value; "),
+    "an unknown flag": (["-x"], r"-x: write key=value; the flags are "),
     "added key": (["+colour=red"], r"colour: there is no such key"),
     "added by force": (["++recipe.lrr=1"], r"recipe.lrr: there is no such key here; did you mean recipe.lr\?"),
     "added to a group": (["+lm.foo=2"], r"lm.foo: there is no such key"),

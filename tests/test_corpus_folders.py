@@ -1,7 +1,6 @@
 """A user's folder: what is read of it, what is left out and said, and the documents of a split."""
 
 import json
-import os
 from pathlib import Path
 
 import pytest
@@ -10,6 +9,7 @@ from datasets import Dataset
 from saemd.corpus import check_corpus, documents, fingerprint, some_documents
 from saemd.corpus.files import order_of
 from saemd.errors import UserError
+from tests.ordinary_user import read_only
 from tests.test_corpus_files import ROWS, TEXTS, arrow, config, lines, parquet, read
 
 
@@ -98,15 +98,15 @@ def test_a_folder_behind_a_link_is_read(tmp_path):
     assert read(tmp_path / "in") == ["a"]
 
 
-@pytest.mark.skipif(os.geteuid() == 0, reason="root may read everything")
 def test_what_may_not_be_read(tmp_path):
     (tmp_path / "a.jsonl").write_bytes(lines(["a"]))
     (tmp_path / "b").mkdir(mode=0)
-    with pytest.raises(UserError, match=r"corpus.path=.*/b: cannot be read \(Permission denied\)"):
+    with read_only(), pytest.raises(UserError, match=r"corpus.path=.*/b: cannot be read \(Permission denied\)"):
         read(tmp_path)
     (tmp_path / "b").rmdir()
     (tmp_path / "a.jsonl").chmod(0)
-    with pytest.raises(UserError, match=r"corpus.path=.*a.jsonl: cannot be read \(PermissionError: Permission denied"):
+    said = r"corpus.path=.*a.jsonl: cannot be read \(PermissionError: Permission denied"
+    with read_only(), pytest.raises(UserError, match=said):
         read(tmp_path)
 
 

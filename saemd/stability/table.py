@@ -9,7 +9,7 @@ from rich.table import Table
 from saemd.stability.records import Record
 
 WIDTH = 100
-LABEL_WIDTH = 40  # longer labels are folded
+LABEL_WIDTH = 24  # longer labels are folded
 
 
 def print_table(records: list[Record], console: Console | None = None) -> None:
