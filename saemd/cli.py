@@ -27,6 +27,7 @@ from saemd.arguments import folder, overrides, refuse_unread, unknown_key
 from saemd.config import Config, check
 from saemd.corpus.config import CorpusConfig
 from saemd.errors import UserError, bad_value
+from saemd.files import is_full_disk
 from saemd.lm.config import LMConfig
 from saemd.logging.config import LoggerConfig
 from saemd.progress import quiet_libraries
@@ -111,7 +112,16 @@ def entry(main: Callable[[list[str]], int]) -> None:
     register()
     try:
         code = main(sys.argv[1:])
+        sys.stdout.flush()
     except (UserError, HydraException, OmegaConfBaseException) as error:
+        print(f"error: {one_line(error)}", file=sys.stderr)
+        code = 2
+    except BrokenPipeError:  # who reads this has seen enough, as `| head`
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 141  # as the shell says it of SIGPIPE
+    except OSError as error:
+        if not is_full_disk(error):
+            raise
         print(f"error: {one_line(error)}", file=sys.stderr)
         code = 2
     except KeyboardInterrupt:
@@ -129,6 +139,8 @@ def one_line(error: BaseException) -> str:
     """The message without its context lines, in the form `key=value: remedy` where Hydra says enough for that."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     text = " ".join(lines)
+    if is_full_disk(error):  # of a library's write, as a logger's
+        return f"the disk is full ({text}); make room, and the same command goes on from what is there"
     if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '([^']+)/([^'/]+)'", text)):
         group, value = found.groups()
         known = [option for option in error.options or () if not option.startswith("base_")]

@@ -121,6 +121,11 @@ def refuse_full_disk(path: Path) -> Iterator[None]:
         raise unwritable(path, cause) from error
 
 
+def is_full_disk(error: BaseException) -> bool:
+    """Has a write failed for want of room?"""
+    return isinstance(error, OSError) and error.errno in _FULL
+
+
 def unwritable(path: Path, error: OSError) -> UserError:
     """The line for a file or folder that cannot be written."""
     if error.errno in _FULL:

@@ -82,6 +82,7 @@ def _check_job(config: Config) -> None:
     d_sae = config.d_sae or 2 * info.mlp_width
     if config.l0 > d_sae:
         raise bad_value("l0", config.l0, f"the target L0 cannot exceed d_sae={d_sae}")
+    _check_memory(config, info.d_model, d_sae)
     if config.init.name == "mirror":
         refuse_width(d_sae, info.mlp_width)
     if getattr(config.init, "fold_postnorm", False) and not info.has_post_norm:
@@ -90,6 +91,16 @@ def _check_job(config: Config) -> None:
         remedy = f"the cache would have {config.activations.tokens:,} tokens; raise activations.tokens"
         raise bad_value("batch_size", config.batch_size, remedy)
     schedules(config.recipe, config.tokens // config.batch_size)
+
+
+def _check_memory(config: Config, d_in: int, d_sae: int) -> None:
+    """A run holds two matrices [d_in, d_sae], their gradients and Adam's second moments, in float32."""
+    needed, there = 6 * 4 * d_in * d_sae, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > there:
+        remedy = (
+            f"a run takes {needed / 1e9:,.0f} GB of memory, this machine has {there / 1e9:,.0f} GB; use fewer latents"
+        )
+        raise bad_value("d_sae", config.d_sae, remedy)
 
 
 def _check_run(config: Config, origin: Origin) -> bool:

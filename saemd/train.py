@@ -25,6 +25,7 @@ from saemd.arguments import overrides
 from saemd.cli import CONF, FLAGS, compose_all, entry, one_line, quiet_warnings, typed
 from saemd.config import Config
 from saemd.errors import UserError, bad_value
+from saemd.files import is_full_disk
 from saemd.preflight import check_jobs
 from saemd.training.groups import train_groups
 from saemd.training.record import finished, run_dir
@@ -66,7 +67,7 @@ def report_outcome(config: Config, outcome: dict[str, float] | Exception, when: 
 
 def report_failure(config: Config, error: Exception) -> None:
     """One line on a failed run, behind the traceback where the failure is a defect of this program."""
-    if not isinstance(error, UserError):
+    if not isinstance(error, UserError) and not is_full_disk(error):
         traceback.print_exception(error)
     show(Text.assemble(("failed", "red"), f" {run_dir(config)}: {one_line(error)}"))
 
@@ -85,7 +86,9 @@ def main(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(__doc__)
         return 0
-    if SHOWS & set(arguments):
+    if any(word.partition("=")[0] in SHOWS for word in arguments):
+        if {*FLAGS} & {*arguments}:
+            raise UserError("-m: Hydra shows the configuration of one job; leave -m out")
         job()
         return 0
     configs, multirun = compose_all(arguments), bool({*FLAGS} & {*arguments})

@@ -1,6 +1,9 @@
 """Every bad input: one line with key, value and remedy, exit code 2, nothing half-written."""
 
+import errno
 import re
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -51,10 +54,14 @@ CASES = {
     "empty label": (["init.label=''"], r"init.label='': it names the run's folder"),
     "label with a slash": (["init.label=a/b"], r"init.label='a/b': it names the run's folder"),
     "label with blanks around it": (["init.label=' a'"], r"init.label=' a': it names the run's folder"),
-    "long label": (["init.label=" + "x" * 101], r"init.label='x+…': .* 1 to 100 bytes"),
+    "long label": (["init.label=" + "x" * 81], r"init.label='x+…': .* 1 to 80 bytes"),
     "not a number": (["recipe.lr=nan"], r"recipe.lr=nan: use a positive number"),
     "infinite": (["init.threshold=inf"], r"init.threshold=inf: use a finite number"),
     "no minutes": (["checkpoint_minutes=0"], r"checkpoint_minutes=0.0: use a positive number"),
+    "a project that W&B does not take": (["logger=wandb", "logger.project=a/b"], r"logger.project='a/b': "),
+    "a group that W&B does not take": (["logger=wandb", "logger.group=" + "x" * 129], r"logger.group='x+': "),
+    "more latents than memory": (["d_sae=1000000000000"], r"d_sae=1000000000000: .* GB of memory, this"),
+    "both a sweep and what Hydra shows": (["-m", "--cfg", "job"], r"-m: Hydra shows the configuration of one job"),
     "no folder": (["cache_root=''"], r"cache_root='': name a folder"),
     "what the folder's name does not hold": (
         ["-m", "init=uniform", "init.encoder=tied,dual"], r"init.encoder=tied and dual: both jobs would share .*root"
@@ -140,6 +147,32 @@ def test_empty_text(world, command, tmp_path, capsys):  # noqa: F811
     assert command(*world, *arguments, main=cache_entry.main) == 2
     remedy = r"error: corpus=files: none of its documents is in the \w+ split; more documents, or a \w+ corpus.heldout_"
     assert re.search(remedy, capsys.readouterr().err)
+
+
+def test_a_disk_that_a_logger_fills_is_one_line(world, command, tmp_path, capsys, monkeypatch):  # noqa: F811
+    """Lightning's CSV logger writes its own file; the system's error is not ours to see before."""
+
+    def full(*args, **kwargs):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr("lightning.pytorch.loggers.CSVLogger.log_metrics", full)
+    arguments = [*world, f"run_root={tmp_path}", "init=uniform", "logger=csv"]
+    assert command(*arguments) == 2
+    assert "error: the disk is full" in capsys.readouterr().err
+    assert command("-m", *arguments) == 1
+    said = capsys.readouterr().err
+    assert "seed=24: the disk is full" in said
+    assert "Traceback" not in said
+
+
+def test_a_reader_that_has_seen_enough_ends_it_quietly(tmp_path):
+    program = [sys.executable, "-m", "saemd.train", "--cfg", "job"]
+    with subprocess.Popen(program, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stdout
+        assert process.stderr
+        process.stdout.close()
+        assert process.wait(60) == 141
+        assert process.stderr.read() == b""
 
 
 def test_every_entry_has_help(command, capsys):  # noqa: F811

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 
 from saemd.errors import bad_value
@@ -27,5 +28,8 @@ def check(config: LoggerConfig) -> None:
         raise bad_value("logger.name", config.name, f"choose one of {', '.join(NAMES)}")
     if config.mode not in MODES:
         raise bad_value("logger.mode", config.mode, f"choose one of {', '.join(MODES)}")
-    if not config.project:
-        raise bad_value("logger.project", repr(config.project), "name a wandb project")
+    if not re.fullmatch(r"[^/\\#?%:]{1,128}", config.project):
+        remedy = "wandb's projects have 1 to 128 letters, and none of / \\ # ? % :"
+        raise bad_value("logger.project", repr(config.project), remedy)
+    if config.group is not None and not 0 < len(config.group) <= 128:
+        raise bad_value("logger.group", repr(config.group), "wandb's groups have 1 to 128 letters")

@@ -28,7 +28,7 @@ from saemd.locks import locked
 from saemd.runs import CHECKPOINT, CONFIG, METRICS, read_config, read_metrics, refuse_foreign
 from saemd.sae.export import sae_shape
 
-LABEL_BYTES = 100  # of the 255 that a file's name may have: figures are named by label, L0 and seeds
+LABEL_BYTES = 80  # W&B's names have 128: a run is named by label, L0 and seed
 
 EARLIER = "its activations are others: the model's or the text's files changed, or an earlier version named them"
 

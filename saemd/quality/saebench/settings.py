@@ -35,6 +35,8 @@ class SAEBenchSettings:
     def __post_init__(self) -> None:
         if self.repetitions < 1:
             raise bad_value("repetitions", self.repetitions, "at least 1")
+        if not 0 <= self.random_seed <= 2**32 - self.repetitions:  # numpy's seeds have 32 bits
+            raise bad_value("random_seed", self.random_seed, f"0 to {2**32 - self.repetitions}")
         if self.llm_dtype not in ("float32", "bfloat16", "float16"):
             raise bad_value("llm_dtype", self.llm_dtype, "float32, bfloat16 or float16")
 
