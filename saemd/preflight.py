@@ -18,7 +18,7 @@ from saemd.corpus import check_corpus
 from saemd.errors import UserError, bad_value
 from saemd.lm.load import lm_info
 from saemd.logging.account import check_account
-from saemd.runs import refuse_foreign
+from saemd.runs import METRICS, refuse_foreign
 from saemd.sae.init import refuse_width
 from saemd.training import record
 from saemd.training.schedules import schedules
@@ -27,29 +27,36 @@ Part = TypeVar("Part")
 
 
 def check_jobs(configs: Sequence[Config]) -> bool:
-    """Raise `UserError` for the first job that could not be trained to its end; return whether all are finished."""
+    """Raise `UserError` for the first job that could not be trained to its end; return whether all are finished.
+
+    What needs neither model nor text comes first, as these may have to be fetched.
+    """
     _check_folders(configs)
-    origins = check_caches(configs)
     for config in configs:
-        _check_job(config)
-    todo = [config for config, origin in zip(configs, origins, strict=True) if not _check_run(config, origin)]
-    for run_root in {config.run_root for config in todo}:
+        _check_schedule(config)
+    unfinished = [config for config in configs if not (record.run_dir(config) / METRICS).is_file()]
+    for run_root in {config.run_root for config in unfinished}:
         _check_writable("run_root", run_root)
-    for logger in _different([config.logger for config in todo]):
+    for logger in _different([config.logger for config in unfinished]):
         check_account(logger)
-    return not todo
+    origins = check_caches(configs)
+    for config, origin in zip(configs, origins, strict=True):
+        _check_size(config)
+        _check_run(config, origin)
+    return not unfinished
 
 
 def check_caches(configs: Sequence[Config]) -> list[Origin]:
     """The activations that each job needs. Raises `UserError` where they could not be written."""
     from saemd.activations.harvest import describe
 
+    for config in configs:
+        _check_accelerator(config)
+        _check_writable("cache_root", config.cache_root, must=False)
     for corpus in _different([config.corpus for config in configs]):
         check_corpus(corpus)
     origins = []
     for config in configs:
-        _check_writable("cache_root", config.cache_root, must=False)
-        _check_accelerator(config)
         root = Path(config.cache_root)
         origins.append(describe(config.lm, config.layer, config.corpus, config.activations, root))
     return origins
@@ -77,7 +84,15 @@ def _check_folders(configs: Sequence[Config]) -> None:
         raise UserError(f"{shown}: both jobs would share {folder}, whose name holds init.label, l0 and seed; {remedy}")
 
 
-def _check_job(config: Config) -> None:
+def _check_schedule(config: Config) -> None:
+    if config.batch_size > config.activations.tokens:
+        remedy = f"the cache would have {config.activations.tokens:,} tokens; raise activations.tokens"
+        raise bad_value("batch_size", config.batch_size, remedy)
+    schedules(config.recipe, config.tokens // config.batch_size)
+
+
+def _check_size(config: Config) -> None:
+    """What the model's width decides."""
     info = lm_info(config.lm, Path(config.cache_root))
     d_sae = config.d_sae or 2 * info.mlp_width
     if config.l0 > d_sae:
@@ -87,10 +102,6 @@ def _check_job(config: Config) -> None:
         refuse_width(d_sae, info.mlp_width)
     if getattr(config.init, "fold_postnorm", False) and not info.has_post_norm:
         raise bad_value("init.fold_postnorm", True, "this model has no norm behind its MLP; set it to false")
-    if config.batch_size > config.activations.tokens:
-        remedy = f"the cache would have {config.activations.tokens:,} tokens; raise activations.tokens"
-        raise bad_value("batch_size", config.batch_size, remedy)
-    schedules(config.recipe, config.tokens // config.batch_size)
 
 
 def _check_memory(config: Config, d_in: int, d_sae: int) -> None:
@@ -103,17 +114,15 @@ def _check_memory(config: Config, d_in: int, d_sae: int) -> None:
         raise bad_value("d_sae", config.d_sae, remedy)
 
 
-def _check_run(config: Config, origin: Origin) -> bool:
-    """Is the job's run finished? Raises `UserError` where its folder holds another run, or a damaged one."""
+def _check_run(config: Config, origin: Origin) -> None:
+    """Raise `UserError` where the job's folder holds another run, or a damaged one."""
     folder = record.run_dir(config)
     refuse_foreign(folder)
     record.refuse_another(folder, record.identify(config, origin))
-    if record.finished(config) is not None:
-        return True
-    from saemd.training.checkpoints import step_of  # and with it Lightning, which finished jobs do not need
+    if record.finished(config) is None:
+        from saemd.training.checkpoints import step_of  # and with it Lightning, which finished jobs do not need
 
-    step_of(folder)
-    return False
+        step_of(folder)
 
 
 def _check_accelerator(config: Config) -> None:
