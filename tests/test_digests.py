@@ -113,6 +113,7 @@ def test_what_could_not_be_kept_is_kept_later(file, tmp_path):
     assert list(kept(tmp_path / "missing")) == [str(file)]
 
 
+@pytest.mark.slow
 def test_processes_add_to_the_same_digests(file, tmp_path):
     """None loses what another one kept; none reads a half-written file."""
     code = """

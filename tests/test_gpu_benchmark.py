@@ -5,11 +5,14 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).parent.parent
 ABSENT = ("hydra", "omegaconf", "datasets", "wandb", "pypi_simple", "numba", "einops")
 UNUSED = ("saemd.progress", "saemd.packages", "saemd.cli")  # they need more, which Lightning uses where it is
 
 
+@pytest.mark.slow
 def test_it_runs_where_only_torch_and_lightning_are(tmp_path):
     script, out = ROOT / "experiments" / "throughput" / "gpu.py", tmp_path / "gpu.json"
     words = ["device=cpu", "d_in=16", "d_sae=64", "l0=4", "batch=32", "steps=2", "repetitions=2", "sides=saemd,loop"]

@@ -139,6 +139,7 @@ def test_from_runs_to_report(run_root, arguments, command, capsys):  # noqa: F81
     assert written(run_root) == before  # nothing was measured twice
 
 
+@pytest.mark.slow
 def test_only_what_changed_is_measured_again(run_root, arguments, command):  # noqa: F811
     assert command(*arguments, main=evaluate.main) == 0
     before = written(run_root)
@@ -154,6 +155,7 @@ def test_only_what_changed_is_measured_again(run_root, arguments, command):  # n
     assert all(before[path] != when for path, when in written(run_root).items())
 
 
+@pytest.mark.slow
 def test_what_a_score_was_before_its_definition_changed_is_not_shown(run_root, arguments, command, monkeypatch):  # noqa: F811
     def half(bench: Any, settings: Any, subjects: list) -> Iterator:
         yield from ((subject, Outcome("done", value=0.5)) for subject in subjects)
@@ -223,6 +225,7 @@ def test_a_failed_score_is_shown_as_failed_and_the_others_go_on(run_root, argume
     assert attempts == [8, 6]  # what failed is tried again, what is done or not applicable is not
 
 
+@pytest.mark.slow
 def test_a_failed_request_leaves_what_was_measured_with_other_settings(run_root, arguments, command, monkeypatch):  # noqa: F811
     calls = []
 

@@ -22,6 +22,7 @@ from tests.test_quality_evaluate import arguments, made, records, run_root, with
 from tests.test_sweep import command  # noqa: F401 - a fixture
 
 FIRST = Path("init=mirror", "l0=4", "seed=24")
+pytestmark = pytest.mark.slow  # each evaluates a sweep two or three times
 
 
 def test_an_sae_that_is_not_finite_fails_and_the_others_are_shown(run_root, arguments, command, capsys):  # noqa: F811

@@ -170,6 +170,7 @@ def test_seeds(world, command, tmp_path):
     assert starts["a"] == starts["d"] != starts["c"]
 
 
+@pytest.mark.slow
 def test_killed_run_ends_bit_identical(world, command, tmp_path):
     """kill -9 in the middle, the same command again: the weights of a run that was never stopped."""
     arguments = [*world, "init=mirror", "seed=5", "tokens=65536", "checkpoint_minutes=0.001"]
@@ -250,6 +251,7 @@ def test_speed_is_not_what_a_run_is(world, command, tmp_path, capsys):
     assert "finished before" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_run_is_trained_by_one_process(world, command, tmp_path, capsys):
     arguments = ["-m", *world, f"run_root={tmp_path}", "init=uniform", "seed=0,1"]
     with held(tmp_path / "init=uniform" / "l0=4" / "seed=0"):  # a lock of another open file, as in another process
@@ -289,6 +291,7 @@ def test_the_cache_too_is_written_where_the_accelerator_says(world, command, tmp
     assert devices == ["cpu", "cuda"]
 
 
+@pytest.mark.slow
 def test_one_failed_job_does_not_take_the_others(world, command, tmp_path, capsys):
     taken = tmp_path / "init=uniform" / "l0=4" / "seed=1"
     with held(taken):
@@ -305,6 +308,7 @@ def test_one_latent(world, command, tmp_path):
     assert load_sae(tmp_path / "init=uniform" / "l0=1" / "seed=24").W_dec.shape == (1, 16)
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_over_jobs(world, command, tmp_path):
     """Live tensors after the last of several jobs are those after the first."""
     import gc

@@ -151,6 +151,7 @@ def test_where_every_run_fails_the_sweep_does(world, command, tmp_path, capsys):
     assert not list(tmp_path.rglob("metrics.json"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("fast", ["true", "false"])
 def test_each_run_logs_its_own_figures(world, command, tmp_path, fast):  # noqa: F811
     """A CSV for each, with the rows that the run alone would have written, but for the clock; the plain path too."""
