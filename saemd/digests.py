@@ -13,6 +13,8 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from saemd.errors import UserError
+from saemd.files import write_text
 from saemd.locks import locked
 from saemd.progress import bar
 
@@ -92,9 +94,7 @@ def _save(cache_root: Path) -> None:
     try:
         with locked(cache_root / f".{KEPT}.lock"):
             kept = {name: entry for name, entry in _load(cache_root).items() if os.path.exists(name)} | _unsaved
-            aside = cache_root / f".{KEPT}.tmp"
-            aside.write_text(json.dumps(kept))
-            os.replace(aside, cache_root / KEPT)
-    except OSError:  # a read-only cache_root, or a full disk: the next process hashes again
+            write_text(cache_root / KEPT, json.dumps(kept))
+    except (OSError, UserError):  # a read-only cache_root, or a full disk: the next process hashes again
         return
     _unsaved.clear()

@@ -8,7 +8,7 @@ from __future__ import annotations
 import os
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import Any, TypeVar
 
 import torch
 
@@ -18,7 +18,7 @@ from saemd.corpus import check_corpus
 from saemd.errors import UserError, bad_value
 from saemd.lm.load import lm_info
 from saemd.logging.account import check_account
-from saemd.runs import METRICS, refuse_foreign
+from saemd.runs import METRICS
 from saemd.sae.init import refuse_width
 from saemd.training import record
 from saemd.training.schedules import schedules
@@ -26,10 +26,11 @@ from saemd.training.schedules import schedules
 Part = TypeVar("Part")
 
 
-def check_jobs(configs: Sequence[Config]) -> bool:
-    """Raise `UserError` for the first job that could not be trained to its end; return whether all are finished.
+def check_jobs(configs: Sequence[Config]) -> list[dict[str, Any] | None]:
+    """Raise `UserError` for the first job that could not be trained to its end.
 
-    What needs neither model nor text comes first, as these may have to be fetched.
+    Returns `metrics.json`'s content of each job that is finished, and None for the others. What needs neither model nor
+    text is checked first, as these may have to be fetched.
     """
     _check_folders(configs)
     for config in configs:
@@ -40,10 +41,9 @@ def check_jobs(configs: Sequence[Config]) -> bool:
     for logger in _different([config.logger for config in unfinished]):
         check_account(logger)
     origins = check_caches(configs)
-    for config, origin in zip(configs, origins, strict=True):
+    for config in configs:
         _check_size(config)
-        _check_run(config, origin)
-    return not unfinished
+    return [_check_run(config, origin) for config, origin in zip(configs, origins, strict=True)]
 
 
 def check_caches(configs: Sequence[Config]) -> list[Origin]:
@@ -114,15 +114,15 @@ def _check_memory(config: Config, d_in: int, d_sae: int) -> None:
         raise bad_value("d_sae", config.d_sae, remedy)
 
 
-def _check_run(config: Config, origin: Origin) -> None:
-    """Raise `UserError` where the job's folder holds another run, or a damaged one."""
-    folder = record.run_dir(config)
-    refuse_foreign(folder)
-    record.refuse_another(folder, record.identify(config, origin))
-    if record.finished(config) is None:
+def _check_run(config: Config, origin: Origin) -> dict[str, Any] | None:
+    """The job's metrics, if it is finished. Raises `UserError` where its folder holds another run, or a damaged one."""
+    metrics = record.finished(config)
+    if metrics is None:
         from saemd.training.checkpoints import step_of  # and with it Lightning, which finished jobs do not need
 
-        step_of(folder)
+        record.refuse_another(record.run_dir(config), record.identify(config, origin))
+        step_of(record.run_dir(config))
+    return metrics
 
 
 def _check_accelerator(config: Config) -> None:

@@ -28,7 +28,7 @@ from saemd.errors import UserError, bad_value
 from saemd.files import is_full_disk
 from saemd.preflight import check_jobs
 from saemd.training.groups import train_groups
-from saemd.training.record import finished, run_dir
+from saemd.training.record import run_dir
 
 SHOWS = {"-c", "--cfg", "-i", "--info", "--hydra-help", "--version"}  # what Hydra shows of itself, and starts nothing
 
@@ -92,7 +92,7 @@ def main(arguments: list[str]) -> int:
         job()
         return 0
     configs, multirun = compose_all(arguments), bool({*FLAGS} & {*arguments})
-    all_finished = check_jobs(configs)
+    found = check_jobs(configs)
     together = configs[0].together
     if together > 1 and not multirun:
         raise bad_value("together", together, "one job trains alone; add -m and several values, such as l0=20,40")
@@ -100,9 +100,10 @@ def main(arguments: list[str]) -> int:
         raise bad_value("together", together, "such jobs share one process: leave hydra/launcher and hydra/sweeper out")
     failed = False
     try:
-        if all_finished:  # said here: Hydra would compose each job twice more
-            for config in configs:
-                report(config, finished(config) or {}, "finished before")
+        if all(found):  # said here: Hydra would compose each job twice more
+            for config, metrics in zip(configs, found, strict=True):
+                assert metrics
+                report(config, metrics, "finished before")
         elif together > 1:
             failed = not train_groups(configs, report_outcome)
         elif multirun or any(word.startswith("hydra") for word in arguments):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
@@ -95,7 +96,7 @@ class TimedCheckpoint(pl.Callback):
         self.save(trainer)
 
 
-class AtEnd(pl.Callback):
+class AtEnd(pl.Callback, ABC):
     """Acts on one run when it is trained and measured, and its `last.ckpt` is that of the last step.
 
     Not as soon as it is measured: were the disk full then, a run without that checkpoint would count as finished.
@@ -104,8 +105,9 @@ class AtEnd(pl.Callback):
     def __init__(self, module: SAETraining) -> None:
         self.module = module
 
+    @abstractmethod
     def act(self, steps: int, together: Together) -> None:
-        raise NotImplementedError
+        """What is done with the run behind its last step, number `steps`."""
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if self.module.held_out:  # none where nothing was left to train; then it is measured by itself

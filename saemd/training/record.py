@@ -30,7 +30,7 @@ from saemd.sae.export import sae_shape
 
 LABEL_BYTES = 80  # W&B's names have 128: a run is named by label, L0 and seed
 
-EARLIER = "its activations are others: the model's or the text's files changed, or an earlier version named them"
+EARLIER = "its activations are others: files of the model or the text changed, or an earlier version identified them"
 
 # Keys that change where and how a run is computed but not what it is; the cache's fingerprint stands for lm and corpus.
 _ELSEWHERE = (
@@ -54,7 +54,10 @@ def check_label(label: str) -> None:
 
 def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
     """The keys, joined with dots, in which two configurations differ, with both values."""
-    old, new = _flat(dataclasses.asdict(a)), _flat(dataclasses.asdict(b))
+    return _differing(_flat(dataclasses.asdict(a)), _flat(dataclasses.asdict(b)))
+
+
+def _differing(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
     return {key: (old.get(key), new.get(key)) for key in sorted(old | new) if old.get(key) != new.get(key)}
 
 
@@ -132,8 +135,7 @@ def refuse_another(folder: Path, about: dict[str, Any]) -> None:
 
 
 def _shown(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
-    keys = [key for key in sorted(old.keys() | new.keys()) if old.get(key) != new.get(key)]
-    return [f"{key}: {old.get(key)} there, {new.get(key)} asked for" for key in keys]
+    return [f"{key}: {there} there, {asked} asked for" for key, (there, asked) in _differing(old, new).items()]
 
 
 def _changed_inputs(there: dict[str, Any], about: dict[str, Any]) -> list[str]:
