@@ -72,8 +72,19 @@ def refuse_unread(node: Any, prefix: str = "") -> None:
         refuse_unread(child, f"{prefix}{key}.")
 
 
+_TO_SAE = (
+    "sparsity_coefficient", "sparsity_warmup_steps", "sparsity_warmup_fraction", "threshold_lr", "bandwidth", "step_on",
+    "positive_threshold", "bias",
+)  # fmt: skip
+MOVED = {**{f"recipe.{key}": f"sae.{key}" for key in _TO_SAE}, "init.threshold": "sae.threshold"}
+
+
 def unknown_key(key: str, known: Collection[str]) -> UserError:
-    """The error for a key that does not exist, with the nearest one that does."""
+    """The error for a key that does not exist, with its new name or the nearest key that does."""
+    if key in MOVED:
+        return UserError(f"{key}: belongs to the SAE's architecture; write {MOVED[key]}")
+    if key == "together":
+        return UserError("together: this version trains one job after another; leave it out")
     near = difflib.get_close_matches(key, known, n=1)
     meant = f"; did you mean {near[0]}?" if near else ""
     return UserError(f"{key}: there is no such key here{meant}; saemd/config.py and the README list the keys")

@@ -31,7 +31,8 @@ from saemd.files import is_full_disk
 from saemd.lm.config import LMConfig
 from saemd.logging.config import LoggerConfig
 from saemd.progress import quiet_libraries
-from saemd.sae.config import InitConfig, MirrorConfig
+from saemd.sae.registry import ARCHITECTURES
+from saemd.sae.starts import INITS
 from saemd.training.config import RecipeConfig
 
 _PACKAGE = Path(__file__).resolve().parent
@@ -47,8 +48,8 @@ def register() -> None:
     for group, name, node in (
         ("lm", "base_lm", LMConfig),
         ("corpus", "base_corpus", CorpusConfig),
-        ("init", "base_uniform", InitConfig),
-        ("init", "base_mirror", MirrorConfig),
+        *(("sae", f"base_{name}", architecture.Config) for name, architecture in ARCHITECTURES.items()),
+        *(("init", f"base_{name}", start.Config) for name, start in INITS.items()),
         ("recipe", "base_recipe", RecipeConfig),
         ("logger", "base_logger", LoggerConfig),
     ):

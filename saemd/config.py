@@ -17,8 +17,9 @@ from saemd.errors import bad_value
 from saemd.lm.config import LMConfig
 from saemd.logging.config import LoggerConfig
 from saemd.logging.config import check as check_logger
-from saemd.sae.config import InitConfig
-from saemd.sae.init import check_init
+from saemd.sae.base import SAEConfig
+from saemd.sae.registry import check_architecture
+from saemd.sae.starts import InitConfig, check_init
 from saemd.training.config import RecipeConfig, check_recipe
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
@@ -32,6 +33,7 @@ class Config:
     lm: LMConfig = MISSING
     corpus: CorpusConfig = MISSING
     activations: ActivationsConfig = field(default_factory=ActivationsConfig)
+    sae: SAEConfig = MISSING
     init: InitConfig = MISSING
     recipe: RecipeConfig = MISSING
     logger: LoggerConfig = MISSING
@@ -48,9 +50,6 @@ class Config:
     accelerator: str = "auto"  # Lightning's, of ACCELERATORS
     threads: int | None = None  # CPU threads of torch; null: all cores
     checkpoint_minutes: float = 5.0  # at most this much work is lost when a run is killed
-    # So many jobs of a sweep train at once on one stream. Each holds 4 matrices [d_in, d_sae], or 6 where its start is
-    # its own: 0.7 or 1.0 GB at the paper's size, beside the 1.2 GB that a group holds once.
-    together: int = 1
 
 
 def check(config: Config) -> None:
@@ -72,13 +71,12 @@ def check(config: Config) -> None:
         raise bad_value("layer", config.layer, "layers count from 0")
     if config.threads is not None and config.threads < 1:
         raise bad_value("threads", config.threads, "use at least 1, or null for all cores")
-    if config.together < 1:
-        raise bad_value("together", config.together, "use 1 (one job after another) or more")
     if not 0 < config.checkpoint_minutes < math.inf:
         raise bad_value("checkpoint_minutes", config.checkpoint_minutes, "use a positive number of minutes")
     if config.accelerator not in ACCELERATORS:
         raise bad_value("accelerator", config.accelerator, f"known are {', '.join(ACCELERATORS)}")
     check_activations(config.activations)
+    check_architecture(config.sae)
     check_init(config.init)
     check_logger(config.logger)
     check_recipe(config.recipe)

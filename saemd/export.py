@@ -25,28 +25,31 @@ from saemd.files import DamagedFileError, save_torch, unwritable
 from saemd.progress import bar
 from saemd.runs import METRICS as FINISHED  # written last, so only finished runs have it
 from saemd.runs import WEIGHTS, is_among_runs, read_config, read_metrics
+from saemd.sae import SAE
 from saemd.sae.export import CONFIG, config_text, load_finite
 from saemd.sae.export import read_config as read_sae_config
-from saemd.sae.model import JumpReLUSAE
 
 KEYS = ("run", "run_root", "out", "format")
 
 
-def write_saelens(run: Path, sae: JumpReLUSAE, folder: Path) -> None:
+def write_saelens(run: Path, sae: SAE, folder: Path) -> None:
     """`sae_lens.SAE.load_from_disk(folder)`: a run is saved in this form; in older ones cfg.json lacks the version."""
     shutil.copyfile(run / WEIGHTS, folder / WEIGHTS)
     metadata = read_sae_config(run).get("metadata")
-    (folder / CONFIG).write_text(config_text(sae, metadata))
+    (folder / CONFIG).write_text(config_text(sae.folded(), metadata))
 
 
-def write_dictionary_learning(run: Path, sae: JumpReLUSAE, folder: Path) -> None:
-    """`dictionary_learning.utils.load_dictionary(folder, device)`, or `JumpReluAutoEncoder.from_pretrained(ae.pt)`.
+def write_dictionary_learning(run: Path, sae: SAE, folder: Path) -> None:
+    """For `dictionary_learning.utils.load_dictionary(folder, device)`.
 
     config.json names things as dictionary_learning's trainer and buffer do; what has no counterpart here is left out.
     """
+    if (theirs := sae.folded().dictionary_learning()) is None:
+        raise bad_value("format", "dictionary_learning", f"it has no class for {run}'s architecture; use saelens")
+    dict_class, weights = theirs
     config = read_config(run)["config"]
     trainer = {
-        "dict_class": "JumpReluAutoEncoder",
+        "dict_class": dict_class,
         "activation_dim": sae.d_in,
         "dict_size": sae.d_sae,
         "lm_name": config["lm"]["name"],
@@ -56,12 +59,11 @@ def write_dictionary_learning(run: Path, sae: JumpReLUSAE, folder: Path) -> None
         "seed": config["seed"],
     }
     buffer = {"d_submodule": sae.d_in, "io": "out", "ctx_len": config["activations"]["context_length"]}
-    weights = {name: value.detach().contiguous() for name, value in sae.state_dict().items() if name != "scale"}
-    save_torch(weights, folder / "ae.pt")
+    save_torch({name: value.detach().contiguous() for name, value in weights.items()}, folder / "ae.pt")
     (folder / "config.json").write_text(json.dumps({"trainer": trainer, "buffer": buffer}, indent=2) + "\n")
 
 
-Writer = Callable[[Path, JumpReLUSAE, Path], None]  # the run's folder, its SAE, the folder to fill
+Writer = Callable[[Path, SAE, Path], None]  # the run's folder, its SAE, the folder to fill
 FORMATS: Mapping[str, Writer] = {
     "saelens": write_saelens,
     "dictionary_learning": write_dictionary_learning,
@@ -117,8 +119,8 @@ def export(runs: Mapping[Path, Path], out: Path, write: Writer) -> None:
                     write(run, sae, whole / place)
                 except (DamagedFileError, KeyError, TypeError) as error:
                     raise unreadable(run, error) from error
-                if below := int((sae.threshold < 0).sum()):
-                    print(f"{run}: {below:,} latents have θ < 0; what they give below 0, others clip", file=sys.stderr)
+                for remark in sae.remarks():
+                    print(f"{run}: {remark}", file=sys.stderr)
                 progress.advance()
             os.replace(whole, out)
     except OSError as error:

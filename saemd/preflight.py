@@ -19,9 +19,9 @@ from saemd.errors import UserError, bad_value
 from saemd.lm.load import lm_info
 from saemd.logging.account import check_account
 from saemd.runs import METRICS
-from saemd.sae.init import refuse_width
+from saemd.sae.starts import INITS, ModelShape
 from saemd.training import record
-from saemd.training.schedules import schedules
+from saemd.training.schedules import schedule
 
 Part = TypeVar("Part")
 
@@ -88,7 +88,8 @@ def _check_schedule(config: Config) -> None:
     if config.batch_size > config.activations.tokens:
         remedy = f"the cache would have {config.activations.tokens:,} tokens; raise activations.tokens"
         raise bad_value("batch_size", config.batch_size, remedy)
-    schedules(config.recipe, config.tokens // config.batch_size)
+    steps = config.tokens // config.batch_size
+    config.sae.check(steps, schedule(config.recipe, steps).lr_decay_start)
 
 
 def _check_size(config: Config) -> None:
@@ -98,10 +99,7 @@ def _check_size(config: Config) -> None:
     if config.l0 > d_sae:
         raise bad_value("l0", config.l0, f"the target L0 cannot exceed d_sae={d_sae}")
     _check_memory(config, info.d_model, d_sae)
-    if config.init.name == "mirror":
-        refuse_width(d_sae, info.mlp_width)
-    if getattr(config.init, "fold_postnorm", False) and not info.has_post_norm:
-        raise bad_value("init.fold_postnorm", True, "this model has no norm behind its MLP; set it to false")
+    INITS[config.init.name].check(config.init, ModelShape(info.d_model, info.mlp_width, info.has_post_norm), d_sae)
 
 
 def _check_memory(config: Config, d_in: int, d_sae: int) -> None:

@@ -4,7 +4,6 @@
     python -m saemd.train init=uniform l0=80 seed=42              # another
     python -m saemd.train -m init=mirror,uniform seed=24,42 l0=20,40,80,160,320
     python -m saemd.train -m experiment=paper init=mirror,uniform seed=24,42 l0=20,40,80,160,320
-    python -m saemd.train -m together=5 seed=24,42 l0=20,40,80,160,320     # five SAEs at a time from one stream
 
 The same command again skips what is finished and goes on with what is not. Results: <run_root>, `runs` by default.
 """
@@ -24,10 +23,9 @@ from rich.text import Text
 from saemd.arguments import overrides
 from saemd.cli import CONF, FLAGS, compose_all, entry, one_line, quiet_warnings, typed
 from saemd.config import Config
-from saemd.errors import UserError, bad_value
+from saemd.errors import UserError
 from saemd.files import is_full_disk
 from saemd.preflight import check_jobs
-from saemd.training.groups import train_groups
 from saemd.training.record import run_dir
 
 SHOWS = {"-c", "--cfg", "-i", "--info", "--hydra-help", "--version"}  # what Hydra shows of itself, and starts nothing
@@ -58,13 +56,6 @@ def run(config: Config) -> dict[str, float]:
     return metrics
 
 
-def report_outcome(config: Config, outcome: dict[str, float] | Exception, when: str) -> None:
-    if isinstance(outcome, Exception):
-        report_failure(config, outcome)
-    else:
-        report(config, outcome, when)
-
-
 def report_failure(config: Config, error: Exception) -> None:
     """One line on a failed run, behind the traceback where the failure is a defect of this program."""
     if not isinstance(error, UserError) and not is_full_disk(error):
@@ -93,19 +84,12 @@ def main(arguments: list[str]) -> int:
         return 0
     configs, multirun = compose_all(arguments), bool({*FLAGS} & {*arguments})
     found = check_jobs(configs)
-    together = configs[0].together
-    if together > 1 and not multirun:
-        raise bad_value("together", together, "one job trains alone; add -m and several values, such as l0=20,40")
-    if together > 1 and any(word.startswith("hydra/") for word in arguments):
-        raise bad_value("together", together, "such jobs share one process: leave hydra/launcher and hydra/sweeper out")
     failed = False
     try:
         if all(found):  # said here: Hydra would compose each job twice more
             for config, metrics in zip(configs, found, strict=True):
                 assert metrics
                 report(config, metrics, "finished before")
-        elif together > 1:
-            failed = not train_groups(configs, report_outcome)
         elif multirun or any(word.startswith("hydra") for word in arguments):
             sys.argv[1:] = [*({*FLAGS} & {*arguments}), *overrides(arguments, FLAGS)]
             job()

@@ -1,12 +1,48 @@
 """What the tests share: one cache of downloads and converted models for all of them, kept between runs."""
 
 import os
+import sys
 from pathlib import Path
 
 import pytest
+from transformers import LlamaConfig
+
+from saemd import cli, train
+from tests.pipeline import WORDS, save_jsonl, save_model
 
 
 @pytest.fixture(scope="session")
 def cache_root() -> Path:
     """$SAEMD_CACHE, by default ~/.cache/saemd, as the entries use it."""
     return Path(os.environ.get("SAEMD_CACHE", Path.home() / ".cache" / "saemd"))
+
+
+@pytest.fixture(scope="session")
+def world(tmp_path_factory) -> list[str]:
+    """Overrides that put a tiny model, its text and its cache in the place of the real ones."""
+    root = tmp_path_factory.mktemp("world")
+    config = LlamaConfig(
+        vocab_size=len(WORDS) + 3, hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2,
+        num_key_value_heads=1, max_position_embeddings=64, bos_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    model = save_model(root / "model", config)
+    text = save_jsonl(root / "text" / "documents.jsonl", 600)
+    return [
+        "lm=hf", f"lm.name={model}", "corpus=files", f"corpus.path={text}", f"cache_root={root / 'cache'}", "layer=1",
+        "activations.tokens=6000", "activations.heldout_tokens=600", "activations.context_length=32", "threads=1",
+        "activations.shard_tokens=2048", "activations.window_tokens=4096", "tokens=8192", "batch_size=64", "l0=4",
+        "logger=none", "accelerator=cpu",
+    ]  # fmt: skip
+
+
+@pytest.fixture
+def command(monkeypatch):
+    """Run an entry in this process, as typed; returns its exit code."""
+
+    def run(*arguments: str, main=train.main) -> int:
+        monkeypatch.setattr(sys, "argv", ["saemd", *arguments])
+        with pytest.raises(SystemExit) as ended:
+            cli.entry(main)
+        return int(ended.value.code or 0)
+
+    return run

@@ -9,6 +9,7 @@ import re
 from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedTokenizerFast
 
@@ -53,3 +54,13 @@ def add_to_snapshot(snapshot: Path, file: Path) -> None:
         folder.mkdir(parents=True, exist_ok=True)
     blob.write_bytes(content)
     (snapshot / file.name).symlink_to(Path("../../blobs") / blob.name)
+
+
+def weights(run: Path) -> dict[str, torch.Tensor]:
+    """A run's saved parameters by name."""
+    return load_file(run / "sae_weights.safetensors")
+
+
+def same(a: Path, b: Path) -> bool:
+    """Whether two runs ended in the same weights, bit for bit."""
+    return all(torch.equal(value, weights(b)[name]) for name, value in weights(a).items())

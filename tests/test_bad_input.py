@@ -11,7 +11,6 @@ import pytest
 from saemd import cache as cache_entry
 from saemd import cli, evaluate, train
 from tests.pipeline import documents
-from tests.test_sweep import command, world  # noqa: F401 - fixtures
 
 CASES = {
     "unknown key": (["colour=red"], r"colour: there is no such key"),
@@ -56,7 +55,9 @@ CASES = {
     "label with blanks around it": (["init.label=' a'"], r"init.label=' a': it names the run's folder"),
     "long label": (["init.label=" + "x" * 81], r"init.label='x+…': .* 1 to 80 bytes"),
     "not a number": (["recipe.lr=nan"], r"recipe.lr=nan: use a positive number"),
-    "infinite": (["init.threshold=inf"], r"init.threshold=inf: use a finite number"),
+    "infinite": (["sae.threshold=inf"], r"sae.threshold=inf: use a finite number"),
+    "moved key": (["recipe.bandwidth=0.1"], r"recipe.bandwidth: belongs to .* write sae.bandwidth$"),
+    "together": (["together=2"], r"together: this version trains one job after another"),
     "no minutes": (["checkpoint_minutes=0"], r"checkpoint_minutes=0.0: use a positive number"),
     "a project that W&B does not take": (["logger=wandb", "logger.project=a/b"], r"logger.project='a/b': "),
     "a group that W&B does not take": (["logger=wandb", "logger.group=" + "x" * 129], r"logger.group='x+': "),
@@ -81,7 +82,7 @@ CASES = {
 
 
 @pytest.mark.parametrize("case", CASES)
-def test_one_line_and_nothing_written(case, world, command, tmp_path, capsys):  # noqa: F811
+def test_one_line_and_nothing_written(case, world, command, tmp_path, capsys):
     arguments, pattern = CASES[case]
     code = command(*world, *arguments, f"run_root={tmp_path / 'runs'}")
     said = capsys.readouterr().err
@@ -97,12 +98,12 @@ def test_one_line_and_nothing_written(case, world, command, tmp_path, capsys):  
 LATE = (
     ["recipe=reference"], ["accelerator=gpu"], ["init.encoder=none"], ["run_root=/proc/nowhere"], ["seed=-1"],
     ["init.label=a/b"], ["batch_size=7000", "tokens=7000"], ["init.fold_postnorm=true"], ["logger=wandb"],
-    ["logger=wandb", "logger.mode=online"], ["-m", "seed=0,1", "batch_size=7000", "tokens=7000", "together=2"],
+    ["logger=wandb", "logger.mode=online"], ["-m", "seed=0,1", "batch_size=7000", "tokens=7000"],
 )  # fmt: skip
 
 
 @pytest.mark.parametrize("bad", LATE)
-def test_refused_before_the_cache_is_written(bad, world, command, tmp_path, capsys, monkeypatch):  # noqa: F811
+def test_refused_before_the_cache_is_written(bad, world, command, tmp_path, capsys, monkeypatch):
     monkeypatch.setattr("torch.cuda.is_available", lambda: False)
     monkeypatch.setenv("WANDB_BASE_URL", "http://127.0.0.1:9")
     if bad == ["logger=wandb"]:
@@ -112,7 +113,7 @@ def test_refused_before_the_cache_is_written(bad, world, command, tmp_path, caps
     assert not [path for path in tmp_path.rglob("*") if path.is_file() and "digests.json" not in path.name]
 
 
-def test_a_changed_key_of_an_unfinished_run_is_refused_before_the_cache(world, command, tmp_path, capsys):  # noqa: F811
+def test_a_changed_key_of_an_unfinished_run_is_refused_before_the_cache(world, command, tmp_path, capsys):
     """The caches are gone; none is written for a run that could not go on."""
     run_root, elsewhere = f"run_root={tmp_path / 'runs'}", f"cache_root={tmp_path / 'cache'}"
     assert command(*world, run_root, "init=uniform") == 0
@@ -125,7 +126,7 @@ def test_a_changed_key_of_an_unfinished_run_is_refused_before_the_cache(world, c
 
 
 @pytest.mark.parametrize("entry", [cache_entry, evaluate])
-def test_other_entries_refuse_what_they_would_not_read(entry, command, tmp_path, capsys):  # noqa: F811
+def test_other_entries_refuse_what_they_would_not_read(entry, command, tmp_path, capsys):
     for argument in ("--layer=5", "+layr=5", "+logger.colour=red"):
         assert command(argument, f"cache_root={tmp_path}", main=entry.main) == 2
         said = capsys.readouterr().err
@@ -133,14 +134,14 @@ def test_other_entries_refuse_what_they_would_not_read(entry, command, tmp_path,
     assert not list(tmp_path.iterdir())
 
 
-def test_too_little_disk(world, command, tmp_path, capsys):  # noqa: F811
+def test_too_little_disk(world, command, tmp_path, capsys):
     code = command(*world, "activations.tokens=1000000000000", f"cache_root={tmp_path}", main=cache_entry.main)
     assert code == 2
     assert re.search(r"error: activations.tokens=1000000000000: the cache needs .* free", capsys.readouterr().err)
     assert not list(tmp_path.rglob("*.bin"))
 
 
-def test_empty_text(world, command, tmp_path, capsys):  # noqa: F811
+def test_empty_text(world, command, tmp_path, capsys):
     (tmp_path / "text").mkdir()
     (tmp_path / "text" / "a.txt").write_text(documents(1)[0])
     arguments = [f"corpus.path={tmp_path / 'text'}", f"cache_root={tmp_path}"]
@@ -149,7 +150,7 @@ def test_empty_text(world, command, tmp_path, capsys):  # noqa: F811
     assert re.search(remedy, capsys.readouterr().err)
 
 
-def test_a_disk_that_a_logger_fills_is_one_line(world, command, tmp_path, capsys, monkeypatch):  # noqa: F811
+def test_a_disk_that_a_logger_fills_is_one_line(world, command, tmp_path, capsys, monkeypatch):
     """Lightning's CSV logger writes its own file; the system's error is not ours to see before."""
 
     def full(*args, **kwargs):
@@ -175,13 +176,13 @@ def test_a_reader_that_has_seen_enough_ends_it_quietly(tmp_path):
         assert process.stderr.read() == b""
 
 
-def test_every_entry_has_help(command, capsys):  # noqa: F811
+def test_every_entry_has_help(command, capsys):
     for main in (train.main, cache_entry.main, evaluate.main):
         assert command("--help", main=main) == 0
         assert "python -m saemd." in capsys.readouterr().out
 
 
-def test_the_composed_configuration_is_shown(world, command, tmp_path, capsys):  # noqa: F811
+def test_the_composed_configuration_is_shown(world, command, tmp_path, capsys):
     assert command(*world, "experiment=paper", f"run_root={tmp_path / 'runs'}", "--cfg", "job") == 0
     assert "d_sae: 18432" in capsys.readouterr().out
     assert not list(tmp_path.iterdir())

@@ -19,10 +19,9 @@ from saemd.errors import UserError
 from saemd.sae import save_sae
 from saemd.stability import compare_root, compare_run
 from saemd.stability.__main__ import main as stability
+from tests.sae.test_jumprelu import random_sae
 from tests.stability_fakes import D, F, fake_run
 from tests.test_run_files import PLACE, SHORT, interrupted, one_error, whole  # noqa: F401 - a fixture
-from tests.test_sae_loss import random_sae
-from tests.test_sweep import command, world  # noqa: F401 - fixtures
 
 CONFIG = {"activations": {"context_length": 256}}
 Damage = Callable[[Path], object]
@@ -167,7 +166,7 @@ def test_a_run_without_its_configuration_is_not_gone_on_with(world, command, who
     assert re.match(rf"error: {run}/config.yaml: cannot be read .*remove {run} and train it again", one_error(capsys))
 
 
-def test_a_file_where_the_run_belongs(world, command, tmp_path, capsys):  # noqa: F811
+def test_a_file_where_the_run_belongs(world, command, tmp_path, capsys):
     (tmp_path / "init=uniform").touch()
     assert command(*world, *SHORT, f"run_root={tmp_path}") == 2
     assert re.match(rf"error: {tmp_path}/init=uniform: a file, where .* needs a folder; remove it", one_error(capsys))

@@ -14,10 +14,10 @@ import torch
 from saemd import export
 from saemd.packages import fetch_package
 from saemd.sae import load_sae, save_sae
+from tests.sae.test_jumprelu import random_sae
 from tests.stability_fakes import D, F, fake_run
 from tests.test_files import no_file_above
-from tests.test_reference import PEER
-from tests.test_sae_loss import random_sae
+from tests.training.test_reference import PEER
 
 CONFIG = {"activations": {"context_length": 256}}
 
@@ -86,7 +86,7 @@ def test_dictionary_learning_reads_the_same_sae(run, tmp_path, monkeypatch, cach
 def test_negative_thresholds_are_told(run, tmp_path, capsys):
     sae = load_sae(run)
     with torch.no_grad():
-        sae.threshold[:3] = -1
+        sae.get_parameter("threshold")[:3] = -1
     save_sae(sae, run)
     assert export.main([f"run={run}", f"out={tmp_path / 'out'}"]) == 0
     assert "3 latents have θ < 0" in capsys.readouterr().err

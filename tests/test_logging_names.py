@@ -30,7 +30,7 @@ def test_training_logs_the_names_of_the_dashboard() -> None:
     sae = JumpReLUSAE(8, 16)
     torch.nn.init.normal_(sae.W_dec)
     sae.normalise_decoder()
-    module = SAETraining(sae, RecipeConfig(), target_l0=4, steps=20, mean_D=torch.zeros(8))
+    module = SAETraining(sae, RecipeConfig(), steps=20, mean_D=torch.zeros(8))
     logger = Keeps()
     trainer = pl.Trainer(
         accelerator="cpu",

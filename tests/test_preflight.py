@@ -5,7 +5,6 @@ from pathlib import Path
 import pytest
 
 from tests.pipeline import documents
-from tests.test_sweep import command, world  # noqa: F401 - fixtures
 
 
 @pytest.fixture
@@ -18,7 +17,7 @@ def text(tmp_path) -> Path:
 
 
 @pytest.mark.parametrize("finished", [True, False])
-def test_a_removed_file_of_the_corpus_is_said(finished, text, world, command, tmp_path, capsys):  # noqa: F811
+def test_a_removed_file_of_the_corpus_is_said(finished, text, world, command, tmp_path, capsys):
     arguments = [
         *world,
         f"corpus.path={text}",
@@ -41,7 +40,7 @@ def test_a_removed_file_of_the_corpus_is_said(finished, text, world, command, tm
     assert f"error: corpus.path={text}: there is no such file or folder" in capsys.readouterr().err
 
 
-def test_an_edited_model_is_said(world, command, tmp_path, capsys):  # noqa: F811
+def test_an_edited_model_is_said(world, command, tmp_path, capsys):
     model = tmp_path / "model"
     model.mkdir()
     for file in Path(next(word for word in world if word.startswith("lm.name=")).removeprefix("lm.name=")).iterdir():

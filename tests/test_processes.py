@@ -7,7 +7,7 @@ import sys
 
 import pytest
 
-from tests.test_sweep import command, same, world  # noqa: F401 - fixtures
+from tests.pipeline import same
 
 SCHEDULERS = (
     {"RANK": "1", "LOCAL_RANK": "1", "WORLD_SIZE": "4", "NODE_RANK": "1", "GROUP_RANK": "1"},
@@ -18,7 +18,7 @@ SCHEDULERS = (
 @pytest.mark.slow
 @pytest.mark.parametrize("variables", SCHEDULERS, ids=["torchrun", "slurm"])
 @pytest.mark.parametrize("logger", ["csv", "wandb"])
-def test_a_task_of_a_scheduler_is_a_job_of_its_own(variables, logger, world, tmp_path):  # noqa: F811
+def test_a_task_of_a_scheduler_is_a_job_of_its_own(variables, logger, world, tmp_path):
     """Lightning reads a rank from these as it is imported; then nothing would be logged, or the run would fail."""
     arguments = [*world, "init=uniform", f"run_root={tmp_path}", f"logger={logger}"]
     surroundings = {**os.environ, **variables, "WANDB_MODE": "offline"}
@@ -35,7 +35,7 @@ def test_threads_hold_for_torch_and_numba():
 import resource, time, numba, torch
 from saemd.threads import use_threads
 use_threads(1)
-from saemd.sae.kernels import gradient_norms
+from saemd.training.optimizer_kernels import gradient_norms
 import numpy as np
 W = np.ones((4096, 512), np.float32)
 out = np.empty(4096, np.float32), np.empty(4096, np.float32)
@@ -55,7 +55,7 @@ print(torch.get_num_threads(), numba.get_num_threads(), used / (time.perf_counte
 
 
 @pytest.mark.slow
-def test_a_parallel_launcher_gives_the_same_runs(world, command, tmp_path):  # noqa: F811
+def test_a_parallel_launcher_gives_the_same_runs(world, command, tmp_path):
     """Two processes through Hydra's joblib launcher: the same weights and table as one after another, and skipped."""
     sweep = ["-m", *world, "init=uniform", "seed=0,1"]
     parallel = [*sweep, f"run_root={tmp_path / 'b'}", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]

@@ -27,7 +27,6 @@ from saemd.progress import bar, duration, lines
 from saemd.quality.saebench import caller, gemma_scope
 from saemd.stability.table import print_table
 from tests.test_saebench import asked, measure, scripted
-from tests.test_sweep import world  # noqa: F401
 
 
 @pytest.fixture
@@ -197,7 +196,7 @@ def test_a_table_in_a_file_cuts_no_figure_and_names_its_starts(columns, monkeypa
 
 
 @pytest.mark.slow
-def test_every_entry_writes_plain_lines_to_a_file(world, tmp_path):  # noqa: F811
+def test_every_entry_writes_plain_lines_to_a_file(world, tmp_path):
     """Without control codes, with each part's end, and in a few kB; a sweep that is finished has no parts."""
     runs, cache_root = tmp_path / "runs", f"cache_root={tmp_path / 'cache'}"
     here = [*(word for word in world if not word.startswith("cache_root=")), cache_root]

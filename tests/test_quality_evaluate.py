@@ -25,7 +25,6 @@ from saemd.quality.saebench import environment, gemma_scope
 from saemd.quality.score import Outcome, Score, not_applicable
 from tests.quality_world import CONTEXT, LAYER, D, add_run, exact_sae, learnt_world, rough_sae
 from tests.stability_fakes import fake_run
-from tests.test_sweep import command  # noqa: F401 - a fixture
 
 
 @pytest.fixture(scope="module")
@@ -86,7 +85,7 @@ def save_gemma_scope(folder: Path, width: int) -> Path:
     return folder
 
 
-def test_gemma_scope_beside_the_runs(run_root, arguments, command, tmp_path, capsys):  # noqa: F811
+def test_gemma_scope_beside_the_runs(run_root, arguments, command, tmp_path, capsys):
     folder = save_gemma_scope(tmp_path / "scope", D)
     assert command(*arguments, f"gemma_scope={folder}", main=evaluate.main) == 0
     found = {record["l0"]: record for record in records(run_root) if record["init"] == "gemma-scope"}
@@ -100,7 +99,7 @@ def test_gemma_scope_beside_the_runs(run_root, arguments, command, tmp_path, cap
 
 
 @pytest.mark.parametrize(("value", "width"), [("hub", D), ("folder", D), ("folder", 2 * D)])
-def test_gemma_scope_that_does_not_fit(run_root, arguments, command, tmp_path, capsys, value, width):  # noqa: F811
+def test_gemma_scope_that_does_not_fit(run_root, arguments, command, tmp_path, capsys, value, width):
     place = "hub" if value == "hub" else str(tmp_path / "scope")
     if width != D:
         save_gemma_scope(tmp_path / "scope", width)
@@ -110,7 +109,7 @@ def test_gemma_scope_that_does_not_fit(run_root, arguments, command, tmp_path, c
     assert not written(run_root)
 
 
-def test_from_runs_to_report(run_root, arguments, command, capsys):  # noqa: F811
+def test_from_runs_to_report(run_root, arguments, command, capsys):
     assert command(*arguments, main=evaluate.main) == 0
     found = records(run_root)
     assert [(r["init"], r["l0"], r["seed"]) for r in found] == [
@@ -140,7 +139,7 @@ def test_from_runs_to_report(run_root, arguments, command, capsys):  # noqa: F81
 
 
 @pytest.mark.slow
-def test_only_what_changed_is_measured_again(run_root, arguments, command):  # noqa: F811
+def test_only_what_changed_is_measured_again(run_root, arguments, command):
     assert command(*arguments, main=evaluate.main) == 0
     before = written(run_root)
     changed = run_root / "init=mirror" / "l0=4" / "seed=24"
@@ -156,7 +155,7 @@ def test_only_what_changed_is_measured_again(run_root, arguments, command):  # n
 
 
 @pytest.mark.slow
-def test_what_a_score_was_before_its_definition_changed_is_not_shown(run_root, arguments, command, monkeypatch):  # noqa: F811
+def test_what_a_score_was_before_its_definition_changed_is_not_shown(run_root, arguments, command, monkeypatch):
     def half(bench: Any, settings: Any, subjects: list) -> Iterator:
         yield from ((subject, Outcome("done", value=0.5)) for subject in subjects)
 
@@ -173,7 +172,7 @@ def test_what_a_score_was_before_its_definition_changed_is_not_shown(run_root, a
     assert [r["value"] for r in records(run_root) if r["score"] == "flaky"] == [1.0] * 8
 
 
-def test_an_interrupted_evaluation_goes_on(run_root, arguments, command, monkeypatch, capsys):  # noqa: F811
+def test_an_interrupted_evaluation_goes_on(run_root, arguments, command, monkeypatch, capsys):
     calls = []
 
     def stops(bench: Any, settings: Any, subjects: list) -> Iterator:
@@ -197,7 +196,7 @@ def test_an_interrupted_evaluation_goes_on(run_root, arguments, command, monkeyp
     assert len(calls) == len(set(calls)) == 8
 
 
-def test_a_failed_score_is_shown_as_failed_and_the_others_go_on(run_root, arguments, command, monkeypatch, capsys):  # noqa: F811
+def test_a_failed_score_is_shown_as_failed_and_the_others_go_on(run_root, arguments, command, monkeypatch, capsys):
     attempts = []
 
     def breaks(bench: Any, settings: Any, subjects: list) -> Iterator:
@@ -226,7 +225,7 @@ def test_a_failed_score_is_shown_as_failed_and_the_others_go_on(run_root, argume
 
 
 @pytest.mark.slow
-def test_a_failed_request_leaves_what_was_measured_with_other_settings(run_root, arguments, command, monkeypatch):  # noqa: F811
+def test_a_failed_request_leaves_what_was_measured_with_other_settings(run_root, arguments, command, monkeypatch):
     calls = []
 
     def knows_level_1(bench: Any, settings: Any, subjects: list) -> Iterator:
@@ -252,7 +251,7 @@ def test_a_failed_request_leaves_what_was_measured_with_other_settings(run_root,
     assert calls == [1, 2]  # the work of the first call was not lost
 
 
-def test_a_missing_key_is_one_line_and_the_other_scores_go_on(run_root, arguments, command, monkeypatch, capsys):  # noqa: F811
+def test_a_missing_key_is_one_line_and_the_other_scores_go_on(run_root, arguments, command, monkeypatch, capsys):
     monkeypatch.delenv("NO_SUCH_KEY", raising=False)
     monkeypatch.setattr(environment, "versions", dict)
     autointerp = ["saebench_autointerp.key_variable=NO_SUCH_KEY", "saebench_autointerp.text=heldout"]
@@ -271,7 +270,7 @@ def test_a_missing_key_is_one_line_and_the_other_scores_go_on(run_root, argument
     assert "Traceback" not in err
 
 
-def test_settings_reach_the_score_and_unknown_ones_are_refused(run_root, arguments, command, monkeypatch, capsys):  # noqa: F811
+def test_settings_reach_the_score_and_unknown_ones_are_refused(run_root, arguments, command, monkeypatch, capsys):
     seen = []
 
     def sees(bench: Any, settings: Any, subjects: list) -> Iterator:
@@ -302,7 +301,7 @@ def test_settings_reach_the_score_and_unknown_ones_are_refused(run_root, argumen
     assert seen == [7]
 
 
-def test_strangers_fail_in_one_line_and_the_others_are_measured(made, run_root, arguments, command, capsys):  # noqa: F811
+def test_strangers_fail_in_one_line_and_the_others_are_measured(made, run_root, arguments, command, capsys):
     world = made[0]
     fake_run(run_root, "wide", 4, 1, start=torch.eye(12), config=world)
     other = add_run(run_root, world, exact_sae(), "moved", 4, 1)
@@ -315,7 +314,7 @@ def test_strangers_fail_in_one_line_and_the_others_are_measured(made, run_root, 
     assert found["mirror"]["status"] == "done"
 
 
-def test_runs_of_one_text_may_differ_in_their_activations(made, run_root, arguments, command, monkeypatch):  # noqa: F811
+def test_runs_of_one_text_may_differ_in_their_activations(made, run_root, arguments, command, monkeypatch):
     world = made[0]
     for name, changed in (("longer", {"tokens": 3000}), ("clipped", {"outlier_factor": 1.5})):
         other = {**world, "activations": {**world["activations"], **changed}}
@@ -333,13 +332,13 @@ def test_runs_of_one_text_may_differ_in_their_activations(made, run_root, argume
     assert factors == {"mirror": 10.0, "uniform": 10.0, "longer": 10.0, "clipped": 1.5}
 
 
-def test_too_little_held_out_text_is_one_line(run_root, arguments, command, capsys):  # noqa: F811
+def test_too_little_held_out_text_is_one_line(run_root, arguments, command, capsys):
     assert command(*arguments, "core.tokens=1_000_000", main=evaluate.main) == 1
     assert "core.tokens=1000000: the held-out documents of files give" in records(run_root)[0]["reason"]
     assert "Traceback" not in capsys.readouterr().err
 
 
-def test_help_lists_the_scores(command, capsys):  # noqa: F811
+def test_help_lists_the_scores(command, capsys):
     assert command("--help", main=evaluate.main) == 0
     out = capsys.readouterr().out
     assert "Loss Recovered: the runs' language model and held-out text" in out

@@ -19,7 +19,6 @@ from saemd.quality.config import compose_evaluation
 from saemd.quality.evaluation import evaluate_root
 from saemd.quality.score import Outcome
 from tests.test_quality_evaluate import arguments, made, records, run_root, with_flaky  # noqa: F401 - fixtures
-from tests.test_sweep import command  # noqa: F401 - a fixture
 
 FIRST = Path("init=mirror", "l0=4", "seed=24")
 pytestmark = pytest.mark.slow  # each evaluates a sweep two or three times

@@ -15,7 +15,7 @@ from saemd.quality.bench import Bench
 from saemd.quality.descriptions import Attribute, agreement, begins_word, describe, kind, readable_attributes
 from saemd.quality.no_judge import NO_JUDGE, NoJudgeSettings, described, read_text
 from saemd.quality.score import Outcome, Subject
-from saemd.sae.model import JumpReLUSAE
+from saemd.sae import JumpReLUSAE
 from tests.quality_world import CONTEXT, D, learnt_world
 
 SETTINGS = NoJudgeSettings(tokens=40 * CONTEXT, n_latents=20, fewest_firings=5)

@@ -16,8 +16,8 @@ import torch
 from saemd.training.checkpoints import load_plain
 from saemd.training.module import SAETraining
 from saemd.training.record import held
+from tests.pipeline import same
 from tests.test_files import no_file_above
-from tests.test_sweep import command, same, world  # noqa: F401 - fixtures
 
 PLACE = Path("init=uniform", "l0=4", "seed=0")
 SHORT = ["init=uniform", "seed=0", "tokens=1024"]
@@ -25,7 +25,7 @@ WRITTEN = ["last.ckpt", "sae_weights.safetensors", "cfg.json", "latents.npz", "m
 
 
 @pytest.fixture(scope="module")
-def whole(world, tmp_path_factory) -> Path:  # noqa: F811
+def whole(world, tmp_path_factory) -> Path:
     """The run directory of a training that nothing disturbed."""
     from saemd.cli import compose_all, register
     from saemd.training.run import train
@@ -54,7 +54,7 @@ def test_others_may_read_every_file(whole):
 
 
 @pytest.mark.parametrize("last", WRITTEN)
-def test_a_kill_between_any_two_files_leaves_a_run_that_goes_on(last, world, command, whole, tmp_path, monkeypatch):  # noqa: F811
+def test_a_kill_between_any_two_files_leaves_a_run_that_goes_on(last, world, command, whole, tmp_path, monkeypatch):
     """Killed as `last` would take its place. The next call ends with the weights of a run that was never stopped."""
     arguments, run = [*world, *SHORT, f"run_root={tmp_path}"], tmp_path / PLACE
     real = os.replace
@@ -79,7 +79,7 @@ def test_a_kill_between_any_two_files_leaves_a_run_that_goes_on(last, world, com
         )
 
 
-def test_a_full_disk_is_one_line_and_the_run_goes_on(world, command, whole, tmp_path, capsys):  # noqa: F811
+def test_a_full_disk_is_one_line_and_the_run_goes_on(world, command, whole, tmp_path, capsys):
     arguments, run = [*world, *SHORT, f"run_root={tmp_path}"], tmp_path / PLACE
     with no_file_above(10_000):  # enough for all but the checkpoint
         assert command(*arguments) == 2
@@ -89,8 +89,8 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on(world, command, whole, tmp_
     assert same(run, whole)
 
 
-def test_a_full_disk_takes_one_run_of_a_group(world, command, tmp_path, capsys, monkeypatch):  # noqa: F811
-    """Runs that train together may have run_roots of their own: the others go on."""
+def test_a_full_disk_takes_one_run_of_a_sweep(world, command, tmp_path, capsys, monkeypatch):
+    """Runs may have run_roots of their own: the others go on."""
     real = torch.save
 
     def save(value, file):
@@ -99,7 +99,7 @@ def test_a_full_disk_takes_one_run_of_a_group(world, command, tmp_path, capsys, 
         real(value, file)
 
     monkeypatch.setattr(torch, "save", save)
-    sweep = ["-m", *world, "init=uniform", "seed=0,1,2", "tokens=1024", "together=3", f"run_root={tmp_path}"]
+    sweep = ["-m", *world, "init=uniform", "seed=0,1,2", "tokens=1024", f"run_root={tmp_path}"]
     assert command(*sweep) == 1
     assert capsys.readouterr().err.count("the disk is full") == 1
     assert len(list(tmp_path.glob("init=*/l0=*/seed=*/metrics.json"))) == 2
@@ -142,7 +142,7 @@ def poisoned(path: Path, form: str) -> Path:
 
 
 @pytest.mark.parametrize("form", ["zip", "legacy", "plain pickle"])
-def test_code_in_a_checkpoint_is_not_run(form, world, command, whole, tmp_path, capsys):  # noqa: F811
+def test_code_in_a_checkpoint_is_not_run(form, world, command, whole, tmp_path, capsys):
     run = interrupted(whole, tmp_path)
     touched = poisoned(run / "last.ckpt", form)
     assert command(*world, *SHORT, f"run_root={tmp_path}") == 2
@@ -182,12 +182,12 @@ DAMAGE = {
 
 
 @pytest.mark.parametrize("case", DAMAGE)
-def test_a_damaged_checkpoint_is_one_line(case, world, command, whole, tmp_path, capsys):  # noqa: F811
+def test_a_damaged_checkpoint_is_one_line(case, world, command, whole, tmp_path, capsys):
     """Before the first job of a sweep, where the file alone shows it; else its own run stops and the others go on."""
     run = interrupted(whole, tmp_path)
     damage, what = DAMAGE[case]
     damage(run / "last.ckpt")
-    sweep = ["-m", *world, "init=uniform", "tokens=1024", "seed=0,1", "together=2", f"run_root={tmp_path}"]
+    sweep = ["-m", *world, "init=uniform", "tokens=1024", "seed=0,1", f"run_root={tmp_path}"]
     fits_no_run = case in ("another width", "a step beyond the end")
     assert command(*sweep) == (1 if fits_no_run else 2)
     said = capsys.readouterr().err
@@ -197,7 +197,7 @@ def test_a_damaged_checkpoint_is_one_line(case, world, command, whole, tmp_path,
     assert (run.parent / "seed=1" / "metrics.json").exists() == fits_no_run
 
 
-def test_the_remedy_for_a_damaged_checkpoint_is_one(world, command, whole, tmp_path):  # noqa: F811
+def test_the_remedy_for_a_damaged_checkpoint_is_one(world, command, whole, tmp_path):
     run = interrupted(whole, tmp_path)
     shorten(run / "last.ckpt")
     assert command(*world, *SHORT, f"run_root={tmp_path}") == 2
@@ -206,7 +206,7 @@ def test_the_remedy_for_a_damaged_checkpoint_is_one(world, command, whole, tmp_p
     assert same(run, whole)
 
 
-def test_a_run_that_ends_in_nan_is_not_finished(world, command, tmp_path, capsys, monkeypatch):  # noqa: F811
+def test_a_run_that_ends_in_nan_is_not_finished(world, command, tmp_path, capsys, monkeypatch):
     """After the last step that is logged: what is measured would be NaN, and so would its comparisons."""
     measure = SAETraining.on_validation_epoch_end
 

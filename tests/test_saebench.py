@@ -24,7 +24,7 @@ from saemd.quality.saebench.results import KEYS
 from saemd.quality.saebench.scores import SAEBENCH_SCORES
 from saemd.quality.saebench.translate import beginning_with_bos, translated_config, translated_tokenizer
 from saemd.quality.score import Outcome, Subject
-from saemd.sae.model import JumpReLUSAE
+from saemd.sae import JumpReLUSAE
 
 RESULTS: dict[str, tuple[dict[str, Any], float, float | None]] = {  # evaluation: SAEBench's JSON, score, std
     "core": (

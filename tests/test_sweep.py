@@ -12,15 +12,13 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
-from safetensors.torch import load_file
-from transformers import LlamaConfig
 
-from saemd import cache, cli, load_sae, train
+from saemd import cache, load_sae, train
 from saemd.activations import harvest
 from saemd.activations.cache import ActivationCache
 from saemd.errors import UserError
 from saemd.training.record import _git_commit, held
-from tests.pipeline import WORDS, save_jsonl, save_model
+from tests.pipeline import same
 
 METRICS = [
     "tokens",
@@ -54,45 +52,6 @@ RECORD = [
     "mean_cos_dec_alive",
     "shared_alive",
 ]
-
-
-@pytest.fixture(scope="session")
-def world(tmp_path_factory) -> list[str]:
-    """Overrides that put a tiny model, its text and its cache in the place of the real ones."""
-    root = tmp_path_factory.mktemp("world")
-    config = LlamaConfig(
-        vocab_size=len(WORDS) + 3, hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2,
-        num_key_value_heads=1, max_position_embeddings=64, bos_token_id=0, eos_token_id=1,
-    )  # fmt: skip
-    model = save_model(root / "model", config)
-    text = save_jsonl(root / "text" / "documents.jsonl", 600)
-    return [
-        "lm=hf", f"lm.name={model}", "corpus=files", f"corpus.path={text}", f"cache_root={root / 'cache'}", "layer=1",
-        "activations.tokens=6000", "activations.heldout_tokens=600", "activations.context_length=32", "threads=1",
-        "activations.shard_tokens=2048", "activations.window_tokens=4096", "tokens=8192", "batch_size=64", "l0=4",
-        "logger=none", "accelerator=cpu",
-    ]  # fmt: skip
-
-
-@pytest.fixture
-def command(monkeypatch):
-    """Run an entry in this process, as typed; returns its exit code."""
-
-    def run(*arguments: str, main=train.main) -> int:
-        monkeypatch.setattr(sys, "argv", ["saemd", *arguments])
-        with pytest.raises(SystemExit) as ended:
-            cli.entry(main)
-        return int(ended.value.code or 0)
-
-    return run
-
-
-def weights(run: Path) -> dict[str, torch.Tensor]:
-    return load_file(run / "sae_weights.safetensors")
-
-
-def same(a: Path, b: Path) -> bool:
-    return all(torch.equal(value, weights(b)[name]) for name, value in weights(a).items())
 
 
 def test_sweep_from_text_to_report(world, command, tmp_path, capsys):
@@ -265,15 +224,6 @@ def test_a_diverged_run_ends_in_one_line(world, command, tmp_path, capsys):
     assert command(*world, f"run_root={tmp_path}", "init=uniform", "recipe.lr=1e30") == 2
     assert re.search(r"recipe.lr=1e\+30: train/.* is (nan|inf) at step \d+; lower it", capsys.readouterr().err)
     assert not (tmp_path / "init=uniform" / "l0=4" / "seed=24" / "metrics.json").is_file()
-
-
-def test_an_error_of_the_sweep_itself_is_not_swallowed(world, command, tmp_path, monkeypatch):
-    def broken(configs, tell):
-        raise RuntimeError("of no job")
-
-    monkeypatch.setattr(train, "train_groups", broken)
-    with pytest.raises(RuntimeError, match="of no job"):
-        command("-m", *world, f"run_root={tmp_path}", "init=uniform", "seed=0,1", "together=2")
 
 
 def test_the_cache_too_is_written_where_the_accelerator_says(world, command, tmp_path, monkeypatch):

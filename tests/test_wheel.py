@@ -15,7 +15,6 @@ from typing import NamedTuple
 import pytest
 
 import saemd
-from tests.test_sweep import world  # noqa: F401
 
 pytestmark = pytest.mark.slow
 ROOT = Path(__file__).parent.parent
@@ -82,7 +81,7 @@ def test_the_wheel_holds_the_package_alone_and_all_of_it(installed):
     assert "# saemd" in str(metadata.get_payload())
 
 
-def test_a_sweep_and_its_comparison_run_from_another_folder(installed, world, tmp_path):  # noqa: F811
+def test_a_sweep_and_its_comparison_run_from_another_folder(installed, world, tmp_path):
     used = installed.run("-c", "import saemd; print(saemd.__file__)")
     assert used.stdout.strip() == str(installed.folder / "saemd" / "__init__.py")
     runs = tmp_path / "runs"

@@ -27,10 +27,11 @@ from saemd.activations.config import ActivationsConfig
 from saemd.activations.stream import ActivationStream
 from saemd.cli import entry
 from saemd.progress import bar
-from saemd.sae import JumpReLUSAE
+from saemd.sae import JumpReLUConfig, JumpReLUSAE
+from saemd.sae.warmup import warmup_length
 from saemd.training.config import RecipeConfig, check_recipe
 from saemd.training.metrics import Pooled
-from saemd.training.schedules import schedules
+from saemd.training.schedules import schedule
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from peers import NAME, VERSION, jump_relu_trainer
@@ -67,11 +68,12 @@ def train(arguments: Arguments) -> dict[str, Any]:
     recipe = RecipeConfig(
         lr=arguments.lr,
         lr_warmup_fraction=arguments.lr_warmup,
-        sparsity_warmup_fraction=arguments.sparsity_warmup,
         lr_decay_fraction=arguments.decay,
     )
     check_recipe(recipe)
-    plan = schedules(recipe, steps)
+    plan, penalty = schedule(recipe, steps), JumpReLUConfig(sparsity_warmup_fraction=arguments.sparsity_warmup)
+    penalty.check(steps, plan.lr_decay_start)
+    sparsity_warmup = warmup_length(penalty, "sparsity", steps)
     make = jump_relu_trainer(Path(arguments.cache_root))
     torch.manual_seed(arguments.seed)
     trainer = make(
@@ -81,10 +83,10 @@ def train(arguments: Arguments) -> dict[str, Any]:
         layer=cache.manifest.origin.layer,
         lm_name=cache.manifest.origin.lm,
         lr=recipe.lr,
-        bandwidth=recipe.bandwidth,
-        sparsity_penalty=recipe.sparsity_coefficient,
+        bandwidth=penalty.bandwidth,
+        sparsity_penalty=penalty.sparsity_coefficient,
         warmup_steps=plan.lr_warmup,
-        sparsity_warmup_steps=plan.sparsity_warmup,
+        sparsity_warmup_steps=sparsity_warmup,
         decay_start=plan.lr_decay_start if plan.lr_decay_start < steps else None,
         target_l0=arguments.l0,
         device="cpu",
@@ -129,7 +131,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
             "trainer": f"{NAME} {VERSION} JumpReluTrainer",
             "arguments": {k: v for k, v in asdict(arguments).items() if k not in ("cache", "cache_root", "out")},
             "warmup_steps": plan.lr_warmup,
-            "sparsity_warmup_steps": plan.sparsity_warmup,
+            "sparsity_warmup_steps": sparsity_warmup,
             "decay_start": plan.lr_decay_start,
             "cache": cache.summary(),
             "versions": {name: importlib.metadata.version(name) for name in ("torch", "einops")},

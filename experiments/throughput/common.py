@@ -13,10 +13,11 @@ from saemd.activations.cache import ActivationCache
 from saemd.activations.manifest import MANIFEST, SPLITS, Manifest, Origin, Outliers, Shard, Split, SplitName, write_json
 from saemd.activations.shards import to_bits, write_shard
 from saemd.activations.statistics import Sums, norms
-from saemd.sae import JumpReLUSAE
+from saemd.sae import JumpReLUConfig, JumpReLUSAE
 from saemd.training.config import RecipeConfig
 
-RECIPE = RecipeConfig(lr_warmup_fraction=0.0, sparsity_warmup_fraction=0.0)
+RECIPE = RecipeConfig(lr_warmup_fraction=0.0)
+ARCHITECTURE = JumpReLUConfig(sparsity_warmup_fraction=0.0)
 SHARD = 16_384  # tokens
 
 
@@ -58,7 +59,7 @@ def random_cache(folder: Path, d_in: int, tokens: int, heldout: int = 2048) -> A
 
 def start(cache: ActivationCache, size: Size) -> JumpReLUSAE:
     """Random unit rows, tied, with the θ at which L0 is the target."""
-    sae = JumpReLUSAE(size.d_in, size.d_sae, scale=cache.scale)
+    sae = JumpReLUSAE(size.d_in, size.d_sae, ARCHITECTURE, target_l0=size.l0, scale=cache.scale)
     rows = torch.randn(size.d_sae, size.d_in, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
         sae.W_dec.copy_(rows / rows.norm(dim=1, keepdim=True))

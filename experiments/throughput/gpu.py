@@ -37,8 +37,8 @@ import torch
 from saemd.activations.cache import ActivationCache
 from saemd.activations.config import ActivationsConfig
 from saemd.activations.datamodule import ActivationDataModule
-from saemd.sae import Penalty
-from saemd.sae.half import HalfLoss
+from saemd.sae import Progress, twins
+from saemd.sae.jumprelu_fast.gpu import HalfLoss
 from saemd.training.module import SAETraining
 from saemd.training.optimizer import SAEAdam
 
@@ -72,9 +72,9 @@ class Bench:
     def module(self) -> SAETraining:
         steps = WARM + self.steps
         sae = start(self.cache, self.size)
-        module = SAETraining(sae, RECIPE, target_l0=self.size.l0, steps=steps, mean_D=self.cache.mean)
+        module = SAETraining(sae, RECIPE, steps=steps, mean_D=self.cache.mean)
         if self.device.type == "cpu":  # what the recipe chooses on a GPU
-            module._loss_of = HalfLoss()
+            twins._twin = lambda architecture, device: HalfLoss()
             SAEAdam._by_kernels = SAEAdam._by_passes  # type: ignore[method-assign]
         return module
 
@@ -90,11 +90,12 @@ class Bench:
 
     def loop(self) -> tuple[float, float]:
         module = self.module().to(self.device)
-        optimizer = module.configure_optimizers()["optimizer"]
+        optimizer, twin = module.configure_optimizers()["optimizer"], twins.fast_twin(module.sae, self.device)
+        assert twin
 
         def step(i: int, x_BD: torch.Tensor) -> torch.Tensor:
             optimizer.zero_grad()
-            loss = module._loss_of(module.sae, x_BD, module.penalty(i))
+            loss = twin(module.sae, x_BD, Progress(i, WARM + self.steps))
             loss.backward(module.sae)
             optimizer.step()
             return loss.total
@@ -210,8 +211,7 @@ def main(words: list[str]) -> None:
         result |= measure(bench, sides, int(given.get("repetitions", 5)))
         result |= compare(result, bench)
         x_BD = bench.cache.sample(batch).to(device) / bench.cache.scale
-        penalty = Penalty(size.l0, 1.0, RECIPE.bandwidth)
-        result["parts"] = parts(start(bench.cache, size).to(device), x_BD, penalty)
+        result["parts"] = parts(start(bench.cache, size).to(device), x_BD)
     print(json.dumps(result, indent=1))
     Path(given.get("out", Path(__file__).parent / f"gpu-{name}.json")).write_text(json.dumps(result, indent=1) + "\n")
 

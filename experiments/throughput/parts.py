@@ -1,4 +1,4 @@
-"""Where a GPU's step goes: each product and each pass of `saemd.sae.half` and the optimizer, timed alone.
+"""Where a GPU's step goes: each product and each pass of `saemd.sae.jumprelu_fast.gpu` and the optimizer, timed alone.
 
 `bytes` and `flops` are what the part must move and multiply; the rates beside them say how near to the chip it comes.
 """
@@ -13,11 +13,12 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saemd.sae import JumpReLUSAE, Penalty
-from saemd.sae import passes as loss_passes
+from saemd.sae import JumpReLUSAE, Progress
 from saemd.sae.fused import scalar
-from saemd.sae.half import gradient_dtype, multiply, rounded_rows, rows
-from saemd.training import passes
+from saemd.sae.jumprelu_fast import passes as loss_passes
+from saemd.sae.jumprelu_fast.gpu import gradient_dtype, multiply
+from saemd.sae.rounded import rows
+from saemd.training import optimizer_passes as passes
 
 HALF = torch.bfloat16
 
@@ -50,10 +51,11 @@ def matrix_rate(device: torch.device) -> float:
 
 
 @torch.no_grad()
-def parts(sae: JumpReLUSAE, x_BD: Tensor, penalty: Penalty) -> dict[str, dict[str, Any]]:
+def parts(sae: JumpReLUSAE, x_BD: Tensor) -> dict[str, dict[str, Any]]:
     assert sae.b_enc is not None
+    penalty = sae.penalty(Progress(0, 1))
     (B, D), F, device = x_BD.shape, sae.d_sae, x_BD.device
-    W_enc_FD, W_dec_FD = rounded_rows(sae.W_enc, HALF), rounded_rows(sae.W_dec, HALF)
+    W_enc_FD, W_dec_FD = (sae.rounded.get(name, sae.get_parameter(name), HALF) for name in ("W_enc", "W_dec"))
     theta_F, b_enc_F, grad_dtype = sae.threshold, sae.b_enc, gradient_dtype(HALF)
     target, coefficient = scalar(penalty.target_l0, x_BD), scalar(penalty.coefficient, x_BD)
     found: dict[str, dict[str, Any]] = {}
@@ -100,7 +102,7 @@ def parts(sae: JumpReLUSAE, x_BD: Tensor, penalty: Penalty) -> dict[str, dict[st
         ("W_enc", sae.W_enc, grad_enc_FD, None),
         ("W_dec", sae.W_dec, grad_dec_FD, along_F),
     ):
-        square_FD, rounded = torch.ones_like(rows(matrix)), rounded_rows(matrix, HALF)
+        square_FD, rounded = torch.ones_like(rows(matrix)), sae.rounded.get(name, matrix, HALF)
         part(
             f"adam_ {name}",
             lambda m=matrix, g=grad_FD, s=square_FD, r=rounded, a=along: passes.adam_(

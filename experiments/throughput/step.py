@@ -34,6 +34,8 @@ from safetensors.torch import save_file
 from saemd.activations.cache import ActivationCache
 from saemd.activations.config import ActivationsConfig
 from saemd.activations.stream import ActivationStream
+from saemd.sae import Progress
+from saemd.sae.twins import fast_twin
 from saemd.training.module import SAETraining
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -59,7 +61,7 @@ class Clock(pl.Callback):
 
 
 def saemd(cache: ActivationCache, size: Size, steps: int) -> float:
-    module = SAETraining(start(cache, size), RECIPE, target_l0=size.l0, steps=steps, mean_D=cache.mean)
+    module = SAETraining(start(cache, size), RECIPE, steps=steps, mean_D=cache.mean)
     clock = Clock()
     trainer = pl.Trainer(
         accelerator="cpu", max_epochs=1, max_steps=steps, logger=False, enable_checkpointing=False, callbacks=[clock],
@@ -70,14 +72,15 @@ def saemd(cache: ActivationCache, size: Size, steps: int) -> float:
 
 
 def bare(cache: ActivationCache, size: Size, steps: int) -> float:
-    module = SAETraining(start(cache, size), RECIPE, target_l0=size.l0, steps=steps, mean_D=cache.mean)
-    optimizer = module.configure_optimizers()["optimizer"]
+    module = SAETraining(start(cache, size), RECIPE, steps=steps, mean_D=cache.mean)
+    optimizer, twin = module.configure_optimizers()["optimizer"], fast_twin(module.sae, torch.device("cpu"))
+    assert twin
     began = 0.0
     for step, x_BD in enumerate(stream(cache, steps)):
         if step == WARM:
             began = time.perf_counter()
         optimizer.zero_grad()
-        module._loss_of(module.sae, x_BD, module.penalty(step)).backward(module.sae)
+        twin(module.sae, x_BD, Progress(step, steps)).backward(module.sae)
         optimizer.step()
     return time.perf_counter() - began
 

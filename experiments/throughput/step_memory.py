@@ -25,8 +25,7 @@ import torch
 from saemd.activations.cache import ActivationCache
 from saemd.activations.config import ActivationsConfig
 from saemd.activations.datamodule import ActivationDataModule
-from saemd.sae import JumpReLUSAE, Sources, build
-from saemd.sae.config import InitConfig, MirrorConfig
+from saemd.sae import INITS, SAE, JumpReLUConfig, Sources, build, load_sae
 from saemd.training.config import RecipeConfig
 from saemd.training.module import SAETraining
 
@@ -37,13 +36,16 @@ B = 2048
 STARTS = ("target", "uniform", "mirror")
 
 
-def sae_of(kind: str, cache: ActivationCache, size: common.Size) -> JumpReLUSAE:
+def sae_of(kind: str, cache: ActivationCache, size: common.Size) -> SAE:
     if kind == "target":
         return common.start(cache, size)
     U = torch.randn(size.d_in, size.d_sae // 2, generator=torch.Generator().manual_seed(2))
-    sources = Sources(size.d_in, size.d_sae, lambda: (U, None), lambda: cache.sample(16_384) / cache.scale)
-    config = InitConfig("uniform", "uniform", "tied") if kind == "uniform" else MirrorConfig("mirror", "mirror", "dual")
-    return build(config, sources, seed=0, scale=cache.scale, bias="separate")
+    sources = Sources(
+        size.d_in, size.d_sae, lambda: cache.sample(16_384) / cache.scale, lambda layer: (U, None), load_sae,
+        torch.Generator().manual_seed(0), torch.Generator().manual_seed(0),
+    )  # fmt: skip
+    config = INITS[kind].Config(kind, kind, {"uniform": "tied", "mirror": "dual"}[kind])
+    return build(config, JumpReLUConfig(), sources, target_l0=size.l0, scale=cache.scale)
 
 
 def one(kind: str, folder: Path, size: common.Size, steps: int) -> dict[str, Any]:
@@ -52,7 +54,7 @@ def one(kind: str, folder: Path, size: common.Size, steps: int) -> dict[str, Any
     data = ActivationDataModule(
         cache, batch_size=B, tokens=steps * B, seed=0, window_tokens=ActivationsConfig.window_tokens, prefetch_batches=4
     )
-    module = SAETraining(sae_of(kind, cache, size), RecipeConfig(), target_l0=size.l0, steps=steps, mean_D=cache.mean)
+    module = SAETraining(sae_of(kind, cache, size), RecipeConfig(), steps=steps, mean_D=cache.mean)
     trainer = pl.Trainer(
         accelerator="cpu", max_epochs=1, max_steps=steps, logger=False, enable_checkpointing=False,
         enable_progress_bar=False, enable_model_summary=False, num_sanity_val_steps=0,

@@ -25,7 +25,7 @@ from saemd.quality.baseline import ABLATIONS, Baseline, Batch, make_baseline, ou
 from saemd.quality.bench import Bench
 from saemd.quality.score import Outcome, Score, Subject, not_applicable, one_by_one
 from saemd.quality.token_loss import token_losses
-from saemd.sae.model import JumpReLUSAE
+from saemd.sae import SAE
 from saemd.training.metrics import Pooled
 
 DENSITY_EDGES = [-5 + 0.25 * step for step in range(21)]  # log10 of the share of tokens on which a latent is active
@@ -85,9 +85,7 @@ def _measure_one(
     return _outcome(bench, settings, baseline, sums_C, ordinary, everything, time.perf_counter() - started)
 
 
-def _patched_losses(
-    model: nn.Module, layer: int, baseline: Baseline, batch: Batch, sae: JumpReLUSAE
-) -> dict[str, Tensor]:
+def _patched_losses(model: nn.Module, layer: int, baseline: Baseline, batch: Batch, sae: SAE) -> dict[str, Tensor]:
     """`ce_sae`, `kl_sae` [B, T-1], and `ce_sae_ordinary`, for which outliers stay clean like special tokens."""
     sae_BTD = sae(batch.x)
     patched_BTD = torch.where(batch.patch[..., None], sae_BTD, batch.x)

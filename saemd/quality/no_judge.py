@@ -33,7 +33,7 @@ from saemd.quality.descriptions import (
     readable_attributes,
 )
 from saemd.quality.score import Outcome, Score, Subject, not_applicable, one_by_one
-from saemd.sae.model import JumpReLUSAE
+from saemd.sae import SAE
 
 FIGURES = ("mcc", "f1", "balanced_accuracy", "precision", "recall")
 SHOWN = 30  # descriptions kept in the record
@@ -175,7 +175,7 @@ def described(text: Text, fires: Fires, most: int) -> tuple[Description, Agreeme
     return description, agreement(description.holds(text.attributes, second), fires[second])
 
 
-def _firings(sae: JumpReLUSAE, x_ND: Tensor) -> Tensor:
+def _firings(sae: SAE, x_ND: Tensor) -> Tensor:
     """How often each latent fires [F]."""
     return torch.stack([(sae.encode(part.to(sae.W_enc.device)) > 0).sum(0).cpu() for part in x_ND.split(4096)]).sum(0)
 

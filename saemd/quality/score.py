@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from saemd.errors import UserError
-from saemd.sae.model import JumpReLUSAE
+from saemd.sae import SAE
 
 if TYPE_CHECKING:
     from saemd.quality.bench import Bench
@@ -80,7 +80,7 @@ class Subject:
     d_in: int
     folder: Path  # its scores go to <folder>/quality/<score>.json
     weights: Path  # the file that its digest stands for
-    load: Callable[[], JumpReLUSAE]  # on raw activations, decoder rows of unit norm
+    load: Callable[[], SAE]  # on raw activations, decoder rows of unit norm
 
     @property
     def name(self) -> str:

@@ -1,12 +1,13 @@
-"""The JumpReLU SAE: model, loss, initialisations, export. Knows torch alone."""
+"""Sparse autoencoders: architectures, their fast twins, starts, loading and saving. Knows torch alone."""
 
-from saemd.sae.choice import LossFunction, make_loss
-from saemd.sae.export import load_sae, save_sae
-from saemd.sae.init import ENCODERS, INITS, Sources, build
-from saemd.sae.loss import Loss, Penalty, dense_loss
-from saemd.sae.model import JumpReLUSAE
+from saemd.sae.base import SAE, Loss, Progress, SAEConfig
+from saemd.sae.export import load_finite, load_sae, sae_shape, save_sae
+from saemd.sae.jumprelu import JumpReLUConfig, JumpReLUSAE
+from saemd.sae.registry import ARCHITECTURES
+from saemd.sae.starts import ENCODERS, INITS, InitConfig, ModelShape, Sources, Start, build, initializer
 
 __all__ = [
-    "ENCODERS", "INITS", "JumpReLUSAE", "Loss", "LossFunction", "Penalty", "Sources", "build", "dense_loss", "load_sae",
-    "make_loss", "save_sae",
+    "ARCHITECTURES", "ENCODERS", "INITS", "SAE", "InitConfig", "JumpReLUConfig", "JumpReLUSAE", "Loss", "ModelShape",
+    "Progress", "SAEConfig", "Sources", "Start", "build", "initializer", "load_finite", "load_sae", "sae_shape",
+    "save_sae",
 ]  # fmt: skip

@@ -17,45 +17,45 @@ from saemd.errors import UserError
 from saemd.files import DamagedFileError, one_line, read_json, replacing, write_text
 from saemd.runs import MEASURE_AGAIN, METRICS, WEIGHTS
 from saemd.runs import SAE_CONFIG as CONFIG
-from saemd.sae.model import JumpReLUSAE
+from saemd.sae.base import SAE
+from saemd.sae.registry import LOADED_AS
 
-_NAMES = {"W_enc", "b_enc", "W_dec", "b_dec", "threshold"}
 
-
-def save_sae(sae: JumpReLUSAE, folder: Path | str, metadata: dict[str, Any] | None = None) -> None:
-    """Write the folded SAE (`JumpReLUSAE.folded`) so that `sae_lens.SAE.load_from_disk(folder)` reads it.
+def save_sae(sae: SAE, folder: Path | str, metadata: dict[str, Any] | None = None) -> None:
+    """Write the folded SAE (`SAE.folded`) so that `sae_lens.SAE.load_from_disk(folder)` reads it.
 
     `metadata`: SAELens's field of that name, as `model_name`, `hook_name` and whatever else helps to use the SAE.
     """
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     folded = sae.folded().cpu()
-    weights = {name: tensor.detach().contiguous() for name, tensor in folded.state_dict().items() if name != "scale"}
+    weights = {name: tensor.detach().contiguous() for name, tensor in folded.named_parameters()}
     with replacing(folder / WEIGHTS) as aside:
         save_file(weights, aside)
-    write_text(folder / CONFIG, config_text(sae, metadata))
+    write_text(folder / CONFIG, config_text(folded, metadata))
 
 
-def config_text(sae: JumpReLUSAE, metadata: dict[str, Any] | None = None) -> str:
-    """`cfg.json` for an SAE's folded weights.
+def config_text(folded: SAE, metadata: dict[str, Any] | None = None) -> str:
+    """`cfg.json` of a folded SAE.
 
     Without a `sae_lens_version` of 6 or above SAELens takes the file for an older form, whose metadata it drops.
     """
     config = {
-        "architecture": "jumprelu",
-        "d_in": sae.d_in,
-        "d_sae": sae.d_sae,
+        "architecture": folded.saelens,
+        "d_in": folded.d_in,
+        "d_sae": folded.d_sae,
         "dtype": "float32",
         "device": "cpu",
         "apply_b_dec_to_input": False,
         "normalize_activations": "none",
         "reshape_activations": "none",
+        **folded.saelens_config(),
         "metadata": {"sae_lens_version": "6.0.0", "sae_lens_training_version": None, **(metadata or {})},
     }
     return json.dumps(config, indent=2) + "\n"
 
 
-def load_sae(path: Path | str) -> JumpReLUSAE:
+def load_sae(path: Path | str) -> SAE:
     """The SAE saved in the folder `path`. Raises `UserError` where there is none or its files do not fit together.
 
     NaN and infinite weights only get a warning here: one may want to look at what diverged. `load_finite` refuses them.
@@ -66,7 +66,7 @@ def load_sae(path: Path | str) -> JumpReLUSAE:
     return sae
 
 
-def load_finite(path: Path | str) -> JumpReLUSAE:
+def load_finite(path: Path | str) -> SAE:
     """As `load_sae`, for those who compute or hand on: a `UserError` also where weights are NaN or infinite."""
     sae = _load(Path(path))
     if names := not_finite(sae.state_dict()):
@@ -82,30 +82,41 @@ def not_finite(weights: Mapping[str, Tensor]) -> str:
 
 
 def sae_shape(folder: Path) -> tuple[int, int]:
-    """d_in and d_sae of the SAE saved in `folder`, from the header of its weights, which cfg.json must agree with.
+    """d_in and d_sae of the SAE saved in `folder`, whose files must fit together. Reads only the weights' header.
 
     Raises `DamagedFileError`.
     """
+    sae = _empty(folder)
+    return sae.d_in, sae.d_sae
+
+
+def _empty(folder: Path) -> SAE:
+    """The SAE that `folder` holds, on torch's meta device: names and shapes without values."""
     path, remedy = folder / WEIGHTS, _remedy(folder)
     try:
         with safe_open(path, framework="pt") as file:
             shapes = {name: tuple(file.get_slice(name).get_shape()) for name in file.keys()}  # noqa: SIM118 - no dict
     except (OSError, SafetensorError) as error:
         raise DamagedFileError(path, f"cannot be read ({one_line(error)})", remedy) from error
-    if missing := _NAMES - shapes.keys():
-        raise DamagedFileError(path, f"lacks {', '.join(sorted(missing))}, so it is not a JumpReLU SAE", remedy)
-    d_in, d_sae = shapes["W_enc"] if len(shapes["W_enc"]) == 2 else (0, 0)
-    expected = {"W_enc": (d_in, d_sae), "W_dec": (d_sae, d_in), "b_dec": (d_in,)}
+    config = read_config(folder) if (folder / CONFIG).exists() else {}  # weights alone are a JumpReLU SAE's
+    architecture = config.get("architecture", "jumprelu")
+    if architecture not in LOADED_AS:
+        what = f"says architecture={architecture}; known are {', '.join(LOADED_AS)}"
+        raise DamagedFileError(folder / CONFIG, what, remedy)
+    d_in, d_sae = shapes["W_enc"] if len(shapes.get("W_enc", ())) == 2 else (0, 0)
+    with torch.device("meta"):
+        sae = LOADED_AS[architecture].from_saelens(d_in, d_sae, config)
+    expected = {name: tuple(parameter.shape) for name, parameter in sae.named_parameters()}
+    if missing := expected.keys() - shapes.keys():
+        raise DamagedFileError(path, f"lacks {', '.join(sorted(missing))}, so it is no {architecture} SAE", remedy)
     for name, shape in shapes.items():
-        if name not in _NAMES or 0 in shape or shape != expected.get(name, (d_sae,)):
+        if 0 in shape or shape != expected.get(name):
             raise DamagedFileError(path, f"{name} of shape {shape} does not fit d_in={d_in}, d_sae={d_sae}", remedy)
-    if (folder / CONFIG).exists():  # an SAE's weights do without
-        there = read_config(folder)
-        for key, value in (("d_in", d_in), ("d_sae", d_sae)):
-            if there.get(key) != value:
-                what = f"says {key}={there.get(key)}, but {WEIGHTS} has {value}"
-                raise DamagedFileError(folder / CONFIG, what, remedy)
-    return d_in, d_sae
+    for key, value in (("d_in", d_in), ("d_sae", d_sae)):
+        if config and config.get(key) != value:
+            what = f"says {key}={config.get(key)}, but {WEIGHTS} has {value}"
+            raise DamagedFileError(folder / CONFIG, what, remedy)
+    return sae
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -117,15 +128,17 @@ def read_config(folder: Path) -> dict[str, Any]:
     return config
 
 
-def _load(folder: Path) -> JumpReLUSAE:
+def _load(folder: Path) -> SAE:
     if not (folder / WEIGHTS).exists():
         raise DamagedFileError(folder / WEIGHTS, "there is no such file", "name a finished run's folder")
-    sae = JumpReLUSAE(*sae_shape(folder))
+    empty = _empty(folder)
     try:
         weights = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise DamagedFileError(folder / WEIGHTS, f"cannot be read ({one_line(error)})", _remedy(folder)) from error
-    sae.load_state_dict({**weights, "scale": torch.tensor(1.0)})
+    config = read_config(folder) if (folder / CONFIG).exists() else {}
+    sae = type(empty).from_saelens(empty.d_in, empty.d_sae, config)
+    sae.load_state_dict(weights, strict=False)  # their names and shapes have been checked, and buffers stay as they are
     return sae
 
 

@@ -1,12 +1,143 @@
-"""JumpReLU and the step function with their straight-through gradients.
+"""The JumpReLU SAE (the paper's): encode, decode, and the loss that draws L0 to its target.
 
-Shape suffixes: B tokens in a batch, D d_in, F latents.
+Its fast twins, one for a CPU and one for a GPU, are in `jumprelu_fast`. Shape suffixes: B tokens in a batch, D d_in,
+F latents.
 """
 
 from __future__ import annotations
 
+import math
+from dataclasses import dataclass
+from typing import Any
+
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+
+from saemd.errors import bad_value
+from saemd.sae.base import SAE, Loss, Progress
+from saemd.sae.warmup import PenaltyConfig
+
+
+@dataclass
+class JumpReLUConfig(PenaltyConfig):
+    """Table 1 of the paper, and what its code (`dictionary_learning` 0.1.0) adds to it."""
+
+    name: str = "jumprelu"
+    threshold: float = 0.001  # θ of every latent at step 0 (dictionary_learning; Gemma Scope, appendix)
+    threshold_lr: float = 1.0  # θ's learning rate as a multiple of recipe.lr
+    positive_threshold: bool = True  # keep θ > 0; false: θ is free, as in the reference
+    bandwidth: float = 0.001  # ε of the straight-through window
+    step_on: str = "pre"  # L0's step function looks at pre-activations; "post": at JumpReLU's output (reference)
+    bias: str = "separate"  # or "shared": one bias, subtracted and added (paper, eq. 1-2)
+
+    def check(self, steps: int, decay_start: int) -> None:
+        super().check(steps, decay_start)
+        for key in ("bandwidth", "threshold_lr"):
+            if not 0 < getattr(self, key) < math.inf:
+                raise bad_value(f"sae.{key}", getattr(self, key), "use a positive number")
+        if not math.isfinite(self.threshold):
+            raise bad_value("sae.threshold", self.threshold, "use a finite number (0.001 is usual)")
+        if self.step_on not in ("pre", "post"):
+            raise bad_value("sae.step_on", self.step_on, "known are pre, post")
+        if self.bias not in ("separate", "shared"):
+            raise bad_value("sae.bias", self.bias, "known are separate, shared")
+
+
+@dataclass(frozen=True)
+class Penalty:
+    """The sparsity term λ·(L0/target − 1)², and what its straight-through step looks at."""
+
+    target_l0: float
+    coefficient: float  # λ at this step, after its warm-up
+    bandwidth: float = 0.001  # ε
+    step_on: str = "pre"  # "pre": pre-activations; "post": JumpReLU's output, as dictionary_learning does
+
+
+class JumpReLUSAE(SAE):
+    """`bias="shared"` is the paper's eq. 1-2, `bias="separate"` what `dictionary_learning` trains:
+
+        shared:    z = JumpReLU_θ((x − b_dec) W_enc)      x̂ = z W_dec + b_dec
+        separate:  z = JumpReLU_θ(x W_enc + b_enc)        x̂ = z W_dec + b_dec
+
+    Beside the parameters of every SAE there is the threshold θ [F]; b_enc is None where the bias is shared.
+    """
+
+    Config = JumpReLUConfig
+    saelens = "jumprelu"
+    config: JumpReLUConfig
+
+    def __init__(
+        self, d_in: int, d_sae: int, config: Any = None, *, target_l0: float = 1.0, scale: float = 1.0
+    ) -> None:
+        super().__init__(d_in, d_sae, config, target_l0=target_l0, scale=scale)
+        if self.config.bias == "shared":
+            self.b_enc = None
+        self.threshold = nn.Parameter(torch.full((d_sae,), float(self.config.threshold)))
+
+    def pre_activations(self, x_BD: Tensor) -> Tensor:
+        """What JumpReLU sees [B, F]."""
+        if self.b_enc is None:
+            return (x_BD - self.b_dec) @ self.W_enc
+        return x_BD @ self.W_enc + self.b_enc
+
+    def latents(self, x_BD: Tensor) -> Tensor:
+        pre_BF = self.pre_activations(x_BD)
+        return pre_BF * (pre_BF > self.threshold)
+
+    def penalty(self, at: Progress) -> Penalty:
+        return Penalty(self.target_l0, self.config.coefficient(at), self.config.bandwidth, self.config.step_on)
+
+    def objective(self, x_BD: Tensor, at: Progress) -> Loss:
+        """‖x − x̂‖² + λ·(L0/target − 1)², mean over the batch."""
+        penalty = self.penalty(at)
+        pre_BF = self.pre_activations(x_BD)
+        z_BF = JumpReLU.apply(pre_BF, self.threshold, penalty.bandwidth)
+        step_BF = Step.apply(pre_BF if penalty.step_on == "pre" else z_BF, self.threshold, penalty.bandwidth)
+        x_hat_BD = self.reconstruct(z_BF)
+        reconstruction = (x_BD - x_hat_BD).pow(2).sum(-1).mean()
+        l0 = step_BF.sum(-1).mean()
+        total = reconstruction + penalty.coefficient * (l0 / penalty.target_l0 - 1).pow(2)
+        return Loss(total, reconstruction.detach(), l0.detach(), (z_BF.detach() != 0).any(0))
+
+    def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
+        others = [parameter for name, parameter in self.named_parameters() if name != "threshold"]
+        return [{"params": others}, {"params": [self.threshold], "lr": lr * self.config.threshold_lr}]
+
+    @torch.no_grad()
+    def after_step(self) -> None:
+        if self.config.positive_threshold:
+            self.threshold.clamp_(min=1e-6)
+
+    def figures(self, at: Progress) -> dict[str, Tensor]:
+        quantiles = torch.quantile(self.threshold, torch.tensor([0.05, 0.5, 0.95], device=self.threshold.device))
+        named = {f"threshold_q{percent}": value for percent, value in zip(("05", "50", "95"), quantiles, strict=True)}
+        coefficient = torch.full((), self.penalty(at).coefficient, dtype=torch.float64, device=quantiles.device)
+        return {**named, "sparsity_coefficient": coefficient}
+
+    @torch.no_grad()
+    def folded(self) -> JumpReLUSAE:
+        """With s the scale and r_i the norm of decoder row i: W_enc · r, b_enc · s·r, θ · s·r, W_dec / r, b_dec · s.
+
+        The copy has a separate bias. A decoder row of norm 0 (which no training leaves) stays 0.
+        """
+        norm_F = self.W_dec.norm(dim=1)
+        norm_F = torch.where(norm_F > 0, norm_F, torch.ones_like(norm_F))
+        b_enc = self.b_enc if self.b_enc is not None else -(self.b_dec @ self.W_enc)
+        copy = JumpReLUSAE(self.d_in, self.d_sae)
+        copy.W_enc.copy_(self.W_enc * norm_F)
+        copy.W_dec.copy_(self.W_dec / norm_F[:, None])
+        assert copy.b_enc is not None
+        copy.b_enc.copy_(b_enc * norm_F * self.scale)
+        copy.threshold.copy_(self.threshold * norm_F * self.scale)
+        copy.b_dec.copy_(self.b_dec * self.scale)
+        return copy
+
+    def dictionary_learning(self) -> tuple[str, dict[str, Tensor]]:
+        return "JumpReluAutoEncoder", dict(self.named_parameters())
+
+    def remarks(self) -> list[str]:
+        below = int((self.threshold < 0).sum())
+        return [f"{below:,} latents have θ < 0; what they give below 0, others clip"] if below else []
 
 
 def rectangle(u: Tensor) -> Tensor:

@@ -1,7 +1,4 @@
-"""Callbacks of training: the progress bar, the checkpoint, each run's files, and its comparison with other seeds.
-
-They are for a `Together`, of one run or several.
-"""
+"""Callbacks of training: the progress bar, the checkpoint, the run's files, and its comparison with other seeds."""
 
 from __future__ import annotations
 
@@ -9,7 +6,6 @@ import json
 import math
 import time
 from abc import ABC, abstractmethod
-from collections.abc import Iterable
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -17,7 +13,6 @@ from typing import Any
 import lightning as pl
 import numpy as np
 import torch
-from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import TrainerFn
 
 from saemd.config import Config
@@ -29,11 +24,10 @@ from saemd.sae import save_sae
 from saemd.sae.export import not_finite
 from saemd.training.metrics import row_cosines
 from saemd.training.module import SAETraining
-from saemd.training.together import Together
 
 
 class ProgressBar(pl.Callback):
-    """Tokens each run has seen, with L0 and FVU of the last logged batch, at the end of the held-out activations."""
+    """Tokens the run has seen, with L0 and FVU of the last logged batch, at the end of the held-out activations."""
 
     def __init__(self, description: str, steps: int, batch_size: int) -> None:
         self.description, self.tokens, self.batch_size = description, steps * batch_size, batch_size
@@ -48,18 +42,16 @@ class ProgressBar(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         assert self._bar
         self._bar.advance(len(batch))
-        figures = [member.last_figures for member in pl_module.members if member not in pl_module.failed]
-        if figures and all(figures):
-            self._bar.note(_l0_and_fvu((f["train/l0"] for f in figures), (f["train/fvu"] for f in figures)))
+        if figures := pl_module.last_figures:
+            self._bar.note(f"L0 {figures['train/l0']:.0f}  FVU {figures['train/fvu']:.3f}")
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if self._bar:  # none where a trained run has only to be measured
             self._bar.note("measuring on held-out activations")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        held_out = [member.held_out for member in pl_module.members if member not in pl_module.failed]
-        if self._bar and held_out:
-            self._bar.note(_l0_and_fvu((h.l0 for h in held_out), (h.fvu for h in held_out)) + " held-out")
+        if self._bar:
+            self._bar.note(f"L0 {pl_module.held_out.l0:.0f}  FVU {pl_module.held_out.fvu:.3f} held-out")
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         self._open.close()
@@ -68,24 +60,14 @@ class ProgressBar(pl.Callback):
         self._open.__exit__(type(exception), exception, exception.__traceback__)
 
 
-def _l0_and_fvu(l0: Iterable[float], fvu: Iterable[float]) -> str:
-    """Short, for one run or several: the smallest and the largest."""
-    return f"L0 {_spread(l0, '.0f')}  FVU {_spread(fvu, '.3f')}"
-
-
-def _spread(values: Iterable[float], form: str) -> str:
-    ordered = sorted(values)
-    return " to ".join(f"{value:{form}}" for value in (ordered[0], ordered[-1])[: len(ordered)])
-
-
 class TimedCheckpoint(pl.Callback):
-    """Every run's `last.ckpt` every so many minutes and at the end (`RunCheckpoints` puts them in their places)."""
+    """`last.ckpt` every so many minutes and at the end."""
 
-    def __init__(self, minutes: float) -> None:
-        self.seconds, self._last = 60 * minutes, time.monotonic()
+    def __init__(self, folder: Path, minutes: float) -> None:
+        self.path, self.seconds, self._last = folder / CHECKPOINT, 60 * minutes, time.monotonic()
 
     def save(self, trainer: pl.Trainer) -> None:
-        trainer.save_checkpoint(CHECKPOINT)
+        trainer.save_checkpoint(self.path)
         self._last = time.monotonic()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
@@ -97,41 +79,32 @@ class TimedCheckpoint(pl.Callback):
 
 
 class AtEnd(pl.Callback, ABC):
-    """Acts on one run when it is trained and measured, and its `last.ckpt` is that of the last step.
+    """Acts on a run when it is trained and measured, and its `last.ckpt` is that of the last step.
 
     Not as soon as it is measured: were the disk full then, a run without that checkpoint would count as finished.
     """
 
-    def __init__(self, module: SAETraining) -> None:
-        self.module = module
-
     @abstractmethod
-    def act(self, steps: int, together: Together) -> None:
-        """What is done with the run behind its last step, number `steps`."""
+    def act(self, trainer: pl.Trainer, module: SAETraining) -> None:
+        """What is done with the run behind its last step."""
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        if self.module.held_out:  # none where nothing was left to train; then it is measured by itself
-            pl_module.turn(self.module, self.act, trainer.global_step, pl_module)
+        if pl_module.held_out:  # none where nothing was left to train; then it is measured by itself
+            self.act(trainer, pl_module)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if trainer.state.fn == TrainerFn.VALIDATING:
-            pl_module.turn(self.module, self.act, trainer.global_step, pl_module)
+            self.act(trainer, pl_module)
 
 
 class SaveRun(AtEnd):
-    """Writes a finished run's files; `metrics.json` last.
+    """Writes a finished run's files; `metrics.json` last."""
 
-    `tokens_per_second` and `seconds` are the run's tokens and time by the wall clock, which runs for all of the
-    `trained_together` runs at once.
-    """
-
-    def __init__(self, config: Config, folder: Path, module: SAETraining) -> None:
-        super().__init__(module)
+    def __init__(self, config: Config, folder: Path) -> None:
         self.config, self.folder = config, folder
 
-    def act(self, steps: int, together: Together) -> None:
-        config, folder, module, sae = self.config, self.folder, self.module, self.module.sae
-        held_out = module.held_out
+    def act(self, trainer: pl.Trainer, module: SAETraining) -> None:
+        config, folder, sae, held_out = self.config, self.folder, module.sae, module.held_out
         assert held_out
         if not math.isfinite(held_out.loss) or not_finite(sae.state_dict()):
             remedy = "training has ended in NaN or infinite weights; lower it, and train in another run_root"
@@ -156,8 +129,8 @@ class SaveRun(AtEnd):
         with replacing(folder / LATENTS) as aside:
             np.savez(aside, **latents)
         metrics = {
-            "tokens": steps * config.batch_size,
-            "steps": steps,
+            "tokens": trainer.global_step * config.batch_size,
+            "steps": trainer.global_step,
             "target_l0": config.l0,
             "l0": held_out.l0,
             "fvu": held_out.fvu,
@@ -168,7 +141,6 @@ class SaveRun(AtEnd):
             "drift_enc": cos_enc.mean().item(),
             "tokens_per_second": module.tokens_per_second,
             "seconds": module.seconds,
-            "trained_together": len(together.members),
             "held_out_tokens": held_out.tokens,
         }
         write_text(folder / METRICS, json.dumps(metrics, indent=2) + "\n")
@@ -177,14 +149,13 @@ class SaveRun(AtEnd):
 class CompareSiblings(AtEnd):
     """Compares the run that `SaveRun` has just written with its finished siblings (Hungarian method), and logs it."""
 
-    def __init__(self, folder: Path, module: SAETraining, logger: Logger | None) -> None:
-        super().__init__(module)
-        self.folder, self.logger = folder, logger
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
 
-    def act(self, steps: int, together: Together) -> None:
+    def act(self, trainer: pl.Trainer, module: SAETraining) -> None:
         from saemd.stability import compare_run
 
         for pair in compare_run(self.folder):
             figures = {f"siblings/{key}": pair[key] for key in ("same_match", "shared", "mean_cos_enc", "mean_cos_dec")}
-            if self.logger:
-                self.logger.log_metrics(figures, step=steps)
+            for logger in trainer.loggers:
+                logger.log_metrics(figures, step=trainer.global_step)

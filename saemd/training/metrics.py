@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from saemd.sae import JumpReLUSAE
+from saemd.sae import SAE
 from saemd.sae.fused import fused
 
 
@@ -47,15 +47,14 @@ class Pooled:
         self.fired_F = torch.zeros(d_sae, dtype=torch.int64)
 
     @torch.no_grad()
-    def update(self, sae: JumpReLUSAE, x_BD: Tensor) -> None:
+    def update(self, sae: SAE, x_BD: Tensor) -> None:
         """Add a batch [B, D] in the SAE's normalised units."""
-        pre_BF = sae.pre_activations(x_BD)
-        active_BF = pre_BF > sae.threshold
-        e_BD = (pre_BF * active_BF) @ sae.W_dec + sae.b_dec - x_BD
+        z_BF = sae.latents(x_BD)
+        e_BD = sae.reconstruct(z_BF) - x_BD
         self.tokens += len(x_BD)
         self.sums_D += torch.stack([x_BD.double().sum(0), e_BD.double().sum(0)]).cpu()
         self.squares += torch.stack([x_BD.double().pow(2).sum(), e_BD.double().pow(2).sum()]).cpu()
-        self.fired_F += active_BF.sum(0).cpu()
+        self.fired_F += (z_BF != 0).sum(0).cpu()
 
     def result(self) -> HeldOut:
         assert self.tokens > 0, "no held-out batch was seen"

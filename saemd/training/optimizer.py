@@ -1,9 +1,10 @@
-"""Adam without a first moment, with what surrounds it in a step: projection, clipping, unit rows, θ > 0.
+"""Adam, with what surrounds it in an SAE's step: projection, clipping, unit rows.
 
 The order is `dictionary_learning`'s: the gradient of W_dec is made orthogonal to its rows, the norm of the whole
-gradient is clipped, Adam (β₁ = 0) steps, and W_dec's rows go back to unit norm. Two passes over the rows do it, one for
-the norm and one for the rest: on a CPU numba's (`saemd.sae.kernels`), on a GPU compiled ones (`passes`), which never
-wait for the GPU. `plain` is the reference of both.
+gradient is clipped, Adam steps, W_dec's rows go back to unit norm, and the architecture does what it has to do after a
+step. Where Adam has no first moment (β₁ = 0), two passes over the rows do it, one for the norm and one for the rest: on
+a CPU numba's (`optimizer_kernels`), on a GPU compiled ones (`optimizer_passes`), which never wait for the GPU. `_plain`
+is the reference of both.
 """
 
 from __future__ import annotations
@@ -15,24 +16,24 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saemd.sae import JumpReLUSAE
-from saemd.sae.choice import multiplies_bfloat16
-from saemd.sae.model import zeros
+from saemd.sae import SAE
+from saemd.sae.base import zeros
+from saemd.sae.rounded import rows
+from saemd.sae.twins import multiplies_bfloat16
 from saemd.training.config import RecipeConfig
 
 
 class SAEAdam(torch.optim.Optimizer):
     """One instance trains one SAE. `gradient_norm` is the last step's, before clipping, after the projection.
 
-    State: `square`, the second moment, and `step` of each parameter. `fused=False` takes the plain path, otherwise the
-    device's fastest.
+    State of each parameter: `step`; `square`, the second moment; with β₁ > 0 `mean`, the first. `recipe.fast=false`
+    takes the plain path.
     """
 
-    def __init__(self, sae: JumpReLUSAE, recipe: RecipeConfig, fused: bool | None = None) -> None:
-        others = [p for name, p in sae.named_parameters() if name != "threshold"]
-        groups = [{"params": others}, {"params": [sae.threshold], "lr": recipe.lr * recipe.threshold_lr}]
-        super().__init__(groups, {"lr": recipe.lr})
-        self.sae, self.recipe, self.fused = sae, recipe, fused
+    def __init__(self, sae: SAE, recipe: RecipeConfig) -> None:
+        super().__init__(sae.parameter_groups(recipe.lr), {"lr": recipe.lr})
+        self.sae, self.recipe = sae, recipe
+        self.beta1 = sae.adam_beta1 if recipe.adam_beta1 is None else recipe.adam_beta1
         self._norm: float | Tensor = 0.0
 
     @property
@@ -52,14 +53,17 @@ class SAEAdam(torch.optim.Optimizer):
                 if not state:
                     state["step"] = 0
                     state["square"] = _zeros_like(parameter)
+                    if self.beta1:
+                        state["mean"] = _zeros_like(parameter)
                 state["step"] += 1
-        kind = self.sae.W_dec.device.type
-        if self.fused is False or not (kind == "cpu" or multiplies_bfloat16(kind)):
-            self._plain()
+        device = self.sae.W_dec.device.type
+        if self.beta1 == 0 and self.recipe.fast and device == "cpu":
+            self._by_kernels()
+        elif self.beta1 == 0 and self.recipe.fast and multiplies_bfloat16(device):
+            self._by_passes()
         else:
-            self._by_kernels() if kind == "cpu" else self._by_passes()
-        if self.recipe.positive_threshold:
-            self.sae.threshold.clamp_(min=1e-6)
+            self._plain()
+        self.sae.after_step()
         return loss
 
     def _plain(self) -> None:
@@ -74,18 +78,20 @@ class SAEAdam(torch.optim.Optimizer):
         self.sae.normalise_decoder()
 
     def _update(self, parameter: Tensor, grad: Tensor, lr: float) -> None:
-        """θ ← θ − lr · g / (√(v/(1 − β₂ᵗ)) + ε), v ← β₂ v + (1 − β₂) g²."""
-        beta2, state = self.recipe.adam_beta2, self.state[parameter]
+        """w ← w − lr · m/(1 − β₁ᵗ) / (√(v/(1 − β₂ᵗ)) + ε), m ← β₁ m + (1 − β₁) g, v ← β₂ v + (1 − β₂) g²."""
+        beta1, beta2, state = self.beta1, self.recipe.adam_beta2, self.state[parameter]
         square = state["square"]
         square.mul_(beta2).addcmul_(grad, grad, value=1 - beta2)
         root = square.sqrt().div_(math.sqrt(1 - beta2 ** state["step"])).add_(self.recipe.adam_eps)
+        if beta1:
+            grad = state["mean"].mul_(beta1).add_(grad, alpha=1 - beta1)
+            lr /= 1 - beta1 ** state["step"]
         parameter.addcdiv_(grad, root, value=-lr)
 
     def _by_passes(self) -> None:
         """Every parameter by one compiled pass, which also leaves the matrices' bfloat16 copies for the next loss."""
         from saemd.sae.fused import scalar
-        from saemd.sae.half import keep_rounded, rounded_rows, rows
-        from saemd.training import passes
+        from saemd.training import optimizer_passes as passes
 
         r, sae, W_dec = self.recipe, self.sae, self.sae.W_dec
         assert W_dec.grad is not None
@@ -94,23 +100,24 @@ class SAEAdam(torch.optim.Optimizer):
             W_dec.detach(), W_dec.grad, [g if g.dim() == 1 else rows(g) for g in others]
         )
         self._norm = norm
+        names = {id(p): name for name, p in sae.named_parameters()}
         for group in self.param_groups:
             lr = scalar(group["lr"], norm)
             for p in group["params"]:
-                state, matrix = self.state[p], p.dim() == 2
+                state, matrix, name = self.state[p], p.dim() == 2, names[id(p)]
                 as_rows = rows if matrix else Tensor.detach
-                rounded = rounded_rows(p, torch.bfloat16) if matrix else None
+                rounded = sae.rounded.get(name, p, torch.bfloat16) if matrix else None
                 passes.adam_(
                     as_rows(p), as_rows(p.grad), as_rows(state["square"]), rounded, along_F if p is W_dec else None,
                     norm, lr, scalar(1 / math.sqrt(1 - r.adam_beta2 ** state["step"]), norm), r.grad_clip_norm,
                     r.adam_beta2, r.adam_eps,
                 )  # fmt: skip
                 if rounded is not None:
-                    keep_rounded(p, rounded)
+                    sae.rounded.keep(name, p, rounded)
 
     def _by_kernels(self) -> None:
         """Matrices by kernels over their rows; vectors, too short to be worth a second thread, as in `_plain`."""
-        from saemd.sae import kernels
+        from saemd.training import optimizer_kernels as kernels
 
         r, sae = self.recipe, self.sae
         lrs = {id(p): group["lr"] for group in self.param_groups for p in group["params"]}
@@ -137,14 +144,13 @@ class SAEAdam(torch.optim.Optimizer):
 
 
 def _zeros_like(parameter: Tensor) -> Tensor:
-    """Laid out as it is, on its device; a matrix on the CPU in memory as `saemd.sae.model.zeros` takes."""
+    """Laid out as it is, on its device; a matrix on the CPU in memory as `saemd.sae.base.zeros` takes."""
     if parameter.dim() != 2 or parameter.device.type != "cpu" or parameter.dtype != torch.float32:
         return torch.zeros_like(parameter)
     return zeros(*parameter.shape) if parameter.is_contiguous() else zeros(*parameter.T.shape).T
 
 
 def _rows(tensor: Tensor | None) -> np.ndarray:
-    """The memory of a matrix, of its gradient or state, as rows [F, D]: W_enc [D, F] is stored latent by latent."""
+    """The memory of a matrix, of its gradient or state, as rows [F, D]."""
     assert tensor is not None
-    tensor = tensor.detach()
-    return tensor.numpy() if tensor.is_contiguous() else tensor.T.numpy()
+    return rows(tensor).numpy()

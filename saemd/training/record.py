@@ -34,7 +34,7 @@ EARLIER = "its activations are others: files of the model or the text changed, o
 
 # Keys that change where and how a run is computed but not what it is; the cache's fingerprint stands for lm and corpus.
 _ELSEWHERE = (
-    "lm", "corpus", "logger", "run_root", "cache_root", "accelerator", "threads", "checkpoint_minutes", "together",
+    "lm", "corpus", "logger", "run_root", "cache_root", "accelerator", "threads", "checkpoint_minutes",
 )  # fmt: skip
 _SEEDS = ("seed", "init_seed", "data_seed")
 _SPEED = ("lm_batch_tokens", "prefetch_batches")  # of `activations`: memory and time alone
@@ -75,7 +75,7 @@ def finished(config: Config) -> dict[str, Any] | None:
     refuse_another(folder, identify(config, origin))
     metrics = read_metrics(folder, ("l0", "target_l0", "fvu", "dead_fraction"))
     sae_shape(folder)
-    return {"trained_together": 1, **metrics}  # which the first runs do not say
+    return metrics
 
 
 def identify(config: Config, origin: Origin) -> dict[str, Any]:

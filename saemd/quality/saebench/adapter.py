@@ -1,7 +1,7 @@
 """This project's SAEs, and Gemma Scope's, as SAEBench takes them. Imported in SAEBench's environment alone.
 
 SAEBench encodes `relu(pre) where pre > threshold` with `pre = x W_enc + b_enc`: no b_dec is subtracted, so an SAE of
-eq. 1's form comes folded (`JumpReLUSAE.folded`: separate b_enc, unit-norm decoder rows, raw activations).
+eq. 1's form comes folded (`SAE.folded`: separate b_enc, unit-norm decoder rows, raw activations).
 """
 
 # pyright: reportMissingImports=false
@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from saemd.errors import bad_value
 from saemd.quality.saebench import gemma_scope
+from saemd.sae import SAE
 from saemd.sae.export import load_sae
-from saemd.sae.model import JumpReLUSAE
 
 
 class SAEBenchSAE(BaseSAE):
@@ -24,7 +24,7 @@ class SAEBenchSAE(BaseSAE):
 
     threshold: nn.Parameter  # [F]
 
-    def __init__(self, sae: JumpReLUSAE, model_name: str, hook_layer: int, device: str, dtype: torch.dtype) -> None:
+    def __init__(self, sae: SAE, model_name: str, hook_layer: int, device: str, dtype: torch.dtype) -> None:
         folded = sae.folded()
         assert folded.b_enc is not None
         super().__init__(sae.d_in, sae.d_sae, model_name, hook_layer, torch.device(device), dtype)

@@ -17,7 +17,7 @@ import torch
 from saemd.errors import bad_value
 from saemd.progress import lines
 from saemd.quality.score import Subject
-from saemd.sae.model import JumpReLUSAE
+from saemd.sae import JumpReLUSAE
 
 REPOSITORY = "google/gemma-scope-2b-pt-res"
 LM = "google/gemma-2-2b"

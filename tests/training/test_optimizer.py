@@ -3,15 +3,15 @@
 import pytest
 import torch
 
-from saemd.sae import JumpReLUSAE
-from saemd.sae.init import unit_rows
+from saemd.sae import JumpReLUConfig, JumpReLUSAE
+from saemd.sae.starts import unit_rows
 from saemd.training.config import RecipeConfig
 from saemd.training.optimizer import SAEAdam
 
 
-def start(bias: str = "separate") -> JumpReLUSAE:
+def start(**keys) -> JumpReLUSAE:
     generator = torch.Generator().manual_seed(0)
-    sae = JumpReLUSAE(40, 96, bias=bias)  # type: ignore[arg-type]
+    sae = JumpReLUSAE(40, 96, JumpReLUConfig(**keys))
     with torch.no_grad():
         sae.W_dec.copy_(unit_rows(torch.randn(96, 40, generator=generator)))
         sae.W_enc.copy_(sae.W_dec.T)
@@ -33,10 +33,9 @@ def steps(sae: JumpReLUSAE, optimizer: SAEAdam, n: int = 20, scale: float = 1.0)
 @pytest.mark.parametrize("bias", ["separate", "shared"])
 @pytest.mark.parametrize("scale", [1e-4, 1.0])  # below and above the clipping norm
 def test_one_pass_equals_plain(bias, scale):
-    plain, fused = start(bias), start(bias)
-    recipe = RecipeConfig(lr=1e-2, threshold_lr=0.5)
-    a = steps(plain, SAEAdam(plain, recipe, fused=False), scale=scale)
-    b = steps(fused, SAEAdam(fused, recipe, fused=True), scale=scale)
+    plain, fused = (start(bias=bias, threshold_lr=0.5) for _ in range(2))
+    a = steps(plain, SAEAdam(plain, RecipeConfig(lr=1e-2, fast=False)), scale=scale)
+    b = steps(fused, SAEAdam(fused, RecipeConfig(lr=1e-2)), scale=scale)
     assert a == pytest.approx(b, rel=1e-5)
     for name, value in plain.state_dict().items():
         torch.testing.assert_close(fused.state_dict()[name], value, rtol=1e-4, atol=1e-5)
@@ -45,11 +44,12 @@ def test_one_pass_equals_plain(bias, scale):
     assert not torch.equal(fused.W_enc, start().W_enc)
 
 
-def test_plain_is_torch_adam_behind_the_projection():
-    sae, other = start(), start()
-    recipe = RecipeConfig(lr=1e-2, grad_clip_norm=1e9, positive_threshold=False)
-    steps(sae, SAEAdam(sae, recipe, fused=False))
-    adam = torch.optim.Adam(other.parameters(), lr=1e-2, betas=(0.0, 0.999), eps=1e-8)
+@pytest.mark.parametrize("beta1", [0.0, 0.9])
+def test_plain_is_torch_adam_behind_the_projection(beta1):
+    sae, other = (start(positive_threshold=False) for _ in range(2))
+    recipe = RecipeConfig(lr=1e-2, grad_clip_norm=1e9, adam_beta1=beta1, fast=beta1 > 0)
+    steps(sae, SAEAdam(sae, recipe))
+    adam = torch.optim.Adam(other.parameters(), lr=1e-2, betas=(beta1, 0.999), eps=1e-8)
     generator = torch.Generator().manual_seed(1)
     for _ in range(20):
         for parameter in other.parameters():
@@ -63,9 +63,10 @@ def test_plain_is_torch_adam_behind_the_projection():
         torch.testing.assert_close(sae.state_dict()[name], value, rtol=1e-4, atol=1e-5)
 
 
-def test_state_survives_saving():
+@pytest.mark.parametrize("beta1", [0.0, 0.9])
+def test_state_survives_saving(beta1):
     sae, other = start(), start()
-    recipe = RecipeConfig()
+    recipe = RecipeConfig(adam_beta1=beta1)
     first, second = SAEAdam(sae, recipe), SAEAdam(other, recipe)
     steps(sae, first, 3)
     steps(other, second, 3)

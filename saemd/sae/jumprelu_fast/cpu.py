@@ -1,4 +1,4 @@
-"""The loss of `loss.dense_loss` and its gradients in closed form, on a CPU: the fast path beside that reference.
+"""The loss of `JumpReLUSAE.objective` and its gradients in closed form, on a CPU: the fast path beside that reference.
 
 Of the five matrix products of a step (encode, decode, ∂z, ∂W_dec, ∂W_enc) only the first needs all pairs of token and
 latent: about L0 of the d_sae latents of a token are active, and only those within half a bandwidth of their threshold
@@ -14,12 +14,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saemd.sae import kernels, products
-from saemd.sae.loss import Loss, Penalty
-from saemd.sae.model import JumpReLUSAE
+from saemd.sae import products
+from saemd.sae.base import Loss, Progress
+from saemd.sae.jumprelu import JumpReLUSAE, Penalty
+from saemd.sae.jumprelu_fast import encoder, kernels
 
 CACHED_BYTES = 16e6  # a decoder up to this size lies in the processor's cache: rows are gathered five times faster
-GIVE_BACK_AFTER = 32  # calls without whole matrices, of all SAEs that take turns
+GIVE_BACK_AFTER = 32  # calls without whole matrices
 
 
 def dense_above(decoder_bytes: int) -> float:
@@ -53,7 +54,7 @@ class _Batch:
         return np.float32(2 / len(self.x))
 
 
-def _limits(low_F: np.ndarray, width: np.float32, found: products.Encoded) -> tuple[np.ndarray, np.ndarray]:
+def _limits(low_F: np.ndarray, width: np.float32, found: encoder.Encoded) -> tuple[np.ndarray, np.ndarray]:
     """Where pairs are looked for in a product that may be rounded, given the lower bound of the exact one.
 
     (limit, sure): pairs are those of values > limit − slack · norm; values > sure + slack · norm are surely active and
@@ -65,7 +66,7 @@ def _limits(low_F: np.ndarray, width: np.float32, found: products.Encoded) -> tu
 
 
 class FastLoss:
-    """Called like `dense_loss`, with `grads` filled in; several SAEs may take turns.
+    """The twin of `JumpReLUSAE.objective` on a CPU.
 
     Its buffers are kept, so that the gradients of one call are overwritten by the next: fresh pages of memory would
     cost as much as the arithmetic. They are 2·F·D gradients, B·F products and 40 bytes a pair; while whole matrices are
@@ -74,11 +75,12 @@ class FastLoss:
 
     def __init__(self) -> None:
         self._buffers: dict[str, np.ndarray] = {}
-        self._space = products.Workspace()
+        self._space = encoder.Workspace()
         self._since_whole = 0  # calls
 
     @torch.no_grad()
-    def __call__(self, sae: JumpReLUSAE, x_BD: Tensor, penalty: Penalty) -> Loss:
+    def __call__(self, sae: JumpReLUSAE, x_BD: Tensor, at: Progress) -> Loss:
+        penalty = sae.penalty(at)
         shared, F = sae.b_enc is None, sae.d_sae
         seen_BD = x_BD - sae.b_dec if shared else x_BD
         b_enc_F = np.zeros(F, np.float32) if sae.b_enc is None else _array(sae.b_enc)
@@ -87,7 +89,7 @@ class FastLoss:
             _array(sae.threshold), penalty,
         )  # fmt: skip
         low = batch.theta - np.float32(0.5) * batch.width - b_enc_F
-        found = products.encode(seen_BD, sae.W_enc.T, float(sae.scale), self._space)
+        found = encoder.encode(seen_BD, sae.W_enc.T, float(sae.scale), self._space)
         limit, sure = _limits(low, batch.width, found)
         count = self._buffer("count", len(x_BD), dtype=np.int64)
         kernels.count_pairs(found.values, limit, found.slack, found.norm, count)
@@ -132,19 +134,19 @@ class FastLoss:
             found.slack, found.norm, found.is_exact, pre, z, active,
         )  # fmt: skip
         z_BF, grad_z_BF, error_BD = (torch.from_numpy(array) for array in (z, grad_z, error))
-        products.fastest(z_BF, sae.W_dec, error_BD, self._space)
+        encoder.fastest(z_BF, sae.W_dec, error_BD, self._space)
         error += batch.b_dec
         error -= batch.x
-        products.fastest(error_BD, sae.W_dec.T, grad_z_BF, self._space)
+        encoder.fastest(error_BD, sae.W_dec.T, grad_z_BF, self._space)
         np.einsum("bd,bd->b", error, error, out=square)
         figures, grad_step = _figures(batch, square, active)
         kernels.activate_backward(
             pre, batch.theta, batch.width, grad_step, batch.penalty.step_on == "pre", batch.scale, grad_z,
             grads["b_enc"], grads["threshold"],
         )  # fmt: skip
-        products.fastest(z_BF.T, error_BD, torch.from_numpy(grads["W_dec"]), self._space)
+        encoder.fastest(z_BF.T, error_BD, torch.from_numpy(grads["W_dec"]), self._space)
         grads["W_dec"] *= batch.scale
-        products.fastest(grad_z_BF.T, torch.from_numpy(batch.seen), torch.from_numpy(grads["W_enc"]), self._space)
+        encoder.fastest(grad_z_BF.T, torch.from_numpy(batch.seen), torch.from_numpy(grads["W_enc"]), self._space)
         return _loss(sae, batch, figures, grad_step, active, error, grads)
 
     def _gradients(self, F: int, D: int) -> dict[str, np.ndarray]:

@@ -1,4 +1,4 @@
-"""The loss of `loss.dense_loss` and its gradients in closed form on a GPU: bfloat16 factors, float32 sums.
+"""The loss of `JumpReLUSAE.objective` and its gradients in closed form on a GPU: bfloat16 factors, float32 sums.
 
 Rounded to bfloat16 are the factors of the five matrix products (x, W_enc, W_dec, z, the error, the gradient by the
 pre-activations), ∂z, and the gradients of W_enc and W_dec. Float32 are the sums inside every product, the
@@ -30,19 +30,17 @@ graph would end that condition and is left out until a measurement asks for it.
 
 from __future__ import annotations
 
-from typing import NamedTuple
-
 import torch
 from torch import Tensor
 
-from saemd.sae import passes
+from saemd.sae.base import Loss, Progress
 from saemd.sae.fused import scalar
-from saemd.sae.loss import Loss, Penalty
-from saemd.sae.model import JumpReLUSAE
+from saemd.sae.jumprelu import JumpReLUSAE
+from saemd.sae.jumprelu_fast import passes
 
 
 class HalfLoss:
-    """Called like `dense_loss`, with `grads` filled in. `dtype` is that of the factors; in float32 nothing is rounded.
+    """The twin of `JumpReLUSAE.objective` on a GPU. `dtype` is that of the factors; in float32 nothing is rounded.
 
     It runs anywhere; off CUDA it multiplies the same rounded factors in float32.
     """
@@ -51,11 +49,12 @@ class HalfLoss:
         self.dtype = dtype
 
     @torch.no_grad()
-    def __call__(self, sae: JumpReLUSAE, x_BD: Tensor, penalty: Penalty) -> Loss:
+    def __call__(self, sae: JumpReLUSAE, x_BD: Tensor, at: Progress) -> Loss:
+        penalty = sae.penalty(at)
         dtype, step_on_pre = self.dtype, penalty.step_on == "pre"
         seen_BD = (x_BD if sae.b_enc is not None else x_BD - sae.b_dec).to(dtype)
         b_enc_F = torch.zeros_like(sae.threshold) if sae.b_enc is None else sae.b_enc
-        W_enc_FD, W_dec_FD = rounded_rows(sae.W_enc, dtype), rounded_rows(sae.W_dec, dtype)
+        W_enc_FD, W_dec_FD = (sae.rounded.get(name, getattr(sae, name), dtype) for name in ("W_enc", "W_dec"))
         product_BF = multiply(seen_BD, W_enc_FD.T, torch.float32)
         z_BF, active_F = passes.activate(product_BF, b_enc_F, sae.threshold, dtype)
         grad_x_hat_BD, grad_b_dec_D, total, reconstruction, l0, grad_step = passes.errors(
@@ -85,27 +84,3 @@ def multiply(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
 def gradient_dtype(dtype: torch.dtype) -> torch.dtype:
     """Of the matrices' gradients: the factors', where this torch lets a gradient have another than its parameter."""
     return dtype if hasattr(torch.Tensor, "grad_dtype") else torch.float32
-
-
-class _Rounded(NamedTuple):
-    copy: Tensor  # [F, D]
-    version: int  # the matrix's, when it was rounded
-
-
-def rows(matrix: Tensor) -> Tensor:
-    """A matrix's memory as rows [F, D]: W_enc [D, F] is stored latent by latent."""
-    return matrix.detach() if matrix.is_contiguous() else matrix.detach().T
-
-
-def rounded_rows(matrix: Tensor, dtype: torch.dtype) -> Tensor:
-    """The rows [F, D] of W_enc or W_dec rounded to `dtype`: those kept, or new where the matrix has changed since."""
-    kept: _Rounded | None = getattr(matrix, "_rounded", None)
-    if kept is None or kept.version != matrix._version or (kept.copy.dtype, kept.copy.device) != (dtype, matrix.device):
-        return keep_rounded(matrix, rows(matrix).to(dtype))
-    return kept.copy
-
-
-def keep_rounded(matrix: Tensor, rows_FD: Tensor) -> Tensor:
-    """Say that `rows_FD` is the matrix rounded as it stands now; any later change of the matrix ends that."""
-    matrix._rounded = _Rounded(rows_FD, matrix._version)  # type: ignore[attr-defined]
-    return rows_FD

@@ -4,35 +4,45 @@ import pytest
 import torch
 
 from saemd.errors import UserError
+from saemd.sae import JumpReLUConfig, Progress
 from saemd.training.config import RecipeConfig, check_recipe
 from saemd.training.metrics import Pooled
-from saemd.training.schedules import schedules
-from tests.test_sae_loss import batch, random_sae
+from saemd.training.schedules import schedule
+from tests.sae.test_jumprelu import batch, random_sae
 
 
 def test_paper_schedules_are_those_of_table_1():
-    plan = schedules(RecipeConfig(), 500_000_000 // 2048)
-    assert (plan.lr_warmup, plan.sparsity_warmup) == (1000, 5000)
+    plan, sae = schedule(RecipeConfig(), 500_000_000 // 2048), JumpReLUConfig()
+    assert plan.lr_warmup == 1000
     assert plan.lr_decay_start == plan.steps - plan.steps // 5
     assert [plan.lr(0), plan.lr(500), plan.lr(1000), plan.lr(plan.lr_decay_start - 1)] == [0, 0.5, 1, 1]
     assert plan.lr(plan.steps - 1) == pytest.approx(0, abs=1e-4)
-    assert [plan.sparsity(0), plan.sparsity(2500), plan.sparsity(5000), plan.sparsity(10**6)] == [0, 0.5, 1, 1]
+    assert [sae.coefficient(Progress(step, plan.steps)) for step in (0, 2500, 5000, 200_000)] == [0, 0.5, 1, 1]
 
 
 def test_short_runs_take_fractions():
-    plan = schedules(RecipeConfig(), 500)
-    assert (plan.lr_warmup, plan.sparsity_warmup, plan.lr_decay_start) == (25, 50, 400)
+    plan = schedule(RecipeConfig(), 500)
+    assert (plan.lr_warmup, plan.lr_decay_start) == (25, 400)
+    assert [JumpReLUConfig().coefficient(Progress(step, 500)) for step in (0, 25, 50)] == [0, 0.5, 1]
 
 
 def test_fraction_one_never_shortens():
     with pytest.raises(UserError, match=r"recipe.lr_warmup_steps=1000: a run of 500 steps"):
-        schedules(RecipeConfig(lr_warmup_fraction=1.0), 500)
+        schedule(RecipeConfig(lr_warmup_fraction=1.0), 500)
+    with pytest.raises(UserError, match=r"sae.sparsity_warmup_steps=5000: a run of 500 steps"):
+        JumpReLUConfig(sparsity_warmup_fraction=1.0).check(500, 400)
 
 
-@pytest.mark.parametrize(("key", "value"), [("lr", 0.0), ("bandwidth", -1.0), ("adam_beta2", 1.0), ("step_on", "both")])
+@pytest.mark.parametrize(("key", "value"), [("lr", 0.0), ("adam_beta1", -0.1), ("adam_beta2", 1.0)])
 def test_recipe_values_outside_their_range(key, value):
     with pytest.raises(UserError, match=rf"recipe.{key}={value}: "):
         check_recipe(RecipeConfig(**{key: value}))
+
+
+@pytest.mark.parametrize(("key", "value"), [("bandwidth", -1.0), ("step_on", "both"), ("sparsity_coefficient", -1.0)])
+def test_jumprelu_values_outside_their_range(key, value):
+    with pytest.raises(UserError, match=rf"sae.{key}={value}: "):
+        JumpReLUConfig(**{key: value}).check(500, 400)
 
 
 def test_metrics_are_pooled_over_unequal_batches():

@@ -5,16 +5,26 @@ from contextlib import nullcontext
 import pytest
 import torch
 
-from saemd.sae import JumpReLUSAE, Penalty, dense_loss, fast, make_loss, products
+from saemd.sae import JumpReLUConfig, JumpReLUSAE, Progress, products
 from saemd.sae.jumprelu import JumpReLU, Step
-from tests.encoder_products import exact_products, rounded_factors, rounded_products
+from saemd.sae.jumprelu_fast import cpu, encoder
+from saemd.sae.jumprelu_fast.cpu import FastLoss
+from tests.sae.encoder_products import exact_products, rounded_factors, rounded_products
 
 WIDTH = 0.1
+AT = Progress(0, 1)
 
 
-def random_sae(d_in: int = 12, d_sae: int = 40, bias: str = "separate", threshold: float = 0.8) -> JumpReLUSAE:
+def random_sae(
+    d_in: int = 12, d_sae: int = 40, *, bias: str = "separate", threshold: float = 0.8, coefficient: float = 0.7,
+    bandwidth: float = WIDTH, step_on: str = "pre",
+) -> JumpReLUSAE:  # fmt: skip
+    """Target L0 5; the sparsity term has its whole coefficient from the first step on."""
     generator = torch.Generator().manual_seed(0)
-    sae = JumpReLUSAE(d_in, d_sae, bias=bias)  # type: ignore[arg-type]
+    config = JumpReLUConfig(
+        bias=bias, bandwidth=bandwidth, step_on=step_on, sparsity_coefficient=coefficient, sparsity_warmup_steps=0
+    )
+    sae = JumpReLUSAE(d_in, d_sae, config, target_l0=5)
     with torch.no_grad():
         for name, parameter in sae.named_parameters():
             parameter.copy_(0.3 * torch.randn(parameter.shape, generator=generator))
@@ -27,9 +37,9 @@ def batch(n: int = 64, d_in: int = 12) -> torch.Tensor:
     return torch.randn(n, d_in, generator=torch.Generator().manual_seed(1))
 
 
-def gradients(sae: JumpReLUSAE, loss_function, penalty: Penalty) -> dict[str, torch.Tensor]:
+def gradients(sae: JumpReLUSAE, loss_function) -> dict[str, torch.Tensor]:
     sae.zero_grad()
-    loss = loss_function(sae, batch(), penalty)
+    loss = loss_function(sae, batch(), AT)
     loss.backward(sae)
     grads = {name: p.grad.clone() for name, p in sae.named_parameters() if p.grad is not None}
     return {"total": loss.total.detach(), "l0": loss.l0, "reconstruction": loss.reconstruction, **grads}
@@ -41,13 +51,12 @@ def gradients(sae: JumpReLUSAE, loss_function, penalty: Penalty) -> dict[str, to
 @pytest.mark.parametrize("product", [exact_products, rounded_factors, rounded_products])
 @pytest.mark.parametrize("way", ["pairs", "whole"])
 def test_fast_equals_reference(monkeypatch, bias, step_on, threshold, product, way):
-    monkeypatch.setattr(fast, "dense_above", lambda decoder_bytes: {"pairs": 2.0, "whole": -1.0}[way])
-    monkeypatch.setattr(products, "encode", product)
+    monkeypatch.setattr(cpu, "dense_above", lambda decoder_bytes: {"pairs": 2.0, "whole": -1.0}[way])
+    monkeypatch.setattr(encoder, "encode", product)
     monkeypatch.setattr(products, "halves_are_faster", lambda: product is rounded_products)
     monkeypatch.setattr(products, "onednn", nullcontext)  # with AMX it rounds factors
-    sae = random_sae(bias=bias, threshold=threshold)
-    penalty = Penalty(target_l0=5, coefficient=0.7, bandwidth=WIDTH, step_on=step_on)
-    reference, found = gradients(sae, dense_loss, penalty), gradients(sae, make_loss(True), penalty)
+    sae = random_sae(bias=bias, threshold=threshold, step_on=step_on)
+    reference, found = gradients(sae, JumpReLUSAE.objective), gradients(sae, FastLoss())
     assert reference.keys() == found.keys()
     torch.testing.assert_close(found["l0"], reference["l0"], rtol=1e-6, atol=0)  # who is active is always exact
     if product is not exact_products:
@@ -64,35 +73,34 @@ def test_fast_equals_reference(monkeypatch, bias, step_on, threshold, product, w
 @pytest.mark.parametrize("name", ["W_enc", "b_enc", "W_dec", "b_dec", "threshold"])
 def test_a_diverged_sae_stays_within_its_memory(monkeypatch, product, name):
     """NaN compares as it likes in compiled loops; their pairs once ran over the lists' ends and ended the process."""
-    monkeypatch.setattr(fast, "dense_above", lambda decoder_bytes: 2.0)
-    monkeypatch.setattr(products, "encode", product)
-    fast_loss, penalty = make_loss(True), Penalty(target_l0=5, coefficient=0.7, bandwidth=WIDTH, step_on="pre")
+    monkeypatch.setattr(cpu, "dense_above", lambda decoder_bytes: 2.0)
+    monkeypatch.setattr(encoder, "encode", product)
+    fast_loss = FastLoss()
     for value in (float("nan"), float("inf"), -float("inf"), 1e30):
         sae = random_sae()
         with torch.no_grad():
             getattr(sae, name).fill_(value)
-        fast_loss(sae, batch(), penalty)
-    assert fast_loss(random_sae(), batch(), penalty).total.isfinite()
+        fast_loss(sae, batch(), AT)
+    assert fast_loss(random_sae(), batch(), AT).total.isfinite()
 
 
 @pytest.mark.parametrize("product", [rounded_factors, rounded_products])
 @pytest.mark.parametrize("scale", [1.0, 3.7])
 def test_near_the_threshold_pre_activations_are_float32(monkeypatch, product, scale):
     """θ's gradient of the L0 term alone counts exactly the pairs in the straight-through window, however narrow."""
-    monkeypatch.setattr(fast, "dense_above", lambda decoder_bytes: 2.0)
-    monkeypatch.setattr(products, "encode", product)
-    sae, x = random_sae(threshold=0.5), batch(4096)
+    monkeypatch.setattr(cpu, "dense_above", lambda decoder_bytes: 2.0)
+    monkeypatch.setattr(encoder, "encode", product)
+    sae, x = random_sae(threshold=0.5, coefficient=1.0, bandwidth=0.003), batch(4096)
     sae.scale.fill_(scale)
-    penalty = Penalty(target_l0=5, coefficient=1.0, bandwidth=0.003)
     with torch.no_grad():
-        near_BF = (sae.pre_activations(x) - sae.threshold).abs() < penalty.bandwidth / 2
+        near_BF = (sae.pre_activations(x) - sae.threshold).abs() < sae.config.bandwidth / 2
         sae.W_dec.zero_()  # no reconstruction, so no gradient from it
         sae.b_dec.zero_()
     assert 100 < near_BF.sum() < 0.01 * near_BF.numel()
-    found = make_loss(True)(sae, x, penalty)
+    found = FastLoss()(sae, x, AT)
     assert found.grads is not None
-    excess = found.l0.item() / penalty.target_l0 - 1
-    step = 2 * excess / penalty.target_l0 / len(x) / penalty.bandwidth
+    excess = found.l0.item() / sae.target_l0 - 1
+    step = 2 * excess / sae.target_l0 / len(x) / sae.config.bandwidth
     torch.testing.assert_close(found.grads["threshold"], -step * near_BF.sum(0).float(), rtol=1e-4, atol=0)
 
 
@@ -100,28 +108,27 @@ def test_near_the_threshold_pre_activations_are_float32(monkeypatch, product, sc
 @pytest.mark.parametrize("off", [2**-8, -(2**-9)])
 def test_the_largest_rounding_errors_lose_no_pair(monkeypatch, product, off):
     """All entries as far from bfloat16's numbers as they can be, and all errors of one sign."""
-    monkeypatch.setattr(fast, "dense_above", lambda decoder_bytes: 2.0)
-    monkeypatch.setattr(products, "encode", product)
-    sae = random_sae()
+    monkeypatch.setattr(cpu, "dense_above", lambda decoder_bytes: 2.0)
+    monkeypatch.setattr(encoder, "encode", product)
+    sae = random_sae(bandwidth=1e-4)
     x = torch.full((64, 12), 1 + off)
     with torch.no_grad():
         sae.W_enc.fill_(1 + off)
         pre = sae.pre_activations(x)[0]
         sides = torch.where(torch.arange(sae.d_sae) % 2 == 0, -1e-3, 1e-3)
         sae.threshold.copy_(pre + sides)  # every other latent is active, narrowly
-    penalty = Penalty(target_l0=5, coefficient=0.7, bandwidth=1e-4)
-    found = make_loss(True)(sae, x, penalty)
-    assert found.l0 == dense_loss(sae, x, penalty).l0 == sae.d_sae / 2
+    found = FastLoss()(sae, x, AT)
+    assert found.l0 == sae.objective(x, AT).l0 == sae.d_sae / 2
     assert torch.equal(found.fired, sides < 0)
 
 
 @pytest.mark.parametrize("scale", [1.0, 3.7])
-@pytest.mark.parametrize("product", [products.encode, rounded_factors, rounded_products])
+@pytest.mark.parametrize("product", [encoder.encode, rounded_factors, rounded_products])
 def test_products_lie_within_their_bounds(product, scale):
     """This CPU's own ones, and those of others; with entries of very different sizes."""
     generator = torch.Generator().manual_seed(0)
     x, W = (torch.randn(n, 96, generator=generator).pow(3) for n in (64, 200))
-    found = product(x, W, scale, products.Workspace())
+    found = product(x, W, scale, encoder.Workspace())
     values = torch.from_numpy(found.values)
     if values.dtype == torch.uint16:
         values = values.view(torch.bfloat16)
@@ -134,7 +141,7 @@ def test_products_lie_within_their_bounds(product, scale):
 def test_rows_are_rounded_as_torch_rounds_them_and_measured():
     x = torch.randn(64, 12, generator=torch.Generator().manual_seed(0))
     x[0] = 1 + 2**-8  # between two of bfloat16's numbers
-    found = products.Workspace().measured("a", x)
+    found = encoder.Workspace().measured("a", x)
     assert torch.equal(found.rows, x.bfloat16())
     torch.testing.assert_close(torch.from_numpy(found.norm), x.norm(dim=1))
     torch.testing.assert_close(torch.from_numpy(found.error), (x - x.bfloat16().float()).norm(dim=1))
@@ -143,7 +150,7 @@ def test_rows_are_rounded_as_torch_rounds_them_and_measured():
 def test_nothing_is_rounded_off_stored_activations():
     """They are bfloat16 over the scale, in float32."""
     stored, scale = torch.randn(64, 12, generator=torch.Generator().manual_seed(0)).bfloat16(), 3.7
-    found = products.Workspace().measured("a", stored.float() / scale, scale)
+    found = encoder.Workspace().measured("a", stored.float() / scale, scale)
     assert torch.equal(found.rows, stored)
     assert (found.error < 2**-22 * found.norm).all()
 
@@ -151,30 +158,29 @@ def test_nothing_is_rounded_off_stored_activations():
 @pytest.mark.parametrize("product", [exact_products, rounded_factors, rounded_products])
 def test_products_of_factors_that_need_no_rounding(monkeypatch, product):
     """Whole numbers: what is rounded is at most the product itself."""
-    monkeypatch.setattr(fast, "dense_above", lambda decoder_bytes: 2.0)
-    monkeypatch.setattr(products, "encode", product)
+    monkeypatch.setattr(cpu, "dense_above", lambda decoder_bytes: 2.0)
+    monkeypatch.setattr(encoder, "encode", product)
     sae, x = random_sae(), batch(4096).mul(8).round()
     with torch.no_grad():
         sae.W_enc.mul_(8).round_()
         for name, value in (("b_enc", 0.0), ("threshold", 260.3)):  # from 256 on bfloat16 has only even whole numbers
             sae.get_parameter(name).fill_(value)
-    penalty = Penalty(target_l0=5, coefficient=0.7, bandwidth=WIDTH)
-    found = make_loss(True)(sae, x, penalty)
-    assert found.l0 == dense_loss(sae, x, penalty).l0 > 0
+    found = FastLoss()(sae, x, AT)
+    assert found.l0 == sae.objective(x, AT).l0 > 0
 
 
 def test_pairs_are_taken_below_the_density_and_matrices_above(monkeypatch):
-    sae, penalty, taken = random_sae(threshold=2.0), Penalty(5, 1.0, WIDTH), []
+    sae, taken = random_sae(threshold=2.0), []
     for way in ("_pairs", "_whole"):
-        real = getattr(fast.FastLoss, way)
-        monkeypatch.setattr(fast.FastLoss, way, lambda *a, real=real, way=way: taken.append(way) or real(*a))
-    loss_of = make_loss(True)
-    found = loss_of(sae, batch(), penalty)
-    assert torch.equal(found.fired, dense_loss(sae, batch(), penalty).fired)
+        real = getattr(FastLoss, way)
+        monkeypatch.setattr(FastLoss, way, lambda *a, real=real, way=way: taken.append(way) or real(*a))
+    loss_of = FastLoss()
+    found = loss_of(sae, batch(), AT)
+    assert torch.equal(found.fired, sae.objective(batch(), AT).fired)
     assert found.fired.any()
     with torch.no_grad():
         sae.threshold.fill_(-5.0)
-    loss_of(sae, batch(), penalty)
+    loss_of(sae, batch(), AT)
     assert taken == ["_pairs", "_whole"]
 
 

@@ -1,6 +1,6 @@
-"""What `saemd.sae.products.encode` does on CPUs of three kinds, on any CPU."""
+"""What `saemd.sae.jumprelu_fast.encoder.encode` does on CPUs of three kinds, on any CPU."""
 
-from saemd.sae.products import OUTPUT_ERROR, Encoded, Workspace, bits_of, slack
+from saemd.sae.jumprelu_fast.encoder import OUTPUT_ERROR, Encoded, Workspace, bits_of, slack
 
 
 def exact_products(x_BD, W_enc_FD, scale, space) -> Encoded:

@@ -1,0 +1,86 @@
+"""The BatchTopK SAE (Bussmann et al., arXiv 2412.06410): a batch keeps its k · B largest latents, k = `l0`.
+
+For single tokens, at inference, a threshold takes the batch's place, estimated while training. Shape suffixes:
+B tokens in a batch, D d_in, F latents.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saemd.errors import bad_value
+from saemd.sae.base import SAE, Progress
+from saemd.sae.jumprelu import JumpReLUSAE
+from saemd.sae.topk import TopKConfig, TopKSAE
+
+
+@dataclass
+class BatchTopKConfig(TopKConfig):
+    """As TopK, and how the threshold is estimated: the running mean of each batch's smallest active latent."""
+
+    name: str = "batch_topk"
+    threshold_beta: float = 0.99  # what a step keeps of the mean; dictionary_learning: 0.999, too slow for 1,000 steps
+    threshold_start_steps: int = 1000  # batches before are left out; in short runs at most the fraction
+    threshold_start_fraction: float = 0.1
+
+    def check(self, steps: int, decay_start: int) -> None:
+        super().check(steps, decay_start)
+        for key in ("threshold_beta", "threshold_start_fraction"):
+            if not 0 <= getattr(self, key) < 1:
+                raise bad_value(f"sae.{key}", getattr(self, key), "use a number from 0 to below 1")
+        if self.threshold_start_steps < 0:
+            raise bad_value("sae.threshold_start_steps", self.threshold_start_steps, "use 0 or more")
+
+
+class BatchTopKSAE(TopKSAE):
+    """Training keeps the k · B largest of ReLU((x − b_dec) W_enc + b_enc), inference all that are above `threshold`."""
+
+    Config = BatchTopKConfig
+    saelens = "jumprelu"
+    config: BatchTopKConfig
+    threshold: Tensor
+
+    def __init__(
+        self, d_in: int, d_sae: int, config: Any = None, *, target_l0: float = 1.0, scale: float = 1.0
+    ) -> None:
+        super().__init__(d_in, d_sae, config, target_l0=target_l0, scale=scale)
+        self.register_buffer("threshold", torch.tensor(-1.0))  # below 0: not estimated yet
+
+    def sparsify(self, acts_BF: Tensor) -> Tensor:
+        """The k · B largest of the batch; the others 0."""
+        flat = acts_BF.flatten()
+        top = flat.topk(int(self.target_l0) * len(acts_BF), sorted=False)
+        return torch.zeros_like(flat).scatter(0, top.indices, top.values).view_as(acts_BF)
+
+    def latents(self, x_BD: Tensor) -> Tensor:
+        acts_BF = self.activations(x_BD)
+        return acts_BF * (acts_BF > self.threshold) if self.threshold >= 0 else self.sparsify(acts_BF)
+
+    def observe(self, z_BF: Tensor, at: Progress) -> None:
+        """Also let `threshold` follow the smallest active latent of each batch."""
+        super().observe(z_BF, at)
+        config = self.config
+        if at.step > min(config.threshold_start_steps, int(config.threshold_start_fraction * at.steps)):
+            smallest = torch.where(z_BF > 0, z_BF, torch.inf).min()
+            smallest = torch.where(smallest.isinf(), 0.0, smallest)
+            mean = config.threshold_beta * self.threshold + (1 - config.threshold_beta) * smallest
+            self.threshold.copy_(torch.where(self.threshold < 0, smallest, mean))
+
+    def figures(self, at: Progress) -> dict[str, Tensor]:
+        return {"threshold_q50": self.threshold}
+
+    @torch.no_grad()
+    def folded(self) -> SAE:
+        """A JumpReLU SAE with one threshold; with s the scale: (b_enc − b_dec W_enc) · s, b_dec · s, θ · s."""
+        copy = JumpReLUSAE(self.d_in, self.d_sae)
+        assert copy.b_enc is not None
+        copy.W_enc.copy_(self.W_enc)
+        copy.W_dec.copy_(self.W_dec)
+        copy.b_enc.copy_((self.get_parameter("b_enc") - self.b_dec @ self.W_enc) * self.scale)
+        copy.b_dec.copy_(self.b_dec * self.scale)
+        copy.threshold.fill_((self.threshold * self.scale).clamp(min=0))
+        return copy

@@ -1,0 +1,132 @@
+"""The TopK SAE (Gao et al., arXiv 2406.04093): each token keeps its k = `l0` largest latents; AuxK revives dead ones.
+
+Shape suffixes: B tokens in a batch, D d_in, F latents.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Self
+
+import torch
+from torch import Tensor
+
+from saemd.errors import bad_value
+from saemd.sae.base import SAE, Loss, Progress, SAEConfig
+
+
+@dataclass
+class TopKConfig(SAEConfig):
+    """As published, and as `dictionary_learning` 0.1.0 trains it."""
+
+    name: str = "topk"
+    auxk_coefficient: float = 1 / 32  # of the loss by which dead latents learn (2406.04093, A.2); 0: without it
+    dead_after_tokens: int = 10_000_000  # a latent that was silent for so long is dead
+
+    def check(self, steps: int, decay_start: int) -> None:
+        if not 0 <= self.auxk_coefficient < math.inf:
+            raise bad_value("sae.auxk_coefficient", self.auxk_coefficient, "use 0 or more (1/32 is usual)")
+        if self.dead_after_tokens < 1:
+            raise bad_value("sae.dead_after_tokens", self.dead_after_tokens, "use at least 1")
+
+
+class TopKSAE(SAE):
+    """z = TopK_k(ReLU((x − b_dec) W_enc + b_enc)), x̂ = z W_dec + b_dec, with k = `target_l0`."""
+
+    Config = TopKConfig
+    saelens = "topk"
+    adam_beta1 = 0.9
+    config: TopKConfig
+    tokens_silent: Tensor
+
+    def __init__(
+        self, d_in: int, d_sae: int, config: Any = None, *, target_l0: float = 1.0, scale: float = 1.0
+    ) -> None:
+        super().__init__(d_in, d_sae, config, target_l0=target_l0, scale=scale)
+        self.register_buffer("tokens_silent", torch.zeros(d_sae, dtype=torch.long))  # since a latent was last active
+
+    def activations(self, x_BD: Tensor) -> Tensor:
+        """What the k largest are taken from [B, F]."""
+        assert self.b_enc is not None
+        return torch.relu((x_BD - self.b_dec) @ self.W_enc + self.b_enc)
+
+    def sparsify(self, acts_BF: Tensor) -> Tensor:
+        """The k largest of each token; the others 0."""
+        top = acts_BF.topk(int(self.target_l0), dim=-1, sorted=False)
+        return torch.zeros_like(acts_BF).scatter(-1, top.indices, top.values)
+
+    def latents(self, x_BD: Tensor) -> Tensor:
+        return self.sparsify(self.activations(x_BD))
+
+    def objective(self, x_BD: Tensor, at: Progress) -> Loss:
+        """‖x − x̂‖², mean over the batch, + AuxK's share."""
+        acts_BF = self.activations(x_BD)
+        z_BF = self.sparsify(acts_BF)
+        error_BD = x_BD - self.reconstruct(z_BF)
+        self.observe(z_BF.detach(), at)
+        reconstruction = error_BD.pow(2).sum(-1).mean()
+        total = reconstruction + self.config.auxk_coefficient * self.auxk(error_BD.detach(), acts_BF)
+        active_BF = z_BF.detach() > 0
+        return Loss(total, reconstruction.detach(), active_BF.sum(-1).float().mean(), active_BF.any(0))
+
+    def observe(self, z_BF: Tensor, at: Progress) -> None:
+        """Count how long each latent has been silent."""
+        self.tokens_silent += len(z_BF)
+        self.tokens_silent.masked_fill_((z_BF > 0).any(0), 0)
+
+    def auxk(self, error_BD: Tensor, acts_BF: Tensor) -> Tensor:
+        """Share of the error's variance that its reconstruction by d_in/2 dead latents leaves (2406.04093, A.2)."""
+        dead_F = self.tokens_silent >= self.config.dead_after_tokens
+        n_dead = int(dead_F.sum())
+        if n_dead == 0 or self.config.auxk_coefficient == 0:
+            return error_BD.new_zeros(())
+        top = torch.where(dead_F, acts_BF, -torch.inf).topk(min(self.d_in // 2, n_dead), dim=-1, sorted=False)
+        z_BF = torch.zeros_like(acts_BF).scatter(-1, top.indices, top.values)
+        left = (error_BD - z_BF @ self.W_dec).pow(2).sum(-1).mean()
+        variance = (error_BD - error_BD.mean(0)).pow(2).sum(-1).mean()
+        return (left / variance).nan_to_num(0.0)
+
+    @torch.no_grad()
+    def fill_defaults(self, sample: Callable[[], Tensor]) -> None:
+        """b_dec is the geometric median of activations (2406.04093, A.1)."""
+        self.b_dec.copy_(geometric_median(sample()))
+
+    @torch.no_grad()
+    def folded(self) -> SAE:
+        """With s the scale: b_enc · s and b_dec · s. The decoder's rows have unit norm from training."""
+        copy = TopKSAE(self.d_in, self.d_sae, target_l0=self.target_l0)
+        copy.load_state_dict({**self.state_dict(), "scale": torch.tensor(1.0)})
+        assert copy.b_enc is not None
+        copy.b_enc.mul_(self.scale)
+        copy.b_dec.mul_(self.scale)
+        return copy
+
+    def saelens_config(self) -> dict[str, Any]:
+        return {"k": int(self.target_l0), "rescale_acts_by_decoder_norm": False, "apply_b_dec_to_input": True}
+
+    def dictionary_learning(self) -> tuple[str, dict[str, Tensor]]:
+        return "AutoEncoderTopK", {
+            "encoder.weight": self.W_enc.T,
+            "encoder.bias": self.get_parameter("b_enc"),
+            "decoder.weight": self.W_dec.T,
+            "b_dec": self.b_dec,
+            "k": torch.tensor(int(self.target_l0), dtype=torch.int),
+            "threshold": torch.tensor(-1.0),
+        }
+
+    @classmethod
+    def from_saelens(cls, d_in: int, d_sae: int, config: dict[str, Any]) -> Self:
+        return cls(d_in, d_sae, target_l0=config["k"])
+
+
+def geometric_median(x_ND: Tensor, iterations: int = 100, tolerance: float = 1e-5) -> Tensor:
+    """The point with the smallest sum of distances to the rows [D], by Weiszfeld's iteration."""
+    median_D = x_ND.mean(0)
+    for _ in range(iterations):
+        weight_N = 1 / (x_ND - median_D).norm(dim=1)
+        before, median_D = median_D, (weight_N / weight_N.sum()) @ x_ND
+        if (median_D - before).norm() < tolerance:
+            break
+    return median_D
