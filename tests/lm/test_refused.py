@@ -20,14 +20,9 @@ from saemd.errors import UserError
 from saemd.lm.config import LMConfig
 from saemd.lm.load import lm_info, load_lm, residual_stream
 from saemd.lm.weights import read_mlp_decoder
+from tests.lm.models import WEIGHT
 from tests.ordinary_user import read_only
 from tests.pipeline import WORDS, save_jsonl, save_model
-from tests.test_lm_files import CONFIG, WEIGHT
-
-
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    return save_model(tmp_path / "model", CONFIG)
 
 
 def refused(call: Callable[[], object], match: str) -> None:

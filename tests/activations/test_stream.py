@@ -22,7 +22,7 @@ from saemd.activations.datamodule import ActivationDataModule
 from saemd.activations.shards import to_float
 from saemd.activations.stream import ActivationStream
 from saemd.errors import UserError
-from tests.activation_caches import make, numbers
+from tests.activations.caches import make, numbers
 
 N = 3000
 

@@ -7,7 +7,7 @@ import torch
 
 from saemd.lm.load import residual_stream
 from saemd.lm.patch import clean_pass, final_states, logits, patched, upper_states
-from tests.test_lm import CONFIGS, IDS, LAYER, tiny, tokens
+from tests.lm.models import CONFIGS, IDS, LAYER, tiny, tokens
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=IDS)

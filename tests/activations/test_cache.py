@@ -20,7 +20,7 @@ from saemd.activations.manifest import SPLITS, SplitName
 from saemd.activations.shards import disk_bytes, to_bits, to_float
 from saemd.activations.write import lock, write_cache
 from saemd.errors import UserError
-from tests.activation_caches import CONFIG, HELDOUT, D, forward, make, numbers, origin, write
+from tests.activations.caches import CONFIG, HELDOUT, D, forward, make, numbers, origin, write
 from tests.ordinary_user import read_only
 
 

@@ -12,7 +12,7 @@ import torch
 from huggingface_hub.errors import GatedRepoError, RepositoryNotFoundError, RevisionNotFoundError
 from omegaconf import OmegaConf
 from safetensors.torch import load_file, save_file
-from transformers import AutoModelForCausalLM, LlamaConfig
+from transformers import AutoModelForCausalLM
 
 from saemd.errors import UserError
 from saemd.lm import packaged
@@ -21,18 +21,8 @@ from saemd.lm.config import LMConfig, PackageConfig
 from saemd.lm.load import lm_info, load_lm, resolve
 from saemd.lm.weights import read_mlp_decoder
 from saemd.once import made_once
-from tests.pipeline import add_to_snapshot, save_model
-
-CONFIG = LlamaConfig(
-    vocab_size=64, hidden_size=16, intermediate_size=40, num_hidden_layers=3, num_attention_heads=2,
-    max_position_embeddings=64, bos_token_id=0, eos_token_id=1, pad_token_id=2,
-)  # fmt: skip
-WEIGHT = "model.layers.1.mlp.down_proj.weight"
-
-
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    return save_model(tmp_path / "model", CONFIG)
+from tests.lm.models import WEIGHT
+from tests.pipeline import add_to_snapshot
 
 
 def refused(match: str, folder: Path, cache_root: Path) -> None:

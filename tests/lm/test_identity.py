@@ -16,15 +16,10 @@ from saemd.errors import UserError
 from saemd.lm.config import LMConfig, PackageConfig
 from saemd.lm.load import lm_info, load_lm
 from saemd.lm.weights import read_mlp_decoder
-from tests.pipeline import add_to_snapshot, save_model
-from tests.test_lm_files import CONFIG, WEIGHT
+from tests.lm.models import WEIGHT
+from tests.pipeline import add_to_snapshot
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
-
-
-@pytest.fixture
-def folder(tmp_path) -> Path:
-    return save_model(tmp_path / "model", CONFIG)
 
 
 @pytest.fixture

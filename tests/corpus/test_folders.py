@@ -9,8 +9,8 @@ from datasets import Dataset
 from saemd.corpus import check_corpus, documents, fingerprint, some_documents
 from saemd.corpus.files import order_of
 from saemd.errors import UserError
+from tests.corpus.forms import ROWS, TEXTS, arrow, config, lines, parquet, read
 from tests.ordinary_user import read_only
-from tests.test_corpus_files import ROWS, TEXTS, arrow, config, lines, parquet, read
 
 
 def hub_folder(folder: Path) -> None:
