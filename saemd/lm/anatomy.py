@@ -1,90 +1,105 @@
-"""Where the parts of a causal language model are: decoder layers, the MLP's decoder, the norm behind it.
+"""Where a causal language model keeps its decoder layers, and what each layer adds to the residual stream.
 
-With σ [.., m] what enters the MLP's decoder (eq. 5-6 of the paper), the layer adds
+Each of a layer's two parts, attention and MLP, ends in a linear map W [d, m] with the bias c. With σ [.., m] as the
+input of that map (equations 5 and 6 of the paper for the MLP), the part adds
 
-    post_norm(Σ_i σ_i u_i + c)      (post_norm: identity in most architectures)
+    post_norm(Σ_i σ_i w_i + c)      (most architectures have no post_norm)
 
-to the residual stream, u_i being column i of `MLPAnatomy.decoder`. Held to this by tests for every family listed.
+to the residual stream, where w_i is column i of W: the direction that neuron i, or dimension i of the heads, writes.
+Tests hold every family to this equation. To add one, write its entry here and its tiny configuration in the tests.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
 from operator import attrgetter
-from typing import Any
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor, nn
 
 from saemd.errors import UserError, bad_value
 
+Part = Literal["mlp", "attention"]
+
+
+class Paths(NamedTuple):
+    """Attribute paths, from a layer, of a part's last linear map and of the norm behind it."""
+
+    projection: str
+    post_norm: str | None = None
+
 
 @dataclass(frozen=True)
 class Family:
-    """Attribute paths: of the decoder layers from the causal LM, of all else from a layer."""
+    """`layers` and `positions` are attribute paths from the causal language model."""
 
     layers: str
-    decoder: str
-    activation: str
-    post_norm: str | None = None
+    mlp: Paths
+    attention: Paths
     norm_adds_one: bool = False  # the RMSNorm multiplies by 1 + weight (Gemma)
-    decoder_is_m_by_d: bool = False  # GPT-2's Conv1D stores [m, d]
-    positions: str | None = None  # the table of learned positions, from the causal LM; None: rotary, which has no end
+    stores_transposed: bool = False  # GPT-2's Conv1D stores Wᵀ
+    positions: str | None = None  # the table of learned positions; None: rotary positions, which have no end
 
 
-_LLAMA = Family("model.layers", "mlp.down_proj", "mlp.act_fn")
-_GEMMA = Family("model.layers", "mlp.down_proj", "mlp.act_fn", "post_feedforward_layernorm", norm_adds_one=True)
+_LLAMA = Family("model.layers", Paths("mlp.down_proj"), Paths("self_attn.o_proj"))
+_OLMO2 = replace(
+    _LLAMA,
+    mlp=Paths("mlp.down_proj", "post_feedforward_layernorm"),
+    attention=Paths("self_attn.o_proj", "post_attention_layernorm"),
+)
+_GEMMA2 = replace(_OLMO2, norm_adds_one=True)
 
 FAMILIES: dict[str, Family] = {
     "llama": _LLAMA,
     "mistral": _LLAMA,
     "qwen2": _LLAMA,
     "qwen3": _LLAMA,
-    "phi3": Family("model.layers", "mlp.down_proj", "mlp.activation_fn"),
+    "phi3": _LLAMA,
     "gemma": _LLAMA,
-    "gemma2": _GEMMA,
-    "gemma3_text": _GEMMA,
-    "gemma3": replace(_GEMMA, layers="model.language_model.layers"),  # with the vision tower
-    "olmo2": Family("model.layers", "mlp.down_proj", "mlp.act_fn", "post_feedforward_layernorm"),
-    "gpt2": Family("transformer.h", "mlp.c_proj", "mlp.act", decoder_is_m_by_d=True, positions="transformer.wpe"),
-    "gpt_neox": Family("gpt_neox.layers", "mlp.dense_4h_to_h", "mlp.act"),
-    "opt": Family("model.decoder.layers", "fc2", "activation_fn", positions="model.decoder.embed_positions"),
-    "phi": Family("model.layers", "mlp.fc2", "mlp.activation_fn"),
+    "gemma2": _GEMMA2,
+    "gemma3_text": _GEMMA2,
+    "gemma3": replace(_GEMMA2, layers="model.language_model.layers"),  # with the vision tower
+    "olmo2": _OLMO2,
+    "gpt2": Family(
+        "transformer.h", Paths("mlp.c_proj"), Paths("attn.c_proj"), stores_transposed=True, positions="transformer.wpe"
+    ),
+    "gpt_neox": Family("gpt_neox.layers", Paths("mlp.dense_4h_to_h"), Paths("attention.dense")),
+    "opt": Family(
+        "model.decoder.layers", Paths("fc2"), Paths("self_attn.out_proj"), positions="model.decoder.embed_positions"
+    ),
+    "phi": Family("model.layers", Paths("mlp.fc2"), Paths("self_attn.dense")),
 }
 
 
-@dataclass(frozen=True)
-class MLPAnatomy:
-    """The decoder of one layer's MLP. Tensors are views of the model's own weights where it stores them so."""
+class Output(NamedTuple):
+    """The modules at the end of a layer's part."""
 
-    decoder: Tensor  # U [d, m], whatever the module stores
-    bias: Tensor | None  # c [d]
-    decoder_module: nn.Module  # its input is σ [.., m]
-    activation: nn.Module  # the non-linearity: σ is its output, in gated MLPs times a linear map of the input
+    projection: nn.Module
     post_norm: nn.Module | None
-    post_norm_scale: Tensor | None  # [d]: neuron i writes along diag(scale) u_i, up to the norm's division
 
 
 def family(model: nn.Module) -> Family:
-    """The entry of `FAMILIES` for this model. Raises `UserError` with the known ones for any other."""
+    """The entry of `FAMILIES` for this model. Raises `UserError` for any other."""
     config: Any = model.config
-    kind = config.model_type
-    refuse_unknown(kind)
-    if kind == "opt" and not config.do_layer_norm_before:
+    name = config.model_type
+    refuse_unknown(name)
+    if name == "opt" and not config.do_layer_norm_before:
         raise UserError(
             "lm: this opt model has its LayerNorm behind the residual sum (do_layer_norm_before=false, as opt-350m), "
             "so its MLP adds no sum of columns; choose one that has it before"
         )
-    return FAMILIES[kind]
+    return FAMILIES[name]
 
 
-def refuse_unknown(kind: str) -> None:
+def refuse_unknown(model_type: str) -> None:
     """Raises `UserError` for a `model_type` outside `FAMILIES`."""
-    if kind not in FAMILIES:
-        raise UserError(f"lm: the architecture {kind} is not known here; known are {', '.join(sorted(FAMILIES))}")
+    if model_type not in FAMILIES:
+        known = ", ".join(sorted(FAMILIES))
+        raise UserError(f"lm: the architecture {model_type} is not known here; known are {known}")
 
 
 def learned_positions(model: nn.Module) -> int | None:
-    """How many tokens a context may have at most; None where positions are rotary."""
+    """The longest context in tokens; None for rotary positions, which have no end."""
     path = family(model).positions
     if path is None:
         return None
@@ -97,14 +112,26 @@ def decoder_layers(model: nn.Module) -> nn.ModuleList:
     return attrgetter(family(model).layers)(model)
 
 
-def mlp_anatomy(model: nn.Module, layer: int) -> MLPAnatomy:
-    """The MLP of decoder layer `layer`, from 0. Raises `UserError` where the model has no such layer."""
-    kind, layers = family(model), decoder_layers(model)
+def decoder_layer(model: nn.Module, layer: int) -> nn.Module:
+    """Decoder layer `layer`, from 0. Raises `UserError` where the model has no such layer."""
+    layers = decoder_layers(model)
     if not 0 <= layer < len(layers):
         raise bad_value("layer", layer, f"this model has layers 0 to {len(layers) - 1}")
-    module = attrgetter(kind.decoder)(layers[layer])
-    post_norm = attrgetter(kind.post_norm)(layers[layer]) if kind.post_norm else None
-    scale = None if post_norm is None else post_norm.weight + (1 if kind.norm_adds_one else 0)
-    decoder = module.weight.T if kind.decoder_is_m_by_d else module.weight
-    activation = attrgetter(kind.activation)(layers[layer])
-    return MLPAnatomy(decoder, module.bias, module, activation, post_norm, scale)
+    return layers[layer]
+
+
+def output(model: nn.Module, layer: int, part: Part) -> Output:
+    """The end of one part of decoder layer `layer`. Raises `UserError` where the model has no such layer."""
+    module, paths = decoder_layer(model, layer), getattr(family(model), part)
+    post_norm = attrgetter(paths.post_norm)(module) if paths.post_norm else None
+    return Output(attrgetter(paths.projection)(module), post_norm)
+
+
+def columns(model: nn.Module, stored: Tensor) -> Tensor:
+    """W [d, m] of the weight that an output projection stores."""
+    return stored.T if family(model).stores_transposed else stored
+
+
+def norm_scale(model: nn.Module, stored: Tensor) -> Tensor:
+    """What a post-norm multiplies by [d]: column i writes along scale · w_i, up to the norm's division."""
+    return stored + (1 if family(model).norm_adds_one else 0)

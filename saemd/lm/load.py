@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from saemd.errors import bad_value
-from saemd.lm.anatomy import decoder_layers, learned_positions, mlp_anatomy
+from saemd.lm.anatomy import columns, decoder_layer, decoder_layers, learned_positions, output
 from saemd.lm.config import LMConfig
 from saemd.lm.files import CONFIG, opened, resolve, weight_files
 from saemd.lm.identity import fingerprint
@@ -39,13 +39,12 @@ class LMInfo:
 
 @dataclass(frozen=True)
 class LM:
-    """A loaded model; `n_layers_total` is what its files hold, also where fewer layers were built."""
+    """A loaded model, of which only the first layers may have been built."""
 
     model: nn.Module
     tokenizer: Any
     name: str
     d_model: int
-    n_layers_total: int
 
 
 def skeleton(config: LMConfig, folder: Path) -> nn.Module:
@@ -64,8 +63,8 @@ def lm_info(config: LMConfig, cache_root: Path) -> LMInfo:
     """
     folder = resolve(config, cache_root, CONFIG)
     model = _skeleton(config.name, folder, (folder / "config.json").read_bytes())
-    mlp = mlp_anatomy(model, 0)
-    d_model, m = mlp.decoder.shape
+    mlp: Any = output(model, 0, "mlp")
+    d_model, m = columns(model, mlp.projection.weight).shape
     text: Any = model.config.get_text_config()  # type: ignore[operator]
     return LMInfo(
         config.name,
@@ -113,7 +112,7 @@ def load_lm(
     tokenizer = read_tokenizer(config, folder)
     model = read_model(config, folder, config=settings, dtype=dtype, use_safetensors=True)
     refuse_ids_beyond(config, tokenizer, model.get_input_embeddings())
-    return LM(model.to(device).eval(), tokenizer, config.name, text.hidden_size, total)
+    return LM(model.to(device).eval(), tokenizer, config.name, text.hidden_size)
 
 
 @torch.inference_mode()
@@ -124,9 +123,6 @@ def residual_stream(lm: LM | nn.Module, layer: int, input_ids: Tensor, attention
     `hidden_states[-1]` of a truncated model would have passed the final norm.
     """
     model = lm.model if isinstance(lm, LM) else lm
-    layers = decoder_layers(model)
-    if not 0 <= layer < len(layers):
-        raise bad_value("layer", layer, f"this model has layers 0 to {len(layers) - 1}")
     caught: list[Tensor] = []
 
     def keep(module: nn.Module, inputs: Any, output: Any) -> None:
@@ -134,7 +130,7 @@ def residual_stream(lm: LM | nn.Module, layer: int, input_ids: Tensor, attention
 
     device: Any = model.device
     mask = None if attention_mask is None else attention_mask.to(device)
-    handle = layers[layer].register_forward_hook(keep)
+    handle = decoder_layer(model, layer).register_forward_hook(keep)
     try:
         model.base_model(input_ids=input_ids.to(device), attention_mask=mask, use_cache=False)  # type: ignore[operator]
     finally:

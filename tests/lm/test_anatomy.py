@@ -7,95 +7,103 @@ import torch
 from transformers import AutoModelForCausalLM, MptConfig, OPTConfig
 
 from saemd.errors import UserError
-from saemd.lm.anatomy import FAMILIES, decoder_layers, family, mlp_anatomy
+from saemd.lm.anatomy import FAMILIES, Output, columns, decoder_layers, family, norm_scale, output
 from saemd.lm.config import LMConfig
 from saemd.lm.load import fastest_dtype, lm_info, load_lm, residual_stream
-from saemd.lm.weights import read_mlp_decoder
+from saemd.lm.weights import read_attention_output, read_mlp_decoder, read_token_embeddings
 from tests.lm.models import CONFIGS, IDS, LAYER, tiny, tokens
 from tests.pipeline import save_model
 
-
-def silence(module: torch.nn.Module, args: Any, output: Any) -> torch.Tensor:
-    """A hook that makes a module write nothing."""
-    return torch.zeros_like(output)
+PARTS = "mlp", "attention"
 
 
+def silence(end: Output) -> None:
+    """Have a part write nothing."""
+
+    def nothing(module: torch.nn.Module, args: Any, written: Any) -> torch.Tensor:
+        return torch.zeros_like(written)
+
+    (end.post_norm or end.projection).register_forward_hook(nothing)
+
+
+@pytest.mark.parametrize("part", PARTS)
 @pytest.mark.parametrize("config", CONFIGS, ids=IDS)
-def test_sum_of_columns_is_the_mlps_contribution(config):
-    """output(with MLP) − output(without) = post_norm(Σ σ_i u_i + c), for the layer as it runs in the model."""
+def test_a_part_adds_the_sum_of_its_columns(config, part):
+    """output(with it) − output(without) = post_norm(Σ σ_i w_i + c), for the layer as it runs in the model."""
     model = tiny(config)
-    anatomy = mlp_anatomy(model, LAYER)
-    assert anatomy.decoder.shape == (16, 40)
+    if part == "attention":
+        silence(output(model, LAYER, "mlp"))  # the MLP's input changes with attention's output
+    end: Any = output(model, LAYER, part)
+    W = columns(model, end.projection.weight)
+    assert W.shape == (16, {"mlp": 40, "attention": 16}[part])
     seen: list[torch.Tensor] = []
-    handle = anatomy.decoder_module.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach()))
-    with_mlp = residual_stream(model, LAYER, tokens())
+    handle = end.projection.register_forward_pre_hook(lambda module, args: seen.append(args[0].detach()))
+    whole = residual_stream(model, LAYER, tokens())
     handle.remove()
-    sigma = seen[0].view(2, 9, 40)
-    written = sum(sigma[..., i : i + 1] * anatomy.decoder[:, i] for i in range(40))
-    if anatomy.bias is not None:
-        written = written + anatomy.bias
-    if anatomy.post_norm is not None:
-        written = anatomy.post_norm(written)
+    sigma = seen[0].view(2, 9, -1)
+    written = sum(sigma[..., i : i + 1] * W[:, i] for i in range(W.shape[1]))
+    if end.projection.bias is not None:
+        written = written + end.projection.bias
+    if end.post_norm is not None:
+        written = end.post_norm(written)
     assert sigma.abs().max() > 1e-3
-    silent = anatomy.post_norm if anatomy.post_norm is not None else anatomy.decoder_module
-    silent.register_forward_hook(silence)
-    torch.testing.assert_close(with_mlp - residual_stream(model, LAYER, tokens()), written, rtol=1e-3, atol=1e-4)
-
-
-@pytest.mark.parametrize("config", CONFIGS, ids=IDS)
-def test_activation_is_what_makes_sigma(config):
-    """Without it σ is 0, and in the MLPs without a gate σ is its very output."""
-    model = tiny(config)
-    anatomy = mlp_anatomy(model, LAYER)
-    seen, activated = [], []
-    anatomy.decoder_module.register_forward_pre_hook(lambda module, args: seen.append(args[0]))
-    handle = anatomy.activation.register_forward_hook(lambda module, args, output: activated.append(output))
-    residual_stream(model, LAYER, tokens())
-    assert torch.equal(seen[0], activated[0]) == (config.model_type in {"gpt2", "gpt_neox", "opt", "phi"})
-    handle.remove()
-    anatomy.activation.register_forward_hook(silence)
-    residual_stream(model, LAYER, tokens())
-    assert seen[1].abs().max() == 0
+    silence(end)
+    torch.testing.assert_close(whole - residual_stream(model, LAYER, tokens()), written, rtol=1e-3, atol=1e-4)
 
 
 def test_every_family_claimed_is_proven():
     assert {config.model_type for config in CONFIGS} == set(FAMILIES)
 
 
-@pytest.mark.parametrize("config", [c for c in CONFIGS if FAMILIES[c.model_type].post_norm], ids=lambda c: c.model_type)
-def test_post_norm_scale_is_the_direction_a_neuron_writes(config):
+@pytest.mark.parametrize("part", PARTS)
+@pytest.mark.parametrize(
+    "config", [c for c in CONFIGS if FAMILIES[c.model_type].mlp.post_norm], ids=lambda c: c.model_type
+)
+def test_a_post_norms_scale_gives_the_direction_that_is_written(config, part):
     model = tiny(config)
-    anatomy = mlp_anatomy(model, LAYER)
-    assert anatomy.post_norm is not None
-    assert anatomy.post_norm_scale is not None
-    written = anatomy.post_norm(3.0 * anatomy.decoder[:, 5])
-    expected = anatomy.post_norm_scale * anatomy.decoder[:, 5]
-    assert torch.cosine_similarity(written, expected, dim=0) == pytest.approx(1, abs=1e-5)
+    end: Any = output(model, LAYER, part)
+    column = columns(model, end.projection.weight)[:, 5]
+    expected = norm_scale(model, end.post_norm.weight) * column
+    assert torch.cosine_similarity(end.post_norm(3.0 * column), expected, dim=0) == pytest.approx(1, abs=1e-5)
+
+
+def scale_of(model: Any, end: Any) -> torch.Tensor | None:
+    return None if end.post_norm is None else norm_scale(model, end.post_norm.weight)
+
+
+def same(a: torch.Tensor | None, b: torch.Tensor | None) -> bool:
+    return a is b is None or (a is not None and b is not None and torch.equal(a, b))
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=IDS)
 def test_files_truncation_and_single_weights(config, tmp_path):
-    """From a saved folder: the first layers alone give the same residual stream; one weight is read by itself."""
+    """From a saved folder: the first layers alone give the same residual stream; single weights are read."""
     folder = save_model(tmp_path / "model", config)
     tiny(config).save_pretrained(folder)
     lm = LMConfig(name=str(folder))
     info = lm_info(lm, tmp_path)
     assert (info.d_model, info.n_layers, info.mlp_width) == (16, 3, 40)
+    assert info.has_post_norm == (FAMILIES[config.model_type].mlp.post_norm is not None)
     whole, cut = load_lm(lm, tmp_path), load_lm(lm, tmp_path, n_layers=LAYER + 1)
-    assert (len(decoder_layers(cut.model)), cut.n_layers_total, cut.d_model) == (2, 3, 16)
+    assert (len(decoder_layers(cut.model)), cut.d_model) == (2, 16)
     expected = residual_stream(whole.model, LAYER, tokens())
     assert torch.equal(residual_stream(cut, LAYER, tokens()), expected)
     hidden = whole.model(tokens(), output_hidden_states=True).hidden_states[LAYER + 1]
     torch.testing.assert_close(expected, hidden)
-    anatomy, read = mlp_anatomy(whole.model, LAYER), read_mlp_decoder(lm, tmp_path, LAYER)
-    assert torch.equal(read.weight, anatomy.decoder)
-    assert (read.bias is None) == (anatomy.bias is None)
-    if anatomy.bias is not None:
-        assert read.bias is not None
-        assert torch.equal(read.bias, anatomy.bias)
-    if anatomy.post_norm_scale is not None:
-        assert read.post_norm_scale is not None
-        assert torch.equal(read.post_norm_scale, anatomy.post_norm_scale)
+
+    for layer in range(3):
+        end: Any = output(whole.model, layer, "mlp")
+        read = read_mlp_decoder(lm, tmp_path, layer)
+        assert torch.equal(read.weight, columns(whole.model, end.projection.weight))
+        assert same(read.bias, end.projection.bias)
+        assert same(read.post_norm_scale, scale_of(whole.model, end))
+    end = output(whole.model, LAYER, "attention")
+    written, scale = columns(whole.model, end.projection.weight), scale_of(whole.model, end)
+    assert torch.equal(
+        read_attention_output(lm, tmp_path, LAYER), written if scale is None else written * scale[:, None]
+    )
+    embeddings: Any = whole.model.get_input_embeddings()  # type: ignore[operator]
+    assert torch.equal(read_token_embeddings(lm, tmp_path), embeddings.weight)
 
 
 def test_sharded_checkpoint(tmp_path):
@@ -103,14 +111,14 @@ def test_sharded_checkpoint(tmp_path):
     model.save_pretrained(tmp_path / "m", max_shard_size="10KB")
     assert (tmp_path / "m" / "model.safetensors.index.json").is_file()
     read = read_mlp_decoder(LMConfig(name=str(tmp_path / "m")), tmp_path, LAYER)
-    assert torch.equal(read.weight, mlp_anatomy(model, LAYER).decoder)
+    assert torch.equal(read.weight, model.model.layers[LAYER].mlp.down_proj.weight)
 
 
 def test_fingerprint_follows_the_weights(tmp_path):
     model = tiny(CONFIGS[0])
     model.save_pretrained(tmp_path / "a")
     with torch.no_grad():
-        mlp_anatomy(model, 2).decoder.mul_(2)
+        model.model.layers[2].mlp.down_proj.weight.mul_(2)
     model.save_pretrained(tmp_path / "b")
     prints = [lm_info(LMConfig(name=str(tmp_path / name)), tmp_path).fingerprint for name in "aab"]
     assert prints[0] == prints[1] != prints[2]
@@ -128,7 +136,7 @@ def test_post_norm_opt_is_refused():
     config = OPTConfig(vocab_size=64, hidden_size=16, ffn_dim=40, num_hidden_layers=3, num_attention_heads=2,
                        max_position_embeddings=64, word_embed_proj_dim=16, do_layer_norm_before=False)  # fmt: skip
     with pytest.raises(UserError, match="opt model has its LayerNorm behind"):
-        mlp_anatomy(AutoModelForCausalLM.from_config(config), 0)
+        output(AutoModelForCausalLM.from_config(config), 0, "mlp")
 
 
 @pytest.mark.parametrize("layer", [-1, 3])
@@ -136,9 +144,10 @@ def test_layer_outside_the_model(layer, tmp_path):
     model = tiny(CONFIGS[0])
     model.save_pretrained(tmp_path)
     for call in (
-        lambda: mlp_anatomy(model, layer),
+        lambda: output(model, layer, "attention"),
         lambda: residual_stream(model, layer, tokens()),
         lambda: read_mlp_decoder(LMConfig(name=str(tmp_path)), tmp_path, layer),
+        lambda: read_attention_output(LMConfig(name=str(tmp_path)), tmp_path, layer),
     ):
         with pytest.raises(UserError, match=f"^layer={layer}: this model has layers 0 to 2"):
             call()
