@@ -48,7 +48,7 @@ def check_jobs(configs: Sequence[Config]) -> list[dict[str, Any] | None]:
 
 def check_caches(configs: Sequence[Config]) -> list[Origin]:
     """The activations that each job needs. Raises `UserError` where they could not be written."""
-    from saemd.activations.harvest import describe
+    from saemd.activations.registry import describe_source
 
     for config in configs:
         _check_accelerator(config)
@@ -58,7 +58,7 @@ def check_caches(configs: Sequence[Config]) -> list[Origin]:
     origins = []
     for config in configs:
         root = Path(config.cache_root)
-        origins.append(describe(config.lm, config.layer, config.corpus, config.activations, root))
+        origins.append(describe_source(config.lm, config.layer, config.corpus, config.activations, root))
     return origins
 
 

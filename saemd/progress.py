@@ -20,6 +20,11 @@ LINE_WIDTH = 120  # characters
 NO_BARS = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
 
 
+def say(line: str) -> None:
+    """Print one line on stderr."""
+    print(line, file=sys.stderr, flush=True)
+
+
 class Bar:
     """One running part: `advance(n)` and `note(text)`. This one shows nothing."""
 
@@ -154,7 +159,7 @@ class _Lines(Bar):
         line = _cut(self._description, LINE_WIDTH - len(said)) + said
         if note:
             line = _cut(f"{line}  {note}", LINE_WIDTH)
-        print(line, file=sys.stderr, flush=True)
+        say(line)
 
 
 def duration(seconds: float) -> str:

@@ -107,7 +107,7 @@ def test_metrics_are_those_of_the_exported_sae(world, command, tmp_path):
     run = tmp_path / "init=uniform" / "l0=4" / "seed=3"
     cache_root = next(word.split("=")[1] for word in world if word.startswith("cache_root"))
     cache = ActivationCache.open(next((Path(cache_root) / "activations").glob("*-layer1-*/manifest.json")).parent)
-    x = torch.cat(list(cache.heldout_batches(100))) * cache.scale
+    x = torch.cat(list(cache.heldout(100))) * cache.scale
     sae, metrics = load_sae(run), json.loads((run / "metrics.json").read_text())
     with torch.no_grad():
         z = sae.encode(x)

@@ -24,7 +24,6 @@ from torch.nn.functional import cosine_similarity
 
 from saemd.activations.cache import ActivationCache
 from saemd.activations.config import ActivationsConfig
-from saemd.activations.stream import ActivationStream
 from saemd.cli import entry
 from saemd.progress import bar
 from saemd.sae import JumpReLUConfig, JumpReLUSAE
@@ -60,10 +59,8 @@ def train(arguments: Arguments) -> dict[str, Any]:
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     torch.set_flush_denormal(True)  # as a run of ours does
-    cache = ActivationCache.open(arguments.cache)
-    stream = ActivationStream(
-        cache, arguments.batch_size, arguments.tokens, arguments.seed, arguments.window_tokens, prefetch_batches=4
-    )
+    cache = ActivationCache.open(arguments.cache, window_tokens=arguments.window_tokens)
+    stream = cache.stream(arguments.batch_size, arguments.tokens, arguments.seed)
     steps = len(stream)
     recipe = RecipeConfig(
         lr=arguments.lr,
@@ -106,7 +103,7 @@ def train(arguments: Arguments) -> dict[str, Any]:
     with torch.no_grad():
         sae.threshold.clamp_(min=0)  # their encode() is ReLU after JumpReLU: negative thresholds act as 0
     pooled = Pooled(cache.d_in, arguments.d_sae)
-    for x_BD in cache.heldout_batches(arguments.batch_size):
+    for x_BD in cache.heldout(arguments.batch_size):
         pooled.update(sae, x_BD)
     held_out = pooled.result()
     with torch.no_grad():

@@ -32,9 +32,8 @@ import torch
 from saemd.activations import harvest
 from saemd.activations.cache import ActivationCache
 from saemd.activations.config import ActivationsConfig
-from saemd.activations.order import Part
+from saemd.activations.order import Part, batched
 from saemd.activations.shards import disk_bytes
-from saemd.activations.stream import ActivationStream
 from saemd.cli import compose_all, register
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -85,11 +84,11 @@ def sequential(cache: ActivationCache) -> int:
 
 def in_order(cache: ActivationCache) -> int:
     whole = (Part(shard, 0, shard.tokens) for shard in cache.manifest.splits["train"].shards)
-    return taken((plan.read(cache.factor) for plan in cache.plans(whole, B)), cache)
+    return taken((cache.plan(parts).read(cache.factor) for parts in batched(whole, B)), cache)
 
 
 def shuffled(cache: ActivationCache, epochs: int = 1) -> Iterator[torch.Tensor]:
-    return iter(ActivationStream(cache, B, epochs * cache.n_train, 0, ActivationsConfig.window_tokens, 4))
+    return iter(cache.stream(B, epochs * cache.n_train, seed=0))
 
 
 def taken(batches: Iterable[torch.Tensor], cache: ActivationCache) -> int:

@@ -35,7 +35,6 @@ import lightning as pl
 import torch
 
 from saemd.activations.cache import ActivationCache
-from saemd.activations.config import ActivationsConfig
 from saemd.activations.datamodule import ActivationDataModule
 from saemd.sae import Progress, twins
 from saemd.sae.jumprelu_fast.gpu import HalfLoss
@@ -60,14 +59,7 @@ class Bench:
         self.peer: Any = None
 
     def data(self) -> ActivationDataModule:
-        return ActivationDataModule(
-            self.cache,
-            self.batch,
-            (WARM + self.steps) * self.batch,
-            seed=0,
-            window_tokens=ActivationsConfig.window_tokens,
-            prefetch_batches=4,
-        )
+        return ActivationDataModule(self.cache, self.batch, (WARM + self.steps) * self.batch, seed=0)
 
     def module(self) -> SAETraining:
         steps = WARM + self.steps

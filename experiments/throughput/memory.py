@@ -29,7 +29,7 @@ from saemd.activations.config import ActivationsConfig
 from saemd.activations.manifest import MANIFEST, Manifest, Origin, Outliers, Shard, Split, SplitName, write_json
 from saemd.activations.shards import disk_bytes
 from saemd.activations.statistics import Statistics
-from saemd.activations.stream import ActivationStream
+from saemd.activations.stream import BatchStream
 from saemd.cli import compose_all, register
 from saemd.training.run import SAMPLE_TOKENS
 
@@ -93,10 +93,11 @@ class Account:
 def measured(folder: Path, batch_size: int, config: ActivationsConfig) -> dict[str, Any]:
     account = Account()
     with account.part("open"):
-        cache = ActivationCache.open(folder, verify=True)
+        reading = {"window_tokens": config.window_tokens, "prefetch_batches": config.prefetch_batches}
+        cache = ActivationCache.open(folder, verify=True, **reading)
 
-    def stream() -> ActivationStream:
-        return ActivationStream(cache, batch_size, TOKENS, 0, config.window_tokens, config.prefetch_batches)
+    def stream() -> BatchStream:
+        return cache.stream(batch_size, TOKENS, seed=0)
 
     with account.part("first batch"):
         first = stream()
@@ -122,7 +123,7 @@ def measured(folder: Path, batch_size: int, config: ActivationsConfig) -> dict[s
     with account.part(f"sample of {SAMPLE_TOKENS}"):
         assert cache.sample(SAMPLE_TOKENS).shape == (SAMPLE_TOKENS, D)
     with account.part("held-out"):
-        assert sum(len(batch) for batch in cache.heldout_batches(batch_size)) == config.heldout_tokens
+        assert sum(len(batch) for batch in cache.heldout(batch_size)) == config.heldout_tokens
     shards = sum(len(split.shards) for split in cache.manifest.splits.values())
     return {
         "batch_size": batch_size,

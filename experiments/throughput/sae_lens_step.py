@@ -23,8 +23,6 @@ from safetensors.torch import load_file
 from torch import Tensor
 
 from saemd.activations.cache import ActivationCache
-from saemd.activations.config import ActivationsConfig
-from saemd.activations.stream import ActivationStream
 
 BANDWIDTH, LR, B = 0.001, 3e-4, 2048
 
@@ -59,14 +57,7 @@ def main(words: list[str]) -> None:
     sae = JumpReLUTrainingSAE(config)
     sae.load_state_dict(weights)
     total = (warm + steps) * B
-    stream = ActivationStream(
-        ActivationCache.open(given["cache"]),
-        B,
-        total,
-        seed=0,
-        window_tokens=ActivationsConfig.window_tokens,
-        prefetch_batches=4,
-    )
+    stream = ActivationCache.open(given["cache"]).stream(B, total, seed=0)
     batches = Batches(iter(stream), warm)
     trainer = SAETrainer(
         SAETrainerConfig(total, B, lr=LR, lr_end=LR, adam_beta1=0.0, adam_beta2=0.999),

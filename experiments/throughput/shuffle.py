@@ -25,7 +25,6 @@ from torch import Tensor
 from saemd.activations.cache import ActivationCache
 from saemd.activations.config import ActivationsConfig
 from saemd.activations.manifest import Origin, SplitName
-from saemd.activations.stream import ActivationStream
 from saemd.activations.write import Context, write_cache
 from saemd.cli import compose_all, register
 from saemd.config import Config
@@ -82,7 +81,8 @@ def pairs(group_N: np.ndarray) -> float:
 
 def measured(cache: ActivationCache, groups: dict[str, np.ndarray], window: int) -> dict[str, Any]:
     """Shares over an epoch's batches, and how many of a batch's other tokens are of a token's own group."""
-    stream = ActivationStream(cache, B, cache.n_train, seed=0, window_tokens=window, prefetch_batches=0)
+    opened = ActivationCache(cache.path, cache.manifest, verify=True, window_tokens=window, prefetch_batches=0)
+    stream = opened.stream(B, cache.n_train, seed=0)
     epoch = [(batch.double() * cache.scale).round().long().numpy() @ PLACES for batch in stream]
     seen = np.concatenate(epoch)
     assert len(np.unique(seen)) == len(seen), "a token came twice"

@@ -32,8 +32,7 @@ import torch
 from safetensors.torch import save_file
 
 from saemd.activations.cache import ActivationCache
-from saemd.activations.config import ActivationsConfig
-from saemd.activations.stream import ActivationStream
+from saemd.activations.stream import BatchStream
 from saemd.sae import Progress
 from saemd.sae.twins import fast_twin
 from saemd.training.module import SAETraining
@@ -45,10 +44,8 @@ from peers import jump_relu_trainer
 B, WARM = 2048, 3
 
 
-def stream(cache: ActivationCache, steps: int) -> ActivationStream:
-    return ActivationStream(
-        cache, B, steps * B, seed=0, window_tokens=ActivationsConfig.window_tokens, prefetch_batches=4
-    )
+def stream(cache: ActivationCache, steps: int) -> BatchStream:
+    return cache.stream(B, steps * B, seed=0)
 
 
 class Clock(pl.Callback):

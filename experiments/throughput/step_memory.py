@@ -23,7 +23,6 @@ import lightning as pl
 import torch
 
 from saemd.activations.cache import ActivationCache
-from saemd.activations.config import ActivationsConfig
 from saemd.activations.datamodule import ActivationDataModule
 from saemd.sae import INITS, SAE, JumpReLUConfig, Sources, build, load_sae
 from saemd.training.config import RecipeConfig
@@ -51,9 +50,7 @@ def sae_of(kind: str, cache: ActivationCache, size: common.Size) -> SAE:
 def one(kind: str, folder: Path, size: common.Size, steps: int) -> dict[str, Any]:
     """Train in this process and tell its peak."""
     cache = ActivationCache.open(folder)
-    data = ActivationDataModule(
-        cache, batch_size=B, tokens=steps * B, seed=0, window_tokens=ActivationsConfig.window_tokens, prefetch_batches=4
-    )
+    data = ActivationDataModule(cache, batch_size=B, tokens=steps * B, seed=0)
     module = SAETraining(sae_of(kind, cache, size), RecipeConfig(), steps=steps, mean_D=cache.mean)
     trainer = pl.Trainer(
         accelerator="cpu", max_epochs=1, max_steps=steps, logger=False, enable_checkpointing=False,

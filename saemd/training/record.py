@@ -18,9 +18,9 @@ import yaml
 from torch import Tensor
 
 from saemd import __version__
-from saemd.activations import harvest
-from saemd.activations.cache import ActivationCache
 from saemd.activations.manifest import Origin
+from saemd.activations.registry import describe_source
+from saemd.activations.source import Source
 from saemd.config import Config
 from saemd.errors import UserError, bad_value
 from saemd.files import remove_partial, unwritable, write_text
@@ -71,7 +71,7 @@ def finished(config: Config) -> dict[str, Any] | None:
     refuse_foreign(folder)
     if not (folder / METRICS).is_file():
         return None
-    origin = harvest.describe(config.lm, config.layer, config.corpus, config.activations, Path(config.cache_root))
+    origin = describe_source(config.lm, config.layer, config.corpus, config.activations, Path(config.cache_root))
     refuse_another(folder, identify(config, origin))
     metrics = read_metrics(folder, ("l0", "target_l0", "fvu", "dead_fraction"))
     sae_shape(folder)
@@ -99,11 +99,11 @@ def _matters(values: dict[str, Any], cache_fingerprint: str) -> dict[str, Any]:
     return {**matters, "activations": reading, "cache": cache_fingerprint}
 
 
-def describe(config: Config, cache: ActivationCache) -> dict[str, Any]:
+def describe(config: Config, cache: Source) -> dict[str, Any]:
     """The content of `config.yaml`, but for the start's digests."""
     packages = ("torch", "lightning", "transformers", "numpy", "scipy")
     return {
-        **identify(config, cache.manifest.origin),
+        **identify(config, cache.origin),
         "cache": cache.summary(),
         "versions": {
             "saemd": __version__,

@@ -14,9 +14,9 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 
-from saemd.activations.cache import ActivationCache
 from saemd.activations.datamodule import ActivationDataModule
-from saemd.activations.harvest import ensure_cache
+from saemd.activations.registry import open_source
+from saemd.activations.source import Source
 from saemd.config import Config
 from saemd.errors import bad_value
 from saemd.lm.load import lm_info
@@ -44,19 +44,19 @@ def train(config: Config) -> dict[str, Any]:
     use_threads(config.threads)
     rank_zero_only.rank = 0  # a job is one process, also where a scheduler numbers its tasks (RANK, SLURM_PROCID)
     torch.set_flush_denormal(True)  # Adam's second moment of sparse gradients decays into denormals: slow on a CPU
-    cache = ensure_cache(
+    source = open_source(
         config.lm, config.layer, config.corpus, config.activations, Path(config.cache_root),
         accelerator=config.accelerator,
     )  # fmt: skip
-    folder, about = record.run_dir(config), record.describe(config, cache)
+    folder, about = record.run_dir(config), record.describe(config, source)
     record.refuse_another(folder, about)
-    module = make_module(config, cache)
+    module = make_module(config, source)
     about["start"] = {name: record.digest(getattr(module.sae, name)) for name in ("W_dec", "W_enc")}
     with record.held(folder):
         record.write_config(folder, about)
         logger = open_logger(config, folder, about)
         try:
-            fit(config, folder, module, make_data(config, cache), logger)
+            fit(config, folder, module, make_data(config, source), logger)
             metrics = json.loads((folder / METRICS).read_text())
             log_summary(logger, metrics)
         except BaseException:
@@ -68,7 +68,7 @@ def train(config: Config) -> dict[str, Any]:
     return metrics
 
 
-def make_module(config: Config, cache: ActivationCache) -> SAETraining:
+def make_module(config: Config, source: Source) -> SAETraining:
     """The module at step 0."""
     root = Path(config.cache_root)
 
@@ -80,27 +80,20 @@ def make_module(config: Config, cache: ActivationCache) -> SAETraining:
     if config.l0 > d_sae:
         raise bad_value("l0", config.l0, f"the target L0 cannot exceed d_sae={d_sae}")
     sources = Sources(
-        d_in=cache.d_in,
+        d_in=source.d_in,
         d_sae=d_sae,
-        sample=lambda: cache.sample(SAMPLE_TOKENS) / cache.scale,
+        sample=lambda: source.sample(SAMPLE_TOKENS) / source.scale,
         mlp_decoder=mlp_decoder,
         saved_sae=load_finite,
         generator=torch.Generator().manual_seed(config.init_seed),
         shared_generator=torch.Generator().manual_seed(SHARED_SEED),
     )
-    sae = build(config.init, config.sae, sources, target_l0=config.l0, scale=cache.scale)
-    return SAETraining(sae, config.recipe, steps=config.tokens // config.batch_size, mean_D=cache.mean)
+    sae = build(config.init, config.sae, sources, target_l0=config.l0, scale=source.scale)
+    return SAETraining(sae, config.recipe, steps=config.tokens // config.batch_size, mean_D=source.mean)
 
 
-def make_data(config: Config, cache: ActivationCache) -> ActivationDataModule:
-    return ActivationDataModule(
-        cache,
-        batch_size=config.batch_size,
-        tokens=config.tokens,
-        seed=config.data_seed,
-        window_tokens=config.activations.window_tokens,
-        prefetch_batches=config.activations.prefetch_batches,
-    )
+def make_data(config: Config, source: Source) -> ActivationDataModule:
+    return ActivationDataModule(source, batch_size=config.batch_size, tokens=config.tokens, seed=config.data_seed)
 
 
 def open_logger(config: Config, folder: Path, about: dict[str, Any]) -> Logger | None:

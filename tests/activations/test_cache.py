@@ -16,7 +16,7 @@ import torch
 
 from saemd.activations.cache import ActivationCache
 from saemd.activations.config import ActivationsConfig, check_activations
-from saemd.activations.manifest import SPLITS, SplitName
+from saemd.activations.manifest import SPLITS, Shard, SplitName
 from saemd.activations.shards import disk_bytes, to_bits, to_float
 from saemd.activations.write import lock, write_cache
 from saemd.errors import UserError
@@ -29,9 +29,13 @@ def cache(tmp_path: Path) -> ActivationCache:
     return make(tmp_path / "cache")
 
 
+def tokens_of(cache: ActivationCache, shard: Shard) -> torch.Tensor:
+    bits_ND = np.fromfile(cache.path / shard.file, dtype=np.uint16).reshape(shard.tokens, D)
+    return torch.from_numpy(to_float(bits_ND))
+
+
 def everything(cache: ActivationCache, split: SplitName) -> torch.Tensor:
-    n = {"train": cache.n_train, "heldout": cache.n_heldout}[split]
-    return cache.sample(n, split)
+    return torch.cat([tokens_of(cache, shard) for shard in cache.manifest.splits[split].shards])
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -56,9 +60,7 @@ def test_holds_the_first_tokens_without_specials_and_outliers(cache: ActivationC
 
 def test_shards_are_permuted(cache: ActivationCache) -> None:
     shard = cache.manifest.splits["train"].shards[1]
-    rows = np.empty((shard.tokens, D), dtype=np.uint16)
-    cache.read(shard, 0, rows)
-    order = np.array(numbers(torch.from_numpy(to_float(rows))))
+    order = np.array(numbers(tokens_of(cache, shard)))
     assert abs(np.corrcoef(order, np.arange(len(order)))[0, 1]) < 0.2
 
 
@@ -186,10 +188,10 @@ def damage(cache: ActivationCache, kind: str) -> str:
 
 @pytest.mark.parametrize("kind", ["corrupt", "foreign"])
 def test_corrupt_shard_is_refused_when_it_is_read(cache: ActivationCache, kind: str) -> None:
-    everything(cache, "train")  # found good, and remembered: a later change must be seen all the same
+    cache.sample(cache.n_train)  # the shard is checked, and its check remembered: a later change must still be noticed
     name = damage(cache, kind)
     with pytest.raises(UserError, match=f"{name}: its checksum is not the manifest's"):
-        everything(ActivationCache.open(cache.path, verify=True), "train")
+        ActivationCache.open(cache.path, verify=True).sample(cache.n_train)
 
 
 @pytest.mark.parametrize(("kind", "message"), [("truncated", "truncated or of another"), ("missing", "is missing")])
@@ -205,7 +207,7 @@ def test_nan_in_a_shard_is_refused_with_its_count(cache: ActivationCache) -> Non
     bits[5:8] = [0x7FC0, 0x7F80, 0xFF80]
     bits.tofile(path)
     with pytest.raises(UserError, match=r"heldout-00000.bin: 3 of 2,400 activations are NaN or infinite"):
-        list(ActivationCache.open(cache.path, verify=False).heldout_batches(64))
+        list(ActivationCache.open(cache.path, verify=False).heldout(64))
 
 
 def test_manifest_of_another_width_or_kind_is_refused(cache: ActivationCache) -> None:
@@ -229,8 +231,11 @@ def test_sample_is_of_different_tokens_and_repeats_with_its_seed(cache: Activati
 
 
 def test_heldout_batches_hold_every_token_once_normalised(cache: ActivationCache) -> None:
-    batches = list(cache.heldout_batches(64))
+    heldout = cache.heldout(64)
+    batches = list(heldout)
     assert [len(batch) for batch in batches] == [64, 64, 64, 64, 44]
+    assert len(heldout) == 5
+    assert all(torch.equal(a, b) for a, b in zip(heldout, batches, strict=True))  # it can be iterated again
     x = torch.cat(batches) * cache.scale
     assert sorted(numbers(x)) == sorted(numbers(everything(cache, "heldout")))
 

@@ -20,7 +20,7 @@ from saemd.activations.batch import BatchPlan
 from saemd.activations.cache import ActivationCache
 from saemd.activations.datamodule import ActivationDataModule
 from saemd.activations.shards import to_float
-from saemd.activations.stream import ActivationStream
+from saemd.activations.stream import BatchStream
 from saemd.errors import UserError
 from tests.activations.caches import make, numbers
 
@@ -33,10 +33,16 @@ def cache(tmp_path_factory: pytest.TempPathFactory) -> ActivationCache:
 
 
 def stream(
-    cache: ActivationCache, tokens: int = 2 * N, seed: int = 0, window: int = 1100, **options
-) -> ActivationStream:
-    arguments = {"batch_size": 128, "prefetch_batches": 3, **options}
-    return ActivationStream(cache, tokens=tokens, seed=seed, window_tokens=window, **arguments)
+    cache: ActivationCache,
+    tokens: int = 2 * N,
+    seed: int = 0,
+    batch_size: int = 128,
+    window: int = 1100,
+    prefetch: int = 3,
+    **processes: int,
+) -> BatchStream:
+    opened = ActivationCache(cache.path, cache.manifest, cache.verify, window, prefetch)
+    return opened.stream(batch_size, tokens, seed, **processes)
 
 
 def taken(cache: ActivationCache, batches) -> list[int]:  # type: ignore[no-untyped-def]
@@ -46,7 +52,7 @@ def taken(cache: ActivationCache, batches) -> list[int]:  # type: ignore[no-unty
 @pytest.mark.parametrize("window", [100, 512, 1100, 10**9])
 @pytest.mark.parametrize("prefetch", [0, 1, 3])
 def test_every_token_once_per_epoch_in_another_order(cache: ActivationCache, window: int, prefetch: int) -> None:
-    batches = list(stream(cache, batch_size=125, window=window, prefetch_batches=prefetch))
+    batches = list(stream(cache, batch_size=125, window=window, prefetch=prefetch))
     assert len(batches) == 48
     assert all(batch.shape == (125, 8) and batch.dtype == torch.float32 for batch in batches)
     order = taken(cache, batches)
@@ -57,9 +63,6 @@ def test_every_token_once_per_epoch_in_another_order(cache: ActivationCache, win
 def test_mean_squared_norm_is_one(cache: ActivationCache) -> None:
     x = torch.cat(list(stream(cache, tokens=N, batch_size=125)))
     assert x.square().sum(1).mean().item() == pytest.approx(1, rel=1e-6)
-    half = torch.cat(list(stream(cache, tokens=N, batch_size=125, dtype=torch.bfloat16)))
-    assert half.dtype == torch.bfloat16
-    assert torch.equal(half, x.to(torch.bfloat16))
 
 
 def test_seed_decides_the_order(cache: ActivationCache) -> None:
@@ -99,6 +102,35 @@ def test_state_of_another_order_is_refused(cache: ActivationCache) -> None:
     state = stream(cache, seed=1).state_dict()
     with pytest.raises(UserError, match="seed=1, this one has 0"):
         stream(cache, seed=0).load_state_dict(state)
+    with pytest.raises(UserError, match="world=1, this one has 2"):
+        stream(cache, seed=1, rank=1, world=2).load_state_dict(state)
+
+
+def test_a_state_from_before_there_were_several_processes_is_read(cache: ActivationCache) -> None:
+    whole, resumed = list(stream(cache)), stream(cache)
+    state = {**resumed.state_dict(), "batches": 44}
+    del state["world"]
+    resumed.load_state_dict(state)
+    assert all(torch.equal(a, b) for a, b in zip(resumed, whole[44:], strict=True))
+
+
+@pytest.mark.parametrize("world", [2, 3, 46])
+def test_processes_share_the_batches(cache: ActivationCache, world: int) -> None:
+    """Process k of n takes batches k, k + n, …; what would give some one batch more than others is left out."""
+    whole, each = list(stream(cache)), 46 // world
+    for rank in range(world):
+        mine = list(stream(cache, rank=rank, world=world))
+        wanted = whole[rank : each * world : world]
+        assert len(mine) == len(stream(cache, rank=rank, world=world)) == each
+        assert all(torch.equal(a, b) for a, b in zip(mine, wanted, strict=True))
+
+
+def test_each_process_resumes_at_its_own_batches(cache: ActivationCache) -> None:
+    whole, first = list(stream(cache)), stream(cache, rank=0, world=3)
+    list(itertools.islice(first, 5))
+    other = stream(cache, rank=2, world=3)
+    other.load_state_dict(first.state_dict())  # checkpoints hold the state of process 0
+    assert all(torch.equal(a, b) for a, b in zip(other, whole[17:45:3], strict=True))
 
 
 class Recorder(pl.LightningModule):
@@ -126,7 +158,8 @@ class Recorder(pl.LightningModule):
 
 
 def fit(cache: ActivationCache, module: Recorder, checkpoint: Path | None = None) -> Recorder:
-    data = ActivationDataModule(cache, 128, 2 * N, seed=3, window_tokens=1100, prefetch_batches=3)
+    opened = ActivationCache(cache.path, cache.manifest, cache.verify, window_tokens=1100, prefetch_batches=3)
+    data = ActivationDataModule(opened, 128, 2 * N, seed=3)
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=1,
@@ -169,17 +202,18 @@ def test_abandoned_iteration_ends_its_threads(cache: ActivationCache) -> None:
 def test_exception_while_reading_reaches_the_consumer_in_its_place(
     cache: ActivationCache, monkeypatch: pytest.MonkeyPatch, prefetch: int
 ) -> None:
-    whole, bad, real = list(stream(cache)), list(stream(cache)._tasks(0))[5][0].parts, BatchPlan.read
+    whole, real = list(stream(cache)), BatchPlan.read
 
-    def failing(plan: BatchPlan, *arguments) -> torch.Tensor:  # type: ignore[no-untyped-def]
-        if plan.parts == bad:
+    def failing(plan: BatchPlan, factor: np.float32) -> torch.Tensor:
+        x_BD = real(plan, factor)
+        if torch.equal(x_BD, whole[5]):
             raise OSError("the disk is gone")
-        return real(plan, *arguments)
+        return x_BD
 
     monkeypatch.setattr(BatchPlan, "read", failing)
     got = []
     with pytest.raises(OSError, match="the disk is gone"):
-        got.extend(stream(cache, prefetch_batches=prefetch))
+        got.extend(stream(cache, prefetch=prefetch))
     assert len(got) == 5
     assert all(torch.equal(a, b) for a, b in zip(got, whole, strict=False))
     assert threads() == 0
@@ -188,8 +222,7 @@ def test_exception_while_reading_reaches_the_consumer_in_its_place(
 def test_interpreter_exits_in_the_middle_of_an_iteration(cache: ActivationCache) -> None:
     code = f"""
 from saemd.activations.cache import ActivationCache
-from saemd.activations.stream import ActivationStream
-iterator = iter(ActivationStream(ActivationCache.open({str(cache.path)!r}), 128, 6000, 0, 1100, 3))
+iterator = iter(ActivationCache.open({str(cache.path)!r}).stream(128, 6000, 0))
 next(iterator)
 print("one batch")
 """
@@ -198,7 +231,7 @@ print("one batch")
 
 
 def test_memory_is_bounded_by_the_batches_made_ahead(cache: ActivationCache, monkeypatch: pytest.MonkeyPatch) -> None:
-    """However slow the consumer is: those made ahead, the one it has, and one that each thread works at."""
+    """However slow the consumer is: those made early, the one it has, and the one before it."""
     alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
     real = BatchPlan.read
 
@@ -256,15 +289,19 @@ def test_the_order_is_the_documented_one(cache: ActivationCache, size: int, begi
 def test_all_but_the_first_batches_is_announced_once_and_in_good_time(
     cache: ActivationCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("saemd.activations.stream._ANNOUNCED", 4 * 128 * 8 * 2)  # four batches
-    told, late = [], []
-    monkeypatch.setattr(BatchPlan, "announce", lambda plan: told.append(plan.parts))
-    expected = [plan.parts for plan, _ in stream(cache)._tasks(0)]
-    told.clear()
-    for i, _ in enumerate(stream(cache, prefetch_batches=0)):
-        late.append(len(told) - i - 1)
-    assert told == expected
-    assert late == [5] * 41 + [4, 3, 2, 1, 0]
+    monkeypatch.setattr("saemd.activations.cache._ANNOUNCED_BYTES", 4 * 128 * 8 * 2)  # four batches
+    announced, read, early, real = [], [], [], BatchPlan.read
+
+    def reading(plan: BatchPlan, factor: np.float32) -> torch.Tensor:
+        read.append(plan.parts)
+        early.append(len(announced) - len(read))
+        return real(plan, factor)
+
+    monkeypatch.setattr(BatchPlan, "announce", lambda plan: announced.append(plan.parts))
+    monkeypatch.setattr(BatchPlan, "read", reading)
+    assert len(list(stream(cache, prefetch=0))) == 46
+    assert announced == read
+    assert early == [5] * 41 + [4, 3, 2, 1, 0]
 
 
 def test_a_shard_that_is_gone_is_refused_by_name(tmp_path: Path) -> None:
@@ -278,8 +315,8 @@ def test_a_shard_that_is_gone_is_refused_by_name(tmp_path: Path) -> None:
 def test_what_is_lost_while_it_is_read_does_no_harm(tmp_path: Path) -> None:
     """A cache deleted by another program: what is open stays readable."""
     found = make(tmp_path / "cache")
-    wanted = list(stream(found))
-    iterator = iter(stream(found))
+    wanted = list(found.stream(128, 2 * N, seed=0))
+    iterator = iter(found.stream(128, 2 * N, seed=0))
     first = next(iterator)
     for shard in found.manifest.splits["train"].shards:
         (found.path / shard.file).unlink()

@@ -270,11 +270,10 @@ def test_compiled_on_a_gpu(bias, step_on):
 
 @on_gpu
 def test_batches_sent_ahead_are_the_stream(tmp_path):
-    from saemd.activations.stream import ActivationStream
-    from tests import activation_caches
+    from tests.activations.caches import make
 
-    cache = activation_caches.make(tmp_path / "cache")
-    here, there = (ActivationStream(cache, 100, 2000, 0, 700, prefetch_batches=3) for _ in range(2))
+    cache = make(tmp_path / "cache")
+    here, there = (cache.stream(100, 2000, seed=0) for _ in range(2))
     there.device = torch.device("cuda", 0)
     for a, b in zip(here, there, strict=True):
         assert b.device.type == "cuda"
