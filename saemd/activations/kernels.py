@@ -1,9 +1,8 @@
 """The loops behind `batch.BatchPlan`, compiled by numba at their first call.
 
-A batch is made in one call that leaves Python's lock alone: read piece by piece in Python, two threads that make
-batches spend as long waiting for the lock as reading. One thread a call, and none of numba's own: batches are made
-beside the training step, whose loops use all of them, and numba's default threads refuse to be entered by two callers
-at once.
+One call makes a batch without Python's lock. Two threads that read piece by piece in Python spend as long waiting for
+the lock as reading. A call uses its caller's thread alone: the training step's loops use all of numba's threads at the
+same time, and numba's default threads refuse two callers at once.
 """
 
 from __future__ import annotations
@@ -13,7 +12,7 @@ import os
 import numpy as np
 from numba import njit, types
 
-PIECE = 1 << 17  # bytes announced at once, Linux's usual read-ahead: of a larger piece it brings the beginning
+PIECE = 1 << 17  # bytes announced at once, Linux's usual read-ahead: of a larger piece it reads only the beginning
 WILL_NEED, ONLY_CACHED = os.POSIX_FADV_WILLNEED, os.RWF_NOWAIT
 
 # The C library's own functions; an address is passed as an integer.
@@ -50,9 +49,9 @@ def read_widened(parts_P3, factor, scratch_V, out_V):
 
 @njit(nogil=True, cache=True)
 def announce(parts_P3):
-    """Have the disk bring the parts into the page cache, in the background; whatever hinders it is left to reading.
+    """Ask the system to read the parts into its page cache in the background. Errors are left to the read itself.
 
-    A part whose last byte is there is taken to be there: asking for each of its pages takes longer than it should.
+    A part counts as cached if its last byte is: asking for every page takes too long.
     """
     byte_1 = np.empty(1, np.uint8)
     vector_2 = np.array([byte_1.ctypes.data, 1], np.int64)  # a struct iovec

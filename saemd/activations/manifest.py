@@ -1,6 +1,6 @@
-"""What a cache says of itself: `manifest.json`, written last, so that a cache that has one is finished.
+"""The records in a cache's folder. `manifest.json` is written last, so a cache that has one is finished.
 
-While a cache is being written, `progress.json` holds the same for the shards that are done, and what resuming needs.
+While a cache is being written, `progress.json` holds the same for the finished shards, and what resuming needs.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ SPLITS: tuple[SplitName, ...] = ("train", "heldout")
 
 @dataclass(frozen=True)
 class Origin:
-    """Where activations come from: everything that changes what a cache's bytes mean."""
+    """What decides a cache's content."""
 
     lm: str
     lm_fingerprint: str
@@ -33,20 +33,20 @@ class Origin:
     corpus: str
     corpus_fingerprint: str
     context_length: int
-    tokens: int  # asked for; the corpus may have fewer
+    tokens: int  # as configured; the corpus may have fewer
     heldout_tokens: int
     shard_tokens: int
     outlier_factor: float | None
-    lm_dtype: str  # as asked for, "auto" included: a cache is found again on a machine where another dtype is faster
+    lm_dtype: str  # as configured, "auto" included: a machine where another dtype is faster uses the same cache
 
     @property
     def fingerprint(self) -> str:
-        """sha256 over all but the names, which other fingerprints stand for."""
+        """sha256 of all fields but the two names, which their fingerprints represent."""
         values = {key: value for key, value in dataclasses.asdict(self).items() if key not in ("lm", "corpus")}
         return hashlib.sha256(json.dumps({"format": FORMAT, **values}, sort_keys=True).encode()).hexdigest()
 
     def wanted(self, split: SplitName) -> int:
-        """Tokens asked for of a split."""
+        """Tokens of a split, as configured."""
         return self.tokens if split == "train" else self.heldout_tokens
 
 
@@ -59,7 +59,7 @@ class Shard:
 
 @dataclass
 class Split:
-    """One split's shards, and what was left out of them. `contexts` were run through the language model."""
+    """One split's shards, and the tokens left out of them. `contexts` were run through the language model."""
 
     tokens: int = 0
     contexts: int = 0
@@ -87,7 +87,7 @@ class Manifest:
 
     fingerprint: str
     origin: Origin
-    lm_dtype: str  # the dtype the language model really ran in
+    lm_dtype: str  # in which the language model ran
     outliers: Outliers
     splits: dict[SplitName, Split]  # "train", "heldout"
     statistics: Statistics  # of the training tokens
@@ -104,7 +104,7 @@ class Progress:
     lm_dtype: str
     outliers: Outliers | None  # None until the first shard
     splits: dict[SplitName, Split]
-    ended: dict[SplitName, bool]  # the corpus's split had no more contexts
+    ended: dict[SplitName, bool]  # the corpus has no more contexts of the split
     sums: dict[str, Any]  # `Sums.to_json`
     format: int = FORMAT
 
@@ -123,13 +123,13 @@ def write_json(path: Path, value: Any) -> None:
 
 def read_manifest(folder: Path) -> Manifest:
     """Raises `UserError` where there is no finished cache, or one this version cannot read."""
-    there = _read(folder / MANIFEST)
+    saved = _read(folder / MANIFEST)
     try:
-        there["origin"] = Origin(**there["origin"])
-        there["outliers"] = Outliers(**there["outliers"])
-        there["splits"] = _splits(there["splits"])
-        there["statistics"] = Statistics(**there["statistics"])
-        return Manifest(**there)
+        saved["origin"] = Origin(**saved["origin"])
+        saved["outliers"] = Outliers(**saved["outliers"])
+        saved["splits"] = _splits(saved["splits"])
+        saved["statistics"] = Statistics(**saved["statistics"])
+        return Manifest(**saved)
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder / MANIFEST}: no manifest of an activation cache ({error})") from error
 
@@ -138,17 +138,17 @@ def read_progress(folder: Path) -> Progress | None:
     """None where nothing has been written yet."""
     if not (folder / PROGRESS).is_file():
         return None
-    there = _read(folder / PROGRESS)
+    saved = _read(folder / PROGRESS)
     try:
-        there["outliers"] = Outliers(**there["outliers"]) if there["outliers"] else None
-        there["splits"] = _splits(there["splits"])
-        return Progress(**there)
+        saved["outliers"] = Outliers(**saved["outliers"]) if saved["outliers"] else None
+        saved["splits"] = _splits(saved["splits"])
+        return Progress(**saved)
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder / PROGRESS}: unreadable ({error}); delete {folder} and start again") from error
 
 
-def _splits(there: dict[SplitName, Any]) -> dict[SplitName, Split]:
-    return {name: Split(**{**split, "shards": [Shard(**s) for s in split["shards"]]}) for name, split in there.items()}
+def _splits(saved: dict[SplitName, Any]) -> dict[SplitName, Split]:
+    return {name: Split(**{**split, "shards": [Shard(**s) for s in split["shards"]]}) for name, split in saved.items()}
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -157,9 +157,9 @@ def _read(path: Path) -> dict[str, Any]:
             f"{path.parent}: no finished activation cache (no {path.name}); write it with python -m saemd.cache"
         )
     try:
-        there = json.loads(path.read_text())
+        saved = json.loads(path.read_text())
     except ValueError as error:
         raise UserError(f"{path}: not JSON ({error}); delete {path.parent} and write the cache again") from error
-    if not isinstance(there, dict) or there.get("format") != FORMAT:
+    if not isinstance(saved, dict) or saved.get("format") != FORMAT:
         raise UserError(f"{path}: not of format {FORMAT}; delete {path.parent} and write the cache again")
-    return there
+    return saved

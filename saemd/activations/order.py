@@ -1,8 +1,8 @@
 """The order of tokens: a function of seed, epoch, window and slice alone.
 
-An epoch's shards, in a random order, are laid end to end to a line; windows are cut off that line one after another,
-each is cut into slices, and the slices of a window are put in a random order. A shard's tokens were permuted when they
-were written, so a slice is a random draw from its shard's contexts, and is read in one piece.
+An epoch lays its shards end to end in a random order, as one line. The line is cut into windows, each window into
+slices, and the slices of a window are put in a random order. A shard's tokens were permuted when they were written, so
+a slice is a random draw from its shard's contexts, and is read in one piece.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class Line:
 
 
 def slices(shards: list[Shard], seed: int, window_tokens: int, slice_tokens: int, token: int) -> Iterator[Part]:
-    """Slices without end, from the stream's given token on, epoch after epoch."""
+    """Slices from the stream's token `token` on, epoch after epoch, without end."""
     n = sum(shard.tokens for shard in shards)
     size = min(window_tokens, n)
     first_epoch, offset = divmod(token, n)
@@ -61,12 +61,12 @@ def slices(shards: list[Shard], seed: int, window_tokens: int, slice_tokens: int
         for start in range(offset - offset % size, n, size):
             window = [piece for part in line.parts(start, size) for piece in part.cut(slice_tokens)]
             order = np.random.default_rng([seed, epoch, start + 1]).permutation(len(window))
-            yield from _behind(offset - start, (window[i] for i in order))
+            yield from _after(offset - start, (window[i] for i in order))
         offset = 0
 
 
-def _behind(tokens: int, parts: Iterable[Part]) -> Iterator[Part]:
-    """What follows the first `tokens`."""
+def _after(tokens: int, parts: Iterable[Part]) -> Iterator[Part]:
+    """The parts without their first `tokens` tokens."""
     for part in parts:
         if tokens < part.tokens:
             skipped = max(tokens, 0)

@@ -21,7 +21,7 @@ from saemd.files import replacing
 
 BYTES = 2  # of one bfloat16
 _EXPONENT = 0x7F80  # all ones: NaN or infinite
-_checked: set[tuple[str, int, int, bool]] = set()  # shards this process has read whole and found good
+_checked: set[tuple[str, int, int, bool]] = set()  # shards that this process has read whole, without a defect
 
 
 def disk_bytes(tokens: int, d_in: int) -> int:
@@ -47,8 +47,8 @@ def count_non_finite(bits: np.ndarray) -> int:
 
 def write_shard(path: Path, bits_ND: np.ndarray) -> str:
     """Write the shard as `saemd.files.replacing` does; returns its sha256."""
-    with replacing(path) as aside:
-        aside.write_bytes(bits_ND.data.cast("B"))
+    with replacing(path) as partial:
+        partial.write_bytes(bits_ND.data.cast("B"))
     return hashlib.sha256(bits_ND.data.cast("B")).hexdigest()
 
 
@@ -65,7 +65,7 @@ def check_size(path: Path, tokens: int, d_in: int) -> None:
 
 
 def check_content(path: Path, tokens: int, d_in: int, sha256: str | None) -> None:
-    """Read a shard once per process and refuse it (`UserError`) with another checksum, or with NaN or Inf in it.
+    """Read a shard once per process. Raises `UserError` for another checksum, and for NaN or Inf in it.
 
     `sha256=None` leaves the checksum out.
     """
@@ -112,7 +112,7 @@ class ShardFile:
         weakref.finalize(self, os.close, self.fd).atexit = False  # threads may still read then; the system closes it
 
     def check(self) -> None:
-        """`check_content`, once: to be called before tokens are used; `sha256=None` leaves the checksum out."""
+        """`check_content`, once. To be called before tokens are used."""
         if not self._good:
             with self._checking:  # by one thread; the others wait for it
                 if not self._good:

@@ -1,4 +1,4 @@
-"""Statistics over the cached tokens, added up in float64 shard by shard, so that a resumed cache has the same ones."""
+"""Statistics of the cached tokens, summed in float64 shard by shard, so that a resumed cache has the same ones."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ class Statistics:
 
 @dataclass
 class Sums:
-    """What is carried from shard to shard."""
+    """The sums so far, which `progress.json` keeps from shard to shard."""
 
     tokens: int
     values: np.ndarray  # [D] float64
@@ -68,9 +68,9 @@ class Sums:
         }
 
     @classmethod
-    def from_json(cls, there: dict[str, Any]) -> Sums:
-        histogram = {int(key): int(count) for key, count in there["histogram"]}
-        return cls(there["tokens"], np.array(there["values"]), there["squared_norms"], histogram)
+    def from_json(cls, saved: dict[str, Any]) -> Sums:
+        histogram = {int(key): int(count) for key, count in saved["histogram"]}
+        return cls(saved["tokens"], np.array(saved["values"]), saved["squared_norms"], histogram)
 
 
 def norms(bits_ND: np.ndarray) -> np.ndarray:

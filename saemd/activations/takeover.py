@@ -1,7 +1,7 @@
-"""Caches under a model's earlier fingerprint, taken over where the model is shown to be the same.
+"""Caches that an earlier version wrote, renamed to today's fingerprint where the model is provably the same.
 
-A local folder's fingerprint once rested on sixteen samples of its weights. A cache found under such a fingerprint is
-the same cache as today's if no file of the model changed since it was begun; then it is renamed, not written again.
+A local folder's fingerprint was once a digest of sixteen samples of its weights. A cache with such a fingerprint is
+today's cache if no file of the model has changed since the cache was begun. Then it is renamed, not written again.
 This file can go once nobody keeps a cache written before December 2026.
 """
 
@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import os
-import sys
 from pathlib import Path
 
 from saemd.activations.manifest import MANIFEST, PROGRESS, Origin, read_manifest, write_json
@@ -18,13 +17,14 @@ from saemd.errors import UserError
 from saemd.lm.config import LMConfig
 from saemd.lm.files import local_folder
 from saemd.lm.identity import deciding_files
+from saemd.progress import say
 
 
 def take_over(folder: Path, origin: Origin, config: LMConfig) -> None:
-    """Rename the cache that an earlier version wrote of `origin` to `folder`, where there is a finished one.
+    """Rename the finished cache that an earlier version wrote of `origin`, if there is one, to `folder`.
 
-    Where it cannot be shown to be of the same model, it stays where it is, and a line says why. The caller holds
-    `folder`'s lock. The manifest is replaced before the folder is renamed, so a kill leaves a cache that this finds.
+    If it cannot be shown to be of the same model, it stays where it is, and a line says why. The caller holds
+    `folder`'s lock. The manifest is replaced before the folder is renamed, so the next call can finish after a kill.
     """
     local = local_folder(config)
     if local is None or folder.exists():
@@ -33,22 +33,22 @@ def take_over(folder: Path, origin: Origin, config: LMConfig) -> None:
     for old in sorted(folder.parent.glob(f"*-layer{origin.layer}-{formerly.fingerprint[:12]}")):
         if not (old / MANIFEST).is_file():
             if (old / PROGRESS).is_file():
-                _say(f"{old}, which an earlier version left unfinished, is not used; it can be deleted")
+                say(f"{old}, which an earlier version left unfinished, is not used; it can be deleted")
             continue
         if reason := _rename(old, folder, formerly, origin, local):
-            _say(f"{old} is left unused, and the cache is written anew: {reason}")
+            say(f"{old} is left unused, and the cache is written anew: {reason}")
         else:
-            _say(f"{old}, of the same model, is now {folder}")
+            say(f"{old}, of the same model, is now {folder}")
             return
 
 
 def _rename(old: Path, folder: Path, formerly: Origin, origin: Origin, local: Path) -> str | None:
-    """None where it is done, else why not."""
+    """Why the cache was not renamed; None where it was."""
     try:
         manifest = read_manifest(old)
     except UserError as error:
         return str(error)
-    if manifest.fingerprint != origin.fingerprint:  # else a kill came between the manifest and the new name
+    if manifest.fingerprint != origin.fingerprint:  # else a kill came between the two steps
         if manifest.fingerprint != formerly.fingerprint or manifest.origin.fingerprint != formerly.fingerprint:
             return "its manifest is another cache's"
         if reason := _unproven(old, manifest.origin.lm, local):
@@ -61,7 +61,7 @@ def _rename(old: Path, folder: Path, formerly: Origin, origin: Origin, local: Pa
 
 
 def _unproven(old: Path, name: str, local: Path) -> str | None:
-    """Why the model in `local` may be another one than that of the cache in `old`; None where it is the same."""
+    """Why the model in `local` may differ from that of the cache in `old`; None where it is the same."""
     written = Path(name).expanduser()
     if not written.is_absolute() or written.absolute() != local.absolute():
         return f"it is of lm.name={name}, and only the same absolute path proves the same model"
@@ -73,12 +73,12 @@ def _unproven(old: Path, name: str, local: Path) -> str | None:
 
 
 def _times(path: Path) -> list[int]:
-    """Modification and change times in ns, of a link and of what it points to. A folder's show what came and went."""
+    """Modification and change times in ns, of a link and of its target. A folder's show added and removed files."""
     return [time for status in (path.lstat(), path.stat()) for time in (status.st_mtime_ns, status.st_ctime_ns)]
 
 
 def sampled(config: LMConfig, folder: Path) -> str:
-    """The fingerprint as it once was: config.json, and name, size and sixteen samples of every weight file."""
+    """The earlier fingerprint: of config.json, and of name, size and sixteen samples of every weight file."""
     if folder.parent.name == "snapshots":
         return hashlib.sha256(f"{config.name}@{folder.name}".encode()).hexdigest()[:16]
     digest = hashlib.sha256((folder / "config.json").read_bytes())
@@ -90,7 +90,3 @@ def sampled(config: LMConfig, folder: Path) -> str:
                 file.seek(k * size // 16)
                 digest.update(file.read(65_536))
     return digest.hexdigest()[:16]
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)

@@ -1,6 +1,6 @@
-"""Batches onto a GPU while the step before them runs: by threads, out of pinned memory, in a CUDA stream of their own.
+"""Copies batches to a GPU while the step before them runs, by threads, from pinned memory, in a CUDA stream of its own.
 
-Batches of pageable memory would be copied between two steps, and the thread that starts the kernels would wait.
+Without pinned memory a batch would be copied between two steps, and the thread that starts the kernels would wait.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from torch import Tensor
 
 
 class Sent(NamedTuple):
-    """A batch on its way."""
+    """A batch that is being copied."""
 
-    x: Tensor  # [B, D] on the device; not to be touched before `arrived`
+    x: Tensor  # [B, D] on the device; not to be used before `arrived`
     done: torch.cuda.Event
 
 
 def sender(device: torch.device) -> Callable[[Tensor], Sent]:
-    """What sets a batch of CPU memory off to a GPU; several threads may call it at once."""
+    """A function that starts to copy a batch of CPU memory to a GPU. Several threads may call it at once."""
     stream = torch.cuda.Stream(device)
 
     def send(x_BD: Tensor) -> Sent:
@@ -34,10 +34,10 @@ def sender(device: torch.device) -> Callable[[Tensor], Sent]:
 
 
 def arrived(batch: Tensor | Sent) -> Tensor:
-    """The batch, for whatever the current stream does next: the GPU waits for the copy, this thread does not."""
+    """The batch, ready for what the current CUDA stream does next: the GPU waits for the copy, this thread does not."""
     if isinstance(batch, Tensor):
         return batch
     current = torch.cuda.current_stream(batch.x.device)
     current.wait_event(batch.done)
-    batch.x.record_stream(current)  # its memory is not given away before what uses it has run
+    batch.x.record_stream(current)  # its memory is not reused before what uses it has run
     return batch.x

@@ -1,15 +1,14 @@
-"""Writing a cache: contexts through a function that gives their activations, shard by shard, to `manifest.json`.
+"""Writing a cache: the activations of contexts, shard by shard, and at the end `manifest.json`.
 
 A shard holds the activations of one group of consecutive contexts, permuted. Groups and their batches are fixed by
-position, and sums are carried in float64, so a cache that was killed and resumed is the same, byte for byte, as one
-that was not. Knows neither a language model nor a corpus: `saemd.activations.harvest` brings them.
+position, and sums are kept in float64, so a cache that was killed and resumed is the same, byte for byte, as one that
+was not. This file knows neither a language model nor a corpus: `saemd.activations.harvest` passes them in.
 """
 
 from __future__ import annotations
 
 import importlib.metadata
 import shutil
-import sys
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -41,7 +40,7 @@ from saemd.activations.statistics import Sums, norms
 from saemd.errors import UserError, bad_value
 from saemd.files import check_writable, remove_partial
 from saemd.locks import locked
-from saemd.progress import Bar, bar
+from saemd.progress import Bar, bar, say
 
 Context = tuple[Tensor, Tensor]  # input_ids [T] int64, keep [T] bool: False where a token's activation is not wanted
 Forward = Callable[[Tensor], Tensor]  # input_ids [B, T] → activations [B, T, D]
@@ -57,11 +56,13 @@ def write_cache(
     forward: Forward,
     lm_dtype: str,
 ) -> None:
-    """Write, or go on writing, the cache of `origin` in `folder`; nothing where it is finished.
+    """Write, or resume writing, the cache of `origin` in `folder`. A finished cache stays as it is.
 
-    `contexts` gives for "train" and "heldout" the contexts in a fixed order, from the start at every call. The caller
-    holds `lock(folder)`. Raises `UserError` for too little disk, a folder that cannot be written, a corpus without a
-    whole context, activations that are NaN, infinite or of another width.
+    `contexts["train"]()` and `contexts["heldout"]()` return the contexts in a fixed order, from the first one. The
+    caller holds `lock(folder)`.
+
+    Raises `UserError` for too little disk, a folder that cannot be written, a corpus without a whole context, and
+    activations that are NaN, infinite or of another width.
     """
     if (folder / MANIFEST).is_file():
         return
@@ -104,20 +105,20 @@ def write_cache(
     )
     (folder / PROGRESS).unlink()
     for split in SPLITS:
-        _say_if_short(origin, split, progress.splits[split])
+        _say_if_short(origin, split, progress.splits[split].tokens)
 
 
 @contextmanager
 def lock(folder: Path) -> Iterator[None]:
-    """One writer at a time; a second process waits here until the first is done or dead."""
+    """One writer at a time; a second process waits here until the first one ends."""
     waiting = f"another process is writing {folder}; waiting for it"
-    with locked(folder.with_name(f".{folder.name}.lock"), lambda: _say(waiting)):
+    with locked(folder.with_name(f".{folder.name}.lock"), lambda: say(waiting)):
         yield
 
 
 @dataclass
 class _Group:
-    """The activations of a shard's contexts while they are collected."""
+    """The activations collected so far for one shard."""
 
     bits: list[np.ndarray]  # each [n, D]
     norms: list[np.ndarray]  # each [n]
@@ -126,6 +127,8 @@ class _Group:
 
 
 class _Writer:
+    """Writes the shards of both splits; `progress` says which are finished."""
+
     bar: Bar
     started: float
 
@@ -144,7 +147,7 @@ class _Writer:
             return
         stream = contexts()
         if split.contexts:
-            self.bar.note("passing over the contexts that are done")
+            self.bar.note("skipping the contexts that are done")
             next(islice(stream, split.contexts, split.contexts), None)
         while split.tokens < wanted and not self.progress.ended[name]:
             group = self._collect(name, stream, wanted - split.tokens)
@@ -156,7 +159,7 @@ class _Writer:
             write_json(self.folder / PROGRESS, self.progress)
 
     def _collect(self, name: SplitName, stream: Iterator[Context], missing: int) -> _Group:
-        """Up to a shard's contexts, fewer where fewer give the tokens that are missing."""
+        """The activations of up to a shard's contexts; fewer contexts where they hold all the missing tokens."""
         group = _Group([], [])
         while group.contexts < self.shard_contexts:
             batch = list(islice(stream, min(self.batch_contexts, self.shard_contexts - group.contexts)))
@@ -184,13 +187,13 @@ class _Writer:
         return group
 
     def _finish(self, name: SplitName, split: Split, group: _Group, missing: int) -> None:
-        """Drop the outliers, cut to what is missing, permute, write; then it counts."""
+        """Drop the outliers, keep at most `missing` tokens, permute them, write the shard, and record it."""
         norms_N = np.concatenate(group.norms)
         if self.progress.outliers is None:
             self.progress.outliers = self._outliers(norms_N)
         inside = np.flatnonzero(norms_N <= self.progress.outliers.limit_or_inf)
         kept = inside[:missing]
-        last = kept[-1] if len(inside) > missing else len(norms_N) - 1  # tokens behind the cut count nowhere
+        last = kept[-1] if len(inside) > missing else len(norms_N) - 1  # tokens after the last one kept are not counted
         if len(kept):
             index = len(split.shards)
             kept = np.random.default_rng([SPLITS.index(name), index]).permutation(kept)
@@ -205,7 +208,7 @@ class _Writer:
         split.dropped_outliers += int((norms_N[: last + 1] > self.progress.outliers.limit_or_inf).sum())
 
     def _outliers(self, norms_N: np.ndarray) -> Outliers:
-        """The rule; until the first shard is written, as its tokens so far would set it."""
+        """The rule. Before the first shard is written, it follows from that shard's tokens so far."""
         if self.progress.outliers is not None:
             return self.progress.outliers
         median = float(np.median(norms_N)) if len(norms_N) else 0.0
@@ -228,11 +231,11 @@ class _Writer:
 
 
 def _check_disk(folder: Path, origin: Origin, done: int) -> None:
-    """Say what will be written, and refuse (`UserError`) where the disk is too small for it."""
+    """Print what will be written. Raises `UserError` where the disk is too small for it."""
     needed = disk_bytes(origin.tokens + origin.heldout_tokens - done, origin.d_in)
     free = shutil.disk_usage(folder.parent).free
-    again = f" ({done:,} tokens are there already)" if done else ""
-    _say(
+    again = f" ({done:,} tokens are written already)" if done else ""
+    say(
         f"activations of {origin.lm}, layer {origin.layer}, on {origin.corpus}: {origin.tokens:,} + "
         f"{origin.heldout_tokens:,} held-out tokens of width {origin.d_in}, {human(needed)} to write{again}, "
         f"{human(free)} free: {folder}"
@@ -256,11 +259,11 @@ def _empty(origin: Origin, split: SplitName, contexts: int = 0) -> UserError:
     return bad_value("corpus", origin.corpus, f"{reason}; {remedy}")
 
 
-def _say_if_short(origin: Origin, split: SplitName, there: Split) -> None:
-    if there.tokens < origin.wanted(split):
-        _say(
-            f"corpus={origin.corpus} ended after {there.tokens:,} of the {origin.wanted(split):,} {split} tokens asked "
-            "for; the cache is finished with these"
+def _say_if_short(origin: Origin, split: SplitName, written: int) -> None:
+    if written < (wanted := origin.wanted(split)):
+        say(
+            f"corpus={origin.corpus} ended after {written:,} of the {wanted:,} {split} tokens asked for; the cache is "
+            "finished with these"
         )
 
 
@@ -271,7 +274,3 @@ def human(size: float) -> str:
             return f"{size:.0f} {unit}" if unit == "bytes" else f"{size:.1f} {unit}"
         size /= 1000
     return f"{size:.1f} TB"
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
