@@ -1,1 +1,1 @@
-"""Causal language models: load them, and find their layers and their MLPs' decoders. Knows nothing of SAEs."""
+"""Causal language models: loading, running and reading single weights. Knows nothing of SAEs."""

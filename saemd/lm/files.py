@@ -1,6 +1,6 @@
-"""Where a language model's files are: a local folder, the hub (only the files asked for), or packages.
+"""A language model's files: in a local folder, on the hub (where single files are fetched), or in packages.
 
-Every way to fail ends in one line that says what to do (`UserError`).
+Every failure is one line that says what to do (`UserError`).
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ _LABEL_CHARACTERS = 80
 
 
 def local_folder(config: LMConfig) -> Path | None:
-    """The folder that `lm.name` names; None for packages and the hub. Raises `UserError` where it holds no model."""
+    """The folder that `lm.name` names; None for packages and the hub. Raises `UserError` for one without a model."""
     if config.packages:
         return None
     try:
@@ -53,21 +53,21 @@ def local_folder(config: LMConfig) -> Path | None:
 
 
 def resolve(config: LMConfig, cache_root: Path, files: Sequence[str] = EVERYTHING) -> Path:
-    """The local folder that holds the model's `files` (names or patterns), fetched from the hub where they are not.
+    """A local folder with the model's `files` (names or patterns); missing ones are fetched from the hub.
 
-    A packaged model is converted first, whole. Raises `UserError` where the model cannot be had, with what to do.
+    A packaged model is converted first, as a whole. Raises `UserError` for a model that cannot be found or fetched.
     """
     local = local_folder(config)
     if config.revision is not None and (config.packages or local):
-        kind = "a local folder" if local else "a packaged model, pinned by its checksums"
-        raise bad_value("lm.revision", config.revision, f"{config.name} is {kind} and has no revisions; leave it out")
+        form = "a local folder" if local else "a packaged model, pinned by its checksums"
+        raise bad_value("lm.revision", config.revision, f"{config.name} is {form} and has no revisions; leave it out")
     if config.packages:
         return converted(config, cache_root)
     return local or _from_hub(config, files)
 
 
 def label(name: str) -> str:
-    """A model's name as part of a folder's: a hub id whole, of a path the last part."""
+    """A model's name as a part of a folder's name: a whole hub id, or the last part of a path."""
     if name.startswith((".", "/", "~")):
         name = Path(name).absolute().name
     return re.sub(r"[^A-Za-z0-9._]+", "-", name)[:_LABEL_CHARACTERS].strip("-.") or "model"
@@ -106,7 +106,7 @@ def _from_hub(config: LMConfig, files: Sequence[str]) -> Path:
 
 @contextmanager
 def opened(config: LMConfig, path: Path) -> Iterator[Any]:
-    """One safetensors file, its header read. Raises `UserError` where it is missing, truncated or another thing."""
+    """An open safetensors file. Raises `UserError` where it is missing, truncated, or no safetensors file."""
     try:
         with safe_open(path, "pt") as file:
             yield file
@@ -117,7 +117,7 @@ def opened(config: LMConfig, path: Path) -> Iterator[Any]:
 def weight_files(config: LMConfig, folder: Path) -> dict[str, str]:
     """Weight name → the safetensors file in `folder` that holds it, of one file or a sharded checkpoint.
 
-    Of both, transformers reads the one file. Raises `UserError` where neither can be read.
+    If both exist, transformers reads the one file. Raises `UserError` where neither can be read.
     """
     if not (folder / SINGLE).is_file() and (folder / SHARDED).is_file():
         return _listed(config, folder / SHARDED)
@@ -126,9 +126,9 @@ def weight_files(config: LMConfig, folder: Path) -> dict[str, str]:
 
 
 def weight_paths(config: LMConfig, folder: Path) -> list[Path]:
-    """The files that transformers reads weights from, the index of shards included; safetensors before pickles.
+    """The files that transformers reads weights from, with the index of shards; safetensors before pickles.
 
-    Raises `UserError` where there are none, or where a shard is missing.
+    Raises `UserError` for a folder without weights, or without one of the shards.
     """
     for single, index in ((SINGLE, SHARDED), PICKLED_WEIGHTS):
         if (folder / single).is_file():
@@ -143,13 +143,13 @@ def weight_paths(config: LMConfig, folder: Path) -> list[Path]:
 
 
 def _listed(config: LMConfig, index: Path) -> dict[str, str]:
-    """Weight name → file name, of a sharded checkpoint's index. Only files beside it may be named."""
+    """Weight name → file name, from the index of a sharded checkpoint. It may name only files of its own folder."""
     try:
         files = json.loads(index.read_text())["weight_map"]
         names = {str(weight): str(file) for weight, file in files.items()}
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
-        said = f"{index} is no index of weights ({type(error).__name__}); copy the file anew"
-        raise bad_value("lm.name", config.name, said) from error
+        remedy = f"{index} is no index of weights ({type(error).__name__}); copy the file anew"
+        raise bad_value("lm.name", config.name, remedy) from error
     for file in names.values():
         if Path(file).name != file:
             raise bad_value(

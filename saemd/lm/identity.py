@@ -1,4 +1,4 @@
-"""Which model it is: every byte that decides its activations, as one fingerprint."""
+"""A model's fingerprint: the digest of every byte that decides its activations."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from saemd.lm.config import LMConfig
 from saemd.lm.files import local_folder, weight_paths
 from saemd.lm.packaged import pins
 
-# Beside the weights: what decides the model's shape and which token ids a text becomes.
+# Besides the weights: what decides the model's shape, and the token ids of a text.
 SETTINGS = [
     *["config*.json", "tokenizer*", "special_tokens_map.json", "added_tokens.json", "vocab*", "merges.txt", "*.model"],
     "*.tiktoken",
@@ -21,33 +21,34 @@ _WEIGHTS = ["*.safetensors", "*.safetensors.index.json", "pytorch_model*"]
 
 
 def fingerprint(config: LMConfig, folder: Path, cache_root: Path | None = None) -> str:
-    """16 hex digits, the same on every machine and for every path that has this model.
+    """16 hex digits, the same on every machine and for every path of this model.
 
-    Packages: their pinned checksums. Hub: id and commit. Local folder: the content of `deciding_files`; digests are
-    kept below `cache_root`. Raises `UserError` for a folder without all of its weights, or with unreadable files.
+    They stand for a packaged model's pinned checksums, for a hub model's id and commit, and for the content of a local
+    folder's `deciding_files`, whose digests are kept below `cache_root`. Raises `UserError` for a folder without all of
+    its weights, or with unreadable files.
     """
     if config.packages:
-        said = pins(config)
+        identity = pins(config)
     elif revision := _hub_revision(config, folder, cache_root):
-        said = revision
+        identity = revision
     else:
         paths = deciding_files(config, folder)
         contents = _digests(config, paths, cache_root)
-        said = "\n".join(f"{path.name} {content}" for path, content in zip(paths, contents, strict=True))
-    return hashlib.sha256(said.encode()).hexdigest()[:16]
+        identity = "\n".join(f"{path.name} {content}" for path, content in zip(paths, contents, strict=True))
+    return hashlib.sha256(identity.encode()).hexdigest()[:16]
 
 
 def deciding_files(config: LMConfig, folder: Path) -> list[Path]:
-    """The files of a saved model that decide its activations, by name: configuration, tokenizer, weights."""
+    """The files that decide a saved model's activations, sorted: configuration, tokenizer, weights."""
     return sorted({*_matching(folder, SETTINGS), *weight_paths(config, folder)}, key=lambda path: path.name)
 
 
 def _hub_revision(config: LMConfig, folder: Path, cache_root: Path | None) -> str | None:
     """`<id>@<commit>` of a snapshot in the hub's cache; None for any other folder.
 
-    A snapshot holds links to blobs that are named by their content's digest, so an edit shows. Edited, a folder named
-    by its path counts by its content; a hub id is refused (`UserError`), since the hub has no such model. Where the
-    disk knows no links a snapshot holds plain files, and the hub's cache is taken at its word.
+    A snapshot holds links to blobs, which are named by their content's digest, so an edit shows. An edited folder that
+    is named by its path is identified by its content. An edited hub id is refused (`UserError`), since the hub has no
+    such model. On a disk without links a snapshot holds plain files, and the hub's cache is trusted.
     """
     repository = folder.parent.parent.name
     is_snapshot = folder.parent.name == "snapshots" and re.fullmatch("[0-9a-f]{40}", folder.name)
@@ -70,7 +71,7 @@ def _hub_revision(config: LMConfig, folder: Path, cache_root: Path | None) -> st
 
 
 def _edited(config: LMConfig, files: list[Path], blobs: Path, cache_root: Path | None) -> list[Path]:
-    """The files that are no links into `blobs`, or whose blob has another content than its name says."""
+    """The files that are no links into `blobs`, or whose blob's content does not match its name."""
     edited, large = [], {}
     for path in files:
         blob = path.parent / path.readlink() if path.is_symlink() else path  # a blob may be a link itself
@@ -82,8 +83,8 @@ def _edited(config: LMConfig, files: list[Path], blobs: Path, cache_root: Path |
             content = path.read_bytes()
             if hashlib.sha1(b"blob %d\0" % len(content) + content).hexdigest() != blob.name:
                 edited.append(path)
-    found = zip(large, _digests(config, [*large], cache_root), strict=True)
-    return edited + [path for path, digest in found if digest != large[path]]
+    contents = zip(large, _digests(config, [*large], cache_root), strict=True)
+    return edited + [path for path, digest in contents if digest != large[path]]
 
 
 def _matching(folder: Path, patterns: list[str]) -> list[Path]:

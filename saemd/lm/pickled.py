@@ -1,7 +1,7 @@
-"""Checkpoints kept as `pytorch_model.bin` (OPT's on the hub, for one): rewritten once as safetensors.
+"""Checkpoints in `pytorch_model.bin`, such as OPT's on the hub: rewritten once as safetensors.
 
-One reader for all models, and single weights can then be read without the rest. A pickle can run code when it is read:
-here nothing but tensors is taken out of one, and any other content is refused.
+Then one reader serves all models, and single weights are read without the rest. A pickle can run code when it is read:
+only tensors are read from it, and any other content is refused.
 """
 
 from __future__ import annotations
@@ -18,16 +18,16 @@ from saemd.progress import bar
 
 
 def with_safetensors(config: LMConfig, cache_root: Path, folder: Path) -> Path:
-    """`folder` where it holds safetensors; else `cache_root/models/<name>-<fingerprint>`, rewritten when not there.
+    """`folder` if it holds safetensors, else `cache_root/models/<name>-<fingerprint>`, written at the first call.
 
-    Raises `UserError` where there is neither kind of weights, or where a pickle holds more than tensors.
+    Raises `UserError` for a folder without weights, and for a pickle that holds more than tensors.
     """
     if (folder / SINGLE).is_file() or (folder / SHARDED).is_file():
         return folder
     pickled = resolve(config, cache_root, PICKLED)
-    weight_paths(config, pickled)  # refused before anything is made
-    named = config.name.replace("/", "--") if local_folder(config) is None else label(config.name)
-    made = cache_root / "models" / f"{named}-{fingerprint(config, pickled, cache_root)}"
+    weight_paths(config, pickled)  # refuses missing files before anything is written
+    name = config.name.replace("/", "--") if local_folder(config) is None else label(config.name)
+    made = cache_root / "models" / f"{name}-{fingerprint(config, pickled, cache_root)}"
     return made_once(made, lambda target: _rewrite(config, pickled, target))
 
 

@@ -1,6 +1,6 @@
 """Read settings, tokenizers and weights through transformers. No code in a model's folder runs; errors are one line.
 
-`config.json` is looked at before transformers sees it, since its own messages are pages long.
+`config.json` is checked before transformers reads it, since the messages of transformers are pages long.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _REASON_CHARACTERS = 200
 
 @contextmanager
 def readable(config: LMConfig, what: str) -> Iterator[None]:
-    """Whatever transformers raises inside over the model's files becomes one `UserError`."""
+    """In the block, every error of transformers about the model's files becomes one `UserError`."""
     try:
         with quiet_transformers():
             yield
@@ -36,21 +36,21 @@ def readable(config: LMConfig, what: str) -> Iterator[None]:
         raise bad_value("lm.name", config.name, f"{what} are {remedy}") from error
     except Exception as error:  # of any kind: StrictDataclassError, UnpicklingError, tokenizers' bare Exception
         reason = " ".join(re.sub(r"\x1b\[[0-9;]*m", "", str(error)).split())[:_REASON_CHARACTERS]
-        said = f"transformers cannot read {what} ({type(error).__name__}: {reason}); name a saved transformers model"
-        raise bad_value("lm.name", config.name, said) from error
+        remedy = f"transformers cannot read {what} ({type(error).__name__}: {reason}); name a saved transformers model"
+        raise bad_value("lm.name", config.name, remedy) from error
 
 
 def read_settings(config: LMConfig, folder: Path) -> Any:
-    """The model's configuration. Raises `UserError` where config.json is unreadable or of an unknown architecture."""
+    """The model's configuration. Raises `UserError` for an unreadable config.json, and for an unknown architecture."""
     path = folder / "config.json"
     try:
-        written = json.loads(path.read_text())
+        saved = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise bad_value("lm.name", config.name, f"{path} is not JSON ({error}); copy the file anew") from error
-    if not isinstance(written, dict) or not isinstance(written.get("model_type"), str):
+    if not isinstance(saved, dict) or not isinstance(saved.get("model_type"), str):
         raise bad_value("lm.name", config.name, f"{path} has no model_type; name a saved transformers model")
-    refuse_unknown(written["model_type"])
-    if "transformers_weights" in written:
+    refuse_unknown(saved["model_type"])
+    if "transformers_weights" in saved:
         remedy = f"{path} asks for other weights (transformers_weights); save the model with save_pretrained"
         raise bad_value("lm.name", config.name, remedy)
     if (folder / "adapter_config.json").is_file():
@@ -65,8 +65,8 @@ def read_settings(config: LMConfig, folder: Path) -> Any:
 def read_model(lm_config: LMConfig, folder: Path, **options: Any) -> Any:
     """The causal language model of `folder`; `options` are transformers'.
 
-    transformers fills weights that its files lack with random values, and warns; here that is a `UserError`, as are
-    weights of another shape than config.json says, and pickles with more in them than tensors.
+    transformers fills missing weights with random values, and warns. Here missing weights are a `UserError`, as are
+    weights of another shape than config.json says, and pickles that hold more than tensors.
     """
     from transformers import AutoModelForCausalLM
 
@@ -74,22 +74,22 @@ def read_model(lm_config: LMConfig, folder: Path, **options: Any) -> Any:
     checked: dict[str, Any] = {"output_loading_info": True, "ignore_mismatched_sizes": True}
     with readable(lm_config, f"the weights in {folder}"):
         loaded: Any = AutoModelForCausalLM.from_pretrained(folder, **safe, **checked, **options)
-    model, found = loaded
-    if missing := sorted(found["missing_keys"]):
+    model, report = loaded
+    if missing := sorted(report["missing_keys"]):
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise bad_value("lm.name", lm_config.name, f"its files lack the weights {missing[0]}{more}; complete them")
-    if mismatched := sorted(found["mismatched_keys"]):
-        name, there, wanted = mismatched[0]
-        said = f"{name} has shape {[*there]} in its files and {[*wanted]} by its config.json; save the model anew"
-        raise bad_value("lm.name", lm_config.name, said)
+    if mismatched := sorted(report["mismatched_keys"]):
+        name, stored, wanted = mismatched[0]
+        remedy = f"{name} has shape {[*stored]} in its files and {[*wanted]} by its config.json; save the model anew"
+        raise bad_value("lm.name", lm_config.name, remedy)
     return model
 
 
 def read_tokenizer(config: LMConfig, folder: Path) -> Any:
-    """The tokenizer of `folder`. Raises `UserError` where there is none, or none that transformers itself knows."""
+    """The tokenizer of `folder`. Raises `UserError` where it is missing, or needs code that transformers lacks."""
     from transformers import AutoTokenizer
 
-    # Without files transformers hands out an empty tokenizer.
+    # Without these files transformers returns an empty tokenizer.
     if not any(any(folder.glob(pattern)) for pattern in ("tokenizer.*", "vocab.*", "*.model")):
         remedy = f"{folder} has no tokenizer; save it there with tokenizer.save_pretrained"
         raise bad_value("lm.name", config.name, remedy)

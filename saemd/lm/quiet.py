@@ -1,4 +1,4 @@
-"""transformers without its progress bars and warnings, where this package says itself what matters."""
+"""transformers without its progress bars and warnings."""
 
 from __future__ import annotations
 
@@ -9,14 +9,14 @@ from functools import partialmethod
 
 @contextlib.contextmanager
 def quiet_transformers() -> Iterator[None]:
-    """Only its errors are shown inside. Weights that are missing are `saemd.lm.load`'s to refuse, not a warning's."""
+    """In the block, transformers shows its errors alone. `saemd.lm.pretrained` refuses what its warnings are about."""
     from tqdm import tqdm
     from transformers.utils import logging
 
     verbosity, bars, drawn = logging.get_verbosity(), logging.is_progress_bar_enabled(), tqdm.__init__
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    tqdm.__init__ = partialmethod(drawn, disable=True)  # type: ignore[method-assign] - its GGUF reader asks it alone
+    tqdm.__init__ = partialmethod(drawn, disable=True)  # type: ignore[method-assign] - its GGUF reader obeys nothing else
     try:
         yield
     finally:

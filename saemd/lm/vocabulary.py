@@ -1,4 +1,4 @@
-"""A tokenizer whose ids its model has no embedding for."""
+"""Refuses a tokenizer whose ids its model has no embedding for."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from saemd.lm.config import LMConfig
 def refuse_ids_beyond(config: LMConfig, tokenizer: Any, embedding: nn.Module) -> None:
     """Raises `UserError` where the vocabulary, BOS or EOS has ids beyond the embedding's rows.
 
-    Tokens that were added to the vocabulary may lie beyond, since text seldom holds them; where it does, the model's
-    forward pass raises the error, in the place of torch's index error.
+    Tokens that were added to the vocabulary may lie beyond, since text seldom holds them. Where it does, the model's
+    forward pass raises the `UserError`, in the place of torch's index error.
     """
     weight: Any = embedding.weight
     rows = len(weight)
     beyond = {i: token for token, i in tokenizer.get_vocab().items() if i >= rows}
     if not beyond:
         return
-    certain = (beyond.keys() - tokenizer.added_tokens_decoder.keys()) | (
+    refused = (beyond.keys() - tokenizer.added_tokens_decoder.keys()) | (
         beyond.keys() & {tokenizer.bos_token_id, tokenizer.eos_token_id}
     )
-    if certain:
-        raise _beyond(config, rows, min(certain), beyond)
+    if refused:
+        raise _beyond(config, rows, min(refused), beyond)
 
     def check(module: nn.Module, inputs: tuple[Tensor, ...]) -> None:
         if (largest := int(inputs[0].max())) >= rows:

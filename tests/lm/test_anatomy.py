@@ -155,15 +155,6 @@ def test_layer_outside_the_model(layer, tmp_path):
         load_lm(LMConfig(name=str(tmp_path)), tmp_path, n_layers=layer + 1)
 
 
-def test_padding_is_masked():
-    """Left-padded, a rotary model gives the residual stream of the text alone."""
-    model, pad = tiny(CONFIGS[0]), torch.full((2, 3), 2)
-    mask = torch.cat([torch.zeros_like(pad), torch.ones(2, 9, dtype=torch.long)], 1)
-    alone, padded = residual_stream(model, LAYER, tokens()), torch.cat([pad, tokens()], 1)
-    torch.testing.assert_close(residual_stream(model, LAYER, padded, mask)[:, 3:], alone, rtol=1e-3, atol=1e-4)
-    assert not torch.allclose(residual_stream(model, LAYER, padded)[:, 3:], alone, rtol=1e-3, atol=1e-4)
-
-
 @pytest.mark.parametrize("name", ["google/gemma-2-2b", "no such name", "./nowhere"])
 def test_a_model_that_cannot_be_had(name, tmp_path, monkeypatch):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
