@@ -1,4 +1,4 @@
-"""Text: where documents come from, and how they become contexts. Knows nothing of models but their tokenizer."""
+"""Text: reading documents, and packing them into contexts. Knows nothing of a model but its tokenizer."""
 
 from saemd.corpus.documents import check_corpus, documents, fingerprint, some_documents
 from saemd.corpus.pack import Context, contexts

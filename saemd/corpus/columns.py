@@ -18,15 +18,15 @@ Rows = Iterator[tuple[str, dict[str, str | None]]]
 
 
 def parquet_rows(file: Path, text_field: str) -> Rows:
-    """`(row 3, {text_field: text})`; a row is {other columns: None} where there is no such column."""
-    few = {"buffer_size": _BUFFER_BYTES, "pre_buffer": False}  # else memory holds the column of a whole row group
-    with open(file, "rb") as raw, pq.ParquetFile(raw, **few) as parquet:
+    """`(row 3, {text_field: text})` for every row. Without such a column, a row is {other columns: None}."""
+    little_memory = {"buffer_size": _BUFFER_BYTES, "pre_buffer": False}  # else it holds a whole row group's column
+    with open(file, "rb") as raw, pq.ParquetFile(raw, **little_memory) as parquet:
         batches = parquet.iter_batches(_BATCH_ROWS, columns=[text_field], use_threads=False)
         yield from _rows(file, text_field, parquet.schema_arrow, batches)
 
 
 def arrow_rows(file: Path, text_field: str) -> Rows:
-    """The same of what `save_to_disk` of datasets writes, a stream of record batches."""
+    """The same for a stream of record batches, which `save_to_disk` of datasets writes."""
     with pa.memory_map(str(file)) as raw:
         if raw.read(6) == b"ARROW1":
             raise bad_value("corpus.path", file, "is an Arrow file, not a stream as save_to_disk writes; use parquet")
@@ -58,5 +58,5 @@ def _rows(file: Path, text_field: str, schema: pa.Schema, batches: Iterable[pa.R
 def _is_text(type_: pa.DataType) -> bool:
     if pa.types.is_dictionary(type_):
         return _is_text(type_.value_type)
-    kinds = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
-    return any(is_kind(type_) for is_kind in kinds)
+    checks = (pa.types.is_string, pa.types.is_large_string, pa.types.is_string_view, pa.types.is_null)
+    return any(check(type_) for check in checks)

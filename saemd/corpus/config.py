@@ -1,4 +1,4 @@
-"""What `conf/corpus/` may say: where documents come from."""
+"""The keys of `conf/corpus/`: where documents come from."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ class SourceConfig:
     version: str = MISSING
     sha256: str = MISSING
     sdist: bool = False
-    weight: float = 1.0  # share of the characters of any prefix of the stream, while the source lasts
+    weight: float = 1.0  # relative share of the stream's characters, until the source ends
     licence: str = MISSING
 
     def __post_init__(self) -> None:
@@ -37,11 +37,11 @@ class CorpusConfig:
     dataset: str | None = None  # hub id of a data set with a text column
     path: str | None = None  # a file or a folder of .txt, .jsonl (also .gz, .zst), .parquet …
     text_field: str = "text"  # the column or key that holds a document
-    heldout_fraction: float = 0.05  # share of documents kept from training, chosen by a hash of their text
+    heldout_fraction: float = 0.05  # share of documents that training never sees, chosen by a hash of their text
     seed: int = 0  # of the documents' order
 
     def __post_init__(self) -> None:
         if not 0 < self.heldout_fraction < 1:
             raise bad_value("corpus.heldout_fraction", self.heldout_fraction, "use a fraction between 0 and 1")
-        if not 0 <= self.seed < 2**32:  # beyond, seeds would repeat each other
+        if not 0 <= self.seed < 2**32:  # larger seeds would repeat smaller ones
             raise bad_value("corpus.seed", self.seed, f"use 0 to {2**32 - 1}")

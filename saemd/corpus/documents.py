@@ -1,4 +1,4 @@
-"""The stream of documents of a corpus: shuffled once and for all, split by a hash, mixed by weight."""
+"""The documents of a corpus as a stream: in a fixed random order, split by a hash, mixed by weight."""
 
 from __future__ import annotations
 
@@ -22,10 +22,10 @@ Split = Literal["train", "heldout"]
 
 
 def documents(config: CorpusConfig, cache_root: Path, split: Split) -> Iterator[str]:
-    """The documents of one split, in an order that `config.seed` fixes; each call gives the same ones again.
+    """The documents of one split, in an order that `config.seed` fixes. Every call returns the same ones.
 
-    A document's text decides by its hash which split it is in, so no text is in both. Raises `UserError` where the
-    corpus cannot be read or holds no text.
+    The hash of a document's text decides its split, so no text is in both. Raises `UserError` for a corpus that cannot
+    be read or holds no text.
     """
     for text in _all(config, cache_root):
         if is_heldout(text, config.heldout_fraction) == (split == "heldout"):
@@ -33,7 +33,7 @@ def documents(config: CorpusConfig, cache_root: Path, split: Split) -> Iterator[
 
 
 def some_documents(config: CorpusConfig, cache_root: Path, split: Split) -> Iterator[str]:
-    """As `documents`; raises `UserError` where the split has none at all."""
+    """As `documents`. Raises `UserError` for a split without any."""
     stream = documents(config, cache_root, split)
     first = next(stream, None)
     if first is None:
@@ -45,28 +45,28 @@ def some_documents(config: CorpusConfig, cache_root: Path, split: Split) -> Iter
 
 
 def check_corpus(config: CorpusConfig) -> None:
-    """Check what can be known of a corpus without fetching it or reading it through; costs little.
+    """Check a corpus quickly: nothing is fetched, and only the first rows of files are read.
 
-    Raises `UserError` for not exactly one of sources, data set and path, an unknown reader, and files whose first
-    rows cannot be read or hold no text (see `saemd.corpus.files.check_files`).
+    Raises `UserError` unless exactly one of sources, data set and path is set, for an unknown reader, and for files
+    whose first rows cannot be read or hold no text (see `saemd.corpus.files.check_files`).
     """
-    given = _given(config)
-    if given == "path":
+    origin = _origin(config)
+    if origin == "path":
         check_files(expanded(str(config.path)), config.text_field)
-    if given == "sources":
+    if origin == "sources":
         for name, source in sorted(config.sources.items()):
             _reader(name, source)
 
 
 def is_heldout(text: str, fraction: float) -> bool:
-    """By sha256 of the text: the same in every order, run and corpus."""
+    """Whether a text is held out, by its sha256: the same in every order, run and corpus."""
     return int.from_bytes(hashlib.sha256(text.encode("utf-8", "replace")).digest()[:8]) < fraction * 2**64
 
 
 def fingerprint(config: CorpusConfig, cache_root: Path | None = None) -> str:
-    """Identifies the stream: the configuration and, for a user's files, their content.
+    """A digest of the stream: of the configuration and, for a user's files, of their content.
 
-    Text may be many gigabytes, so the files' digests are kept below `cache_root`, without it in this process alone.
+    Text may be many gigabytes, so the files' digests are kept below `cache_root`; with None, in this process alone.
     Raises `UserError` for a file that cannot be read.
     """
     values = dataclasses.asdict(config)
@@ -83,17 +83,17 @@ def fingerprint(config: CorpusConfig, cache_root: Path | None = None) -> str:
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
 
 
-def _given(config: CorpusConfig) -> Literal["sources", "dataset", "path"]:
+def _origin(config: CorpusConfig) -> Literal["sources", "dataset", "path"]:
     if config.path and not config.sources:
         return "path"  # of a data set's local copy too
     if bool(config.sources) + bool(config.dataset) + bool(config.path) == 1:
         return "sources" if config.sources else "dataset"
-    given = [key for key in ("sources", "dataset", "path") if getattr(config, key)]
-    raise UserError(f"corpus: give exactly one of sources, dataset and path, not {given or 'none'}")
+    keys = [key for key in ("sources", "dataset", "path") if getattr(config, key)]
+    raise UserError(f"corpus: give exactly one of sources, dataset and path, not {keys or 'none'}")
 
 
 def _all(config: CorpusConfig, cache_root: Path) -> Iterator[str]:
-    match _given(config):
+    match _origin(config):
         case "sources":
             yield from _mixed(config, cache_root)
         case "dataset":
@@ -109,7 +109,7 @@ def _reader(name: str, source: SourceConfig) -> Reader:
 
 
 def _mixed(config: CorpusConfig, cache_root: Path) -> Iterator[str]:
-    """Documents of several sources, each shuffled; next comes the one furthest behind its share of characters."""
+    """Documents of several sources, each shuffled. The source furthest below its share of characters is next."""
     streams: dict[str, list[str]] = {}
     for name, source in sorted(config.sources.items()):
         reader = _reader(name, source)
@@ -119,11 +119,11 @@ def _mixed(config: CorpusConfig, cache_root: Path) -> Iterator[str]:
             raise UserError(f"corpus.sources.{name}: {archive.name} holds no text that reader {source.reader} knows")
         random.Random(f"{config.seed} {name}").shuffle(texts)
         streams[name] = texts[::-1]  # taken from the end
-    given = dict.fromkeys(streams, 0.0)  # characters so far, divided by the weight
+    used = dict.fromkeys(streams, 0.0)  # characters so far, divided by the weight
     while streams:
-        name = min(streams, key=given.__getitem__)
+        name = min(streams, key=used.__getitem__)
         text = streams[name].pop()
-        given[name] += len(text) / config.sources[name].weight
+        used[name] += len(text) / config.sources[name].weight
         if not streams[name]:
             del streams[name]
         yield text

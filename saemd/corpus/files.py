@@ -1,4 +1,4 @@
-"""Documents from a user's files: which are read, in which order, and what is checked of them beforehand."""
+"""Documents from a user's files: which files are read, in which order, and what is checked beforehand."""
 
 from __future__ import annotations
 
@@ -11,18 +11,18 @@ from itertools import islice
 from pathlib import Path
 
 from saemd.corpus.opened import COMPRESSED, readable
-from saemd.corpus.rows import ENDINGS, kind_of, rows_of
+from saemd.corpus.rows import ENDINGS, form_of, rows_of
 from saemd.corpus.texts import LOOK_ROWS, Tally, no_field, report_files, texts_of
 from saemd.errors import UserError, bad_value
 
 SHUFFLE_DOCUMENTS = 10_000  # buffer of what is streamed
-# What datasets keeps beside its data, and what it computed from them.
+# Files that datasets writes besides its data.
 METADATA = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "state.json", "cache-*.arrow")
-LOOK_FILES, LOOK_TEXTS = 200, 100  # files that `check_files` opens, and texts that it reads of each
+LOOK_FILES, LOOK_TEXTS = 200, 100  # `check_files` opens so many files, and reads so many texts of each
 
 
 def expanded(path: str) -> Path:
-    """`corpus.path` with its `~`. Raises `UserError` for the home of nobody."""
+    """`corpus.path` with its `~` replaced. Raises `UserError` for the home of an unknown user."""
     try:
         return Path(path).expanduser()
     except RuntimeError as error:
@@ -30,17 +30,17 @@ def expanded(path: str) -> Path:
 
 
 def files_of(path: Path) -> list[Path]:
-    """The files that are read of a file or folder, sorted. Hidden ones are not, nor what is no text of a known kind.
+    """The files that are read of a file or folder, sorted: those with a known ending that are not hidden.
 
     Raises `UserError` for a path that is neither, a folder that cannot be listed, and a link to nothing.
     """
-    return _found(path)[0]
+    return _sorted_out(path)[0]
 
 
 def order_of(files: list[Path]) -> str:
-    """Names the documents' order for the fingerprint: another word where it changes, so that no half cache goes on.
+    """A word for the documents' order, for the fingerprint: a cache begun in another order must not be resumed.
 
-    Names with brackets or stars have a word of their own: once they were patterns, which could match another file.
+    Names with brackets or stars have their own word, since an earlier version read them as patterns.
     """
     return "literal" if any(glob.has_magic(str(file)) for file in files) else "buffered"
 
@@ -48,11 +48,11 @@ def order_of(files: list[Path]) -> str:
 def read_files(path: Path, text_field: str, seed: int) -> Iterator[str]:
     """Documents of a file or folder: a .txt is one document, the other kinds hold one a row.
 
-    The files are shuffled, and rows are shuffled in a buffer: memory holds that many documents, however large the
-    files. Rows without a text are skipped, and it is said once how many. Raises `UserError` for what cannot be read,
-    when it is reached, and where there is no text at all.
+    The files are shuffled, and rows are shuffled in a buffer: memory holds `SHUFFLE_DOCUMENTS` documents, however large
+    the files. Rows without a text are skipped, and counted in one line. Raises `UserError` for content that cannot be
+    read, when it is reached, and for files without any text.
     """
-    files, others = _found(path)
+    files, others = _sorted_out(path)
     report_files(f"corpus.path={path}", "of other kinds", [str(file) for file in others])
     draw = random.Random(seed)
     draw.shuffle(files)
@@ -77,18 +77,18 @@ def read_files(path: Path, text_field: str, seed: int) -> Iterator[str]:
 
 
 def check_files(path: Path, text_field: str) -> None:
-    """Read the first rows of every file, `LOOK_FILES` files at most: what is wrong there shows now, not hours later.
+    """Read the first rows of at most `LOOK_FILES` files, so that a mistake in them surfaces now, not hours later.
 
     Raises `UserError` as `read_files` does.
     """
     files = files_of(path)
     tally = Tally()
-    found, whole = False, len(files) <= LOOK_FILES
+    has_text, whole = False, len(files) <= LOOK_FILES
     for file in files[:LOOK_FILES]:
         before = tally.rows
-        found |= any([text != "" for text in islice(_read(file, text_field, tally, LOOK_ROWS), LOOK_TEXTS)])
+        has_text |= any([text != "" for text in islice(_read(file, text_field, tally, LOOK_ROWS), LOOK_TEXTS)])
         whole &= tally.rows - before < LOOK_ROWS
-    if whole and not found:
+    if whole and not has_text:
         raise _no_text(path, text_field, files, tally)
 
 
@@ -108,8 +108,8 @@ def _no_text(path: Path, text_field: str, files: list[Path], tally: Tally) -> Us
     return bad_value("corpus.path", path, "no text in these files")
 
 
-def _found(path: Path) -> tuple[list[Path], list[Path]]:
-    """The files that are read, and those of other kinds."""
+def _sorted_out(path: Path) -> tuple[list[Path], list[Path]]:
+    """The files that are read, and the others."""
     try:
         if not path.exists():
             link = " (it is a link to nothing)" if path.is_symlink() else ""
@@ -118,7 +118,7 @@ def _found(path: Path) -> tuple[list[Path], list[Path]]:
             raise bad_value("corpus.path", path, "neither a file nor a folder; it is read several times")
         entries = sorted(_walk(path, set())) if path.is_dir() else [path]
         files = [
-            p for p in entries if kind_of(p.name) and (p == path or not any(fnmatch(p.name, name) for name in METADATA))
+            p for p in entries if form_of(p.name) and (p == path or not any(fnmatch(p.name, name) for name in METADATA))
         ]
         for file in files:
             if not file.exists():
@@ -127,14 +127,14 @@ def _found(path: Path) -> tuple[list[Path], list[Path]]:
     except OSError as error:
         raise bad_value("corpus.path", error.filename or path, f"cannot be read ({error.strerror})") from error
     if not files:
-        kinds = f"{', '.join(ENDINGS)}; lines and texts also with {', '.join(COMPRESSED)}"
-        raise bad_value("corpus.path", path, f"no files of a known kind here ({kinds})")
+        endings = f"{', '.join(ENDINGS)}; lines and texts also with {', '.join(COMPRESSED)}"
+        raise bad_value("corpus.path", path, f"no files of a known kind here ({endings})")
     read = set(files)
     return files, [p for p in entries if p not in read]
 
 
 def _walk(folder: Path, visited: set[tuple[int, int]]) -> Iterator[Path]:
-    """What lies in the folder and below, links followed, hidden files and folders left out."""
+    """The files in the folder and below. Links are followed; hidden files and folders are left out."""
     identity = (folder.stat().st_dev, folder.stat().st_ino)
     if identity in visited:
         return

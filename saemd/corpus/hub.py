@@ -1,4 +1,4 @@
-"""Documents of data sets on the hub, streamed: nothing is stored."""
+"""Documents of data sets on the hub, streamed; nothing is stored."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ _COPY = "or set corpus.path to a local copy, of which the text alone is read"
 
 
 def streamed(dataset: str, text_field: str, seed: int) -> Iterator[str]:
-    """Documents of a data set on the hub, shuffled in a buffer. Rows without a text are skipped, as `read_files` does.
+    """Documents of a data set on the hub, shuffled in a buffer. Rows without a text are skipped, as in `read_files`.
 
-    Raises `UserError` for a data set that the hub does not give, a stream that breaks off, and where there is no text.
+    Raises `UserError` for a data set that cannot be fetched, a stream that breaks off, and a data set without text.
     """
     from datasets.exceptions import DatasetNotFoundError
 
@@ -36,26 +36,26 @@ def streamed(dataset: str, text_field: str, seed: int) -> Iterator[str]:
         raise no_field(text_field, f"no row of {dataset}", Tally(keys=dict.fromkeys(names)))
     placed = _placed(dataset, rows.shuffle(seed=seed, buffer_size=SHUFFLE_DOCUMENTS))
     tally, label = Tally(), f"corpus.dataset={dataset}"
-    found = False
+    has_text = False
     try:
         for text in texts_of(placed, text_field, dataset, tally):
-            found = True
+            has_text = True
             yield text
     except GeneratorExit:  # enough for this pass
         tally.report(label, whole=False)
         raise
-    if not found and tally.rows and not tally.has_field:
+    if not has_text and tally.rows and not tally.has_field:
         raise no_field(text_field, f"no row of {dataset}", tally)
-    if not found:
+    if not has_text:
         raise bad_value("corpus.dataset", dataset, "it holds no text")
     tally.report(label, whole=True)
 
 
 def _load(dataset: str, text_field: str) -> IterableDataset:
-    """The rows of its training split; of parquet the text alone.
+    """The rows of the training split; of parquet files, the text column alone.
 
-    `datasets` casts every column of a file to what the first file has, also those that nobody reads. Of JSON it can
-    read no single column: there a column that changes ends the stream, with a line that says what helps.
+    `datasets` casts every column to its type in the first file, even a column that nobody reads. Of JSON files it
+    cannot read one column alone, so a column that changes its type ends the stream, with a line that says what helps.
     """
     from datasets import load_dataset
 
@@ -66,7 +66,7 @@ def _load(dataset: str, text_field: str) -> IterableDataset:
 
 
 def _placed(dataset: str, rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """`(place, row)`; the places are not known, for the rows are shuffled."""
+    """`(place, row)`. Shuffled rows have no known place."""
     n = 0
     try:
         for row in rows:

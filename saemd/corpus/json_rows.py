@@ -1,6 +1,6 @@
 """The rows of JSON files: lines, one array, or objects over several lines. Every row is an object.
 
-The values of other keys are parsed and dropped, so neither their types nor their changes matter.
+Values other than the text are parsed and dropped, so their types may differ from row to row.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from saemd.corpus.opened import opened
 from saemd.errors import UserError, bad_value
 
 _BUFFER_CHARACTERS = 1 << 20
-_decode = json.JSONDecoder(parse_int=float)  # an int of 5,000 digits, in a column that nobody reads, would be an error
+_decode = json.JSONDecoder(parse_int=float)  # Python refuses an int of 5,000 digits, even in a column that nobody reads
 _SPACE = re.compile(r"[ \t\r\n]*")
 
 Rows = Iterator[tuple[str, dict[str, Any]]]
 
 
 def json_rows(file: Path) -> Rows:
-    """`(place, row)`: `line 3` of JSON lines, else `row 3`. Memory holds one row.
+    """`(place, row)`, where a place is `line 3` in JSON lines and else `row 3`. Memory holds one row.
 
-    An array is recognised by its first sign, and objects over several lines by a first line that ends within one.
+    A first bracket means an array, and a first line that ends within an object means objects over several lines.
     """
     with opened(file) as stream:
         is_array = stream.peek(1).removeprefix(BOM_UTF8).lstrip().startswith(b"[")
@@ -65,7 +65,7 @@ def _json_lines(file: Path, lines: Iterable[bytes]) -> Rows:
 
 
 def _json_values(file: Path, stream: BufferedReader[Any]) -> Rows:
-    """The objects of one array, or objects that follow each other; memory holds one of them."""
+    """The objects of one array, or objects one after another. Memory holds one of them."""
     values = _Values(stream)
     n = 0
     try:
@@ -84,7 +84,7 @@ def _json_values(file: Path, stream: BufferedReader[Any]) -> Rows:
 
 
 class _Values:
-    """JSON values one after another from a stream, with what is between them."""
+    """JSON values, and the signs between them, one after another from a stream."""
 
     def __init__(self, stream: BufferedReader[Any]) -> None:
         self._stream = TextIOWrapper(stream, encoding="utf-8-sig")
@@ -95,17 +95,17 @@ class _Values:
         return not self._next()
 
     def skip(self, sign: str) -> bool:
-        """Pass over `sign` if it is next."""
-        found = self._next() == sign
-        self._at += found
-        return found
+        """Skip `sign` if it is next, and return whether it was."""
+        is_next = self._next() == sign
+        self._at += is_next
+        return is_next
 
     def expect(self, sign: str) -> None:
         if not self.skip(sign):
             raise json.JSONDecodeError(f"Expecting '{sign}'", self._buffer, self._at)
 
     def take(self) -> object:
-        """The next value; `JSONDecodeError` if there is none."""
+        """The next value. Raises `JSONDecodeError` where there is none."""
         self._next()
         while True:
             try:
@@ -125,7 +125,7 @@ class _Values:
                 return ""
 
     def _fill(self) -> bool:
-        """Read as much again as is waiting, so that a long value is not parsed too often; False at the end."""
+        """Double the unread text, so that a long value is parsed only a few times. False at the end of the stream."""
         more = self._stream.read(max(_BUFFER_CHARACTERS, len(self._buffer) - self._at))
         self._buffer, self._at = self._buffer[self._at :] + more, 0
         return bool(more)
@@ -151,7 +151,7 @@ def _bad_row(file: Path, place: str, error: ValueError | RecursionError, column:
 
 
 def describe(value: object) -> str:
-    """What a JSON value is, for an error.
+    """A JSON value's type, for an error message.
 
     >>> describe(None), describe(3.0), describe([])
     ('null', 'a number', 'a list')

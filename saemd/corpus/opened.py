@@ -1,4 +1,4 @@
-"""A user's file as bytes, decompressed by its name's ending. A file that is cut off is an error wherever it ends."""
+"""A user's file as bytes, decompressed by its name's ending. A truncated file is an error wherever it ends."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def opened(file: Path) -> io.BufferedReader[Any]:
 
 @contextmanager
 def readable(file: Path) -> Iterator[None]:
-    """Turn what a damaged or unreadable file raises into one `UserError` that names it."""
+    """In the block, the errors of a damaged or unreadable file become one `UserError` that names it."""
     try:
         yield
     except EOFError as error:
@@ -45,12 +45,12 @@ def readable(file: Path) -> Iterator[None]:
 
 def _reason(error: Exception) -> str:
     if isinstance(error, OSError) and error.strerror:
-        return error.strerror  # without the name, which the message has
+        return error.strerror  # without the file's name, which is in the message already
     return " ".join(str(error).split())[:160]
 
 
 class _Zstd(io.RawIOBase):
-    """All frames of a zstd file; `EOFError` if the last one is not whole, which zstandard's own reader lets pass."""
+    """All frames of a zstd file. Raises `EOFError` for a truncated last one, which zstandard's own reader ignores."""
 
     def __init__(self, file: Path) -> None:
         self._blocks, self._left = _zstd_blocks(file), memoryview(b"")

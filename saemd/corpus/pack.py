@@ -10,11 +10,11 @@ import numpy as np
 import torch
 from torch import Tensor
 
-DOCUMENTS_AT_ONCE = 256  # handed to the tokenizer together: it then uses all cores
+DOCUMENTS_AT_ONCE = 256  # per call of the tokenizer, which then uses all cores
 
 
 class Context(NamedTuple):
-    """`input_ids` int64 [T]; `keep` bool [T] is False at special tokens, whose activations are dropped."""
+    """`input_ids` int64 [T], and `keep` bool [T]: False at special tokens, whose activations are dropped."""
 
     input_ids: Tensor
     keep: Tensor
@@ -23,7 +23,7 @@ class Context(NamedTuple):
 def contexts(documents: Iterable[str], tokenizer: Any, context_length: int) -> Iterator[Context]:
     """Contexts of `context_length` tokens: BOS first where the tokenizer has one, EOS between two documents.
 
-    Documents run on over the end of a context. What does not fill a last context is left out.
+    A document that does not fit goes on in the next context. An incomplete last context is left out.
     """
     bos, eos = tokenizer.bos_token_id, tokenizer.eos_token_id
     room = context_length - (bos is not None)

@@ -1,6 +1,6 @@
-"""Readers of the texts in published packages: one function per source, from an archive to its documents.
+"""Readers of the texts in published packages: each turns an archive into documents.
 
-Archives are read where they lie, wheels as zip and source archives as tar; nothing of them is unpacked or imported.
+Archives are read in place, wheels as zip and source archives as tar. Nothing is unpacked or imported.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ Reader = Callable[[Path], Iterator[str]]
 
 
 def members(archive: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
-    """Name and content of every file of the archive whose name matches the regular expression, in its order."""
+    """Name and content of every file whose name matches the regular expression, in the archive's order."""
     wanted = re.compile(pattern)
     if zipfile.is_zipfile(archive):
         with zipfile.ZipFile(archive) as wheel:
@@ -37,7 +37,7 @@ def members(archive: Path, pattern: str) -> Iterator[tuple[str, bytes]]:
 
 
 def text_files(archive: Path, pattern: str) -> Iterator[str]:
-    """Each matching file is a document; what is not UTF-8 text is left out."""
+    """Every matching file as a document. Files that are not UTF-8 text are left out."""
     for _, content in members(archive, pattern):
         try:
             text = content.decode("utf-8").strip()
@@ -61,7 +61,7 @@ def wiki_articles(archive: Path) -> Iterator[dict[str, Any]]:
 
 
 def wikitext(archive: Path) -> Iterator[str]:
-    """WikiText-2's articles, with ` @-@ ` and its like undone. An article begins at a heading of one `=`."""
+    """The articles of WikiText-2, with ` @-@ ` and the like undone. An article begins at a heading with one `=`."""
     for _, content in members(archive, r"wikitext-2/(train|valid|test)\.raw\.gz$"):
         text = re.sub(r" @([-,.])@ ", r"\1", gzip.decompress(content).decode("utf-8"))
         for article in re.split(r"\n(?= = [^=\n]+ = \n)", text):
@@ -76,7 +76,7 @@ def pubmed(archive: Path) -> Iterator[str]:
 
 
 def pubmed_articles(archive: Path) -> Iterator[tuple[Element, str]]:
-    """Each of them with its element, which is emptied when the next one is asked for."""
+    """The same, with each article's XML element, which is emptied when the next one is read."""
     for _, content in members(archive, r"pubmed[^/]*\.xml\.gz$"):
         with gzip.open(BytesIO(content)) as xml:
             for _, element in iterparse(xml):

@@ -1,4 +1,4 @@
-"""The rows of one file of a user's, by its name's ending, as a stream: memory holds a few of them."""
+"""The rows of a user's file, read by its name's ending, as a stream. Memory holds a few of them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ _COLUMNAR = (".parquet", ".arrow")  # compressed within
 _NO_LINES = (".tar", ".csv", ".tsv", *_COLUMNAR)
 
 
-def kind_of(name: str) -> str | None:
-    """The ending that says how a file of this name is read; None for a file of another kind.
+def form_of(name: str) -> str | None:
+    """How a file of this name is read, as one of `ENDINGS`; None for a file that is not read.
 
-    >>> kind_of("A.JSONL.gz"), kind_of("RC_2020.zst"), kind_of("notes.md"), kind_of("a.csv.gz")
+    >>> form_of("A.JSONL.gz"), form_of("RC_2020.zst"), form_of("notes.md"), form_of("a.csv.gz")
     ('.jsonl', '.jsonl', None, None)
     """
     inner, last = ["", "", *(suffix.lower() for suffix in Path(name).suffixes)][-2:]
@@ -32,19 +32,19 @@ def kind_of(name: str) -> str | None:
 
 
 def rows_of(file: Path, text_field: str) -> Iterator[tuple[str, Mapping[str, Any]]]:
-    """`(place, row)`: where a row is, for an error, and a mapping that holds the text field if the row has it.
+    """`(place, row)`: where a row is, for an error message, and a mapping with the text field if the row has it.
 
-    Raises `UserError` for a row that cannot be read, and what `saemd.corpus.opened.readable` names for a file.
+    Raises `UserError` for a row that cannot be read, and errors that `saemd.corpus.opened.readable` turns into one.
     """
-    kind = kind_of(file.name)
+    form = form_of(file.name)
     with open(file, "rb") as raw:
         if raw.read(40).startswith(b"version https://git-lfs.github.com/"):
             raise bad_value("corpus.path", file, "is a pointer of git-lfs; get its content with git lfs pull")
-    if kind == ".txt":
+    if form == ".txt":
         return _txt(file, text_field)
-    if kind == ".parquet":
+    if form == ".parquet":
         return parquet_rows(file, text_field)
-    if kind == ".arrow":
+    if form == ".arrow":
         return arrow_rows(file, text_field)
     return json_rows(file)
 

@@ -1,9 +1,8 @@
-"""Texts out of rows: which rows have one, and what is said of those that have not."""
+"""The texts of rows, and what is reported of rows and files without one."""
 
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,27 +10,28 @@ from typing import Any
 
 from saemd.corpus.json_rows import describe
 from saemd.errors import UserError, bad_value
+from saemd.progress import say
 
-LOOK_ROWS = 1000  # of a file: if none of so many has the text field, something is wrong with it
+LOOK_ROWS = 1000  # if none of a file's first rows has the text field, the file is refused
 _KEYS_SHOWN = 20
-_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which JSON can write and no tokenizer takes
+_SURROGATE = re.compile("[\ud800-\udfff]")  # half a character, which JSON can hold and no tokenizer reads
 _reported: set[tuple[str, str]] = set()
 
 
 @dataclass
 class Tally:
-    """What one pass over a corpus met besides texts. A file is named as it is to be shown."""
+    """What one pass over a corpus counted besides texts. Files are named as they are shown."""
 
     rows: int = 0
     without_text: int = 0  # rows whose text is null or empty
     without_field: int = 0  # rows without the text field, of files that have it in other rows
     empty_files: list[str] = field(default_factory=list)
-    other_files: list[str] = field(default_factory=list)  # small ones, none of whose rows has the text field
+    other_files: list[str] = field(default_factory=list)  # small files without the text field in any row
     keys: dict[str, None] = field(default_factory=dict)  # of rows without the text field
     has_field: bool = False
 
     def report(self, corpus: str, whole: bool) -> None:
-        """Say what was left out, once in this process; `whole` says whether all rows were read."""
+        """Print what was left out, once in this process. `whole`: all rows were read."""
         skipped = {"with an empty or null text": self.without_text, "without the text field": self.without_field}
         if count := sum(skipped.values()):
             of = f"{self.rows:,} rows" if whole else f"the {self.rows:,} rows read so far"
@@ -44,9 +44,9 @@ class Tally:
 def texts_of(
     rows: Iterable[tuple[str, Mapping[str, Any]]], text_field: str, source: str, tally: Tally
 ) -> Iterator[str]:
-    """The texts of one file's or data set's rows, which `source` names; `tally` counts the rest.
+    """The texts of the rows of `source`, a file or data set. `tally` counts the rest.
 
-    Raises `UserError` for a text that is none, and where the first `LOOK_ROWS` rows all lack the text field.
+    Raises `UserError` for a text that is no string, and where the first `LOOK_ROWS` rows all lack the text field.
     """
     n = missing = 0
     for n, (place, row) in enumerate(rows, start=1):
@@ -77,14 +77,14 @@ def texts_of(
 
 
 def no_field(text_field: str, where: str, tally: Tally) -> UserError:
-    """`where` says which rows lack it: `no row of a.jsonl`."""
+    """The error for a missing text field. `where` is the beginning of the reason: `no row of a.jsonl`."""
     keys = [str(key) for key in tally.keys][:_KEYS_SHOWN]
-    there = ", ".join(keys + ["…"] * (len(tally.keys) > _KEYS_SHOWN)) or "none"
-    return bad_value("corpus.text_field", text_field, f"{where} has it; the keys there are {there}")
+    shown = ", ".join(keys + ["…"] * (len(tally.keys) > _KEYS_SHOWN)) or "none"
+    return bad_value("corpus.text_field", text_field, f"{where} has it; the keys there are {shown}")
 
 
 def report_files(corpus: str, what: str, names: list[str]) -> None:
-    """Say once in this process that these files of the corpus, which are `what`, are left out."""
+    """Print once in this process that these files of the corpus are left out. `what` they are: `empty`."""
     if names:
         count = "1 file" if len(names) == 1 else f"{len(names):,} files"
         shown = ", ".join([Path(name).name for name in names[:3]] + ["…"] * (len(names) > 3))
@@ -92,10 +92,10 @@ def report_files(corpus: str, what: str, names: list[str]) -> None:
 
 
 def report_once(corpus: str, topic: str, line: str) -> None:
-    """Say a line about a corpus on stderr, unless one on this topic was said; passes over a corpus are many."""
+    """Print a line about a corpus, unless one on this topic was printed in an earlier pass."""
     if (corpus, topic) not in _reported:
         _reported.add((corpus, topic))
-        print(f"{corpus}: {line}", file=sys.stderr, flush=True)
+        say(f"{corpus}: {line}")
 
 
 def _encodable(text: str) -> str:
