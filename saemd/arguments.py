@@ -1,4 +1,4 @@
-"""What a command line may say: flags that are known, and keys that the program reads. Everything else is refused.
+"""Checks of a command line: only known flags, and keys that the program reads, are accepted.
 
 Hydra itself skips flags that it does not know, and `+key=value` adds keys that no code reads.
 """
@@ -23,8 +23,8 @@ from saemd.errors import UserError, bad_value
 def overrides(arguments: list[str], flags: Collection[str] = ()) -> list[str]:
     """The arguments without `flags`, as Hydra reads them. Raises `UserError` for any other word with a dash before it.
 
-    A value's `~` becomes the home folder. A value that Hydra's grammar cannot read, as `a=b` or one with an umlaut, is
-    put in quotes where it can only be one string.
+    A value's `~` becomes the home folder. A value that Hydra's grammar cannot read, such as `a=b` or `ä`, is quoted if
+    it can only be one string.
     """
     words = []
     for word in arguments:
@@ -49,7 +49,7 @@ def _quoted(word: str) -> str:
 
 
 def refuse_unread(node: Any, prefix: str = "") -> None:
-    """Raise `UserError` for a key of a composed configuration that its dataclass does not have, or for one taken out.
+    """Raise `UserError` for a key of a composed configuration that its dataclass lacks, and for a removed key.
 
     Keys of plain dictionaries (`corpus.sources`, Hydra's launchers) are free.
     """
@@ -57,9 +57,9 @@ def refuse_unread(node: Any, prefix: str = "") -> None:
         children = {str(i): node._get_node(i) for i in range(len(node))}
     elif isinstance(node, DictConfig) and not node._is_missing() and not node._is_none():
         children = {str(key): node._get_node(key) for key in node}
-        kind = OmegaConf.get_type(node)
-        if kind is not None and dataclasses.is_dataclass(kind):
-            known = [field.name for field in dataclasses.fields(kind)]
+        schema = OmegaConf.get_type(node)
+        if schema is not None and dataclasses.is_dataclass(schema):
+            known = [field.name for field in dataclasses.fields(schema)]
             for key in children:
                 if key not in known:
                     raise unknown_key(f"{prefix}{key}", [f"{prefix}{name}" for name in known])
@@ -80,7 +80,7 @@ MOVED = {**{f"recipe.{key}": f"sae.{key}" for key in _TO_SAE}, "init.threshold":
 
 
 def unknown_key(key: str, known: Collection[str]) -> UserError:
-    """The error for a key that does not exist, with its new name or the nearest key that does."""
+    """The error for a key that does not exist, with its new name or the most similar key that does."""
     if key in MOVED:
         return UserError(f"{key}: belongs to the SAE's architecture; write {MOVED[key]}")
     if key == "together":
@@ -91,7 +91,7 @@ def unknown_key(key: str, known: Collection[str]) -> UserError:
 
 
 def folder(key: str, value: str) -> str:
-    """A folder that a command line names, with `~` replaced. Raises `UserError` where it is empty or has no home."""
+    """A folder that a command line names, with `~` replaced. Raises `UserError` for no name, and an unknown home."""
     if not value.strip():
         raise bad_value(key, repr(value), "name a folder")
     try:
@@ -101,7 +101,7 @@ def folder(key: str, value: str) -> str:
 
 
 def key_values(arguments: Sequence[str], known: Collection[str]) -> dict[str, str]:
-    """The values given, by key. Raises `UserError` for unknown keys, none or two values of one, and flags."""
+    """The values by key. Raises `UserError` for unknown keys, keys without a value or with two, and flags."""
     values: dict[str, str] = {}
     listed = f"known are {', '.join(f'{name}=…' for name in known)}"
     for argument in arguments:

@@ -22,8 +22,10 @@ def main(arguments: list[str]) -> int:
     check_caches(configs)
     for config in configs:
         use_threads(config.threads)
-        root, on = Path(config.cache_root), config.accelerator
-        cache = ensure_cache(config.lm, config.layer, config.corpus, config.activations, root, accelerator=on)
+        root = Path(config.cache_root)
+        cache = ensure_cache(
+            config.lm, config.layer, config.corpus, config.activations, root, accelerator=config.accelerator
+        )
         print(f"{cache.path}: {cache.n_train:,} + {cache.n_heldout:,} held-out tokens of width {cache.d_in}")
     return 0
 

@@ -1,7 +1,7 @@
-"""sha256 of users' files, computed once and kept: in the process, and for later ones in `cache_root/digests.json`.
+"""sha256 of users' files, computed once and kept: in this process, and for later ones in `cache_root/digests.json`.
 
-A file is known by its path, size, times and inode. The change time is the system's own, so an edit that keeps size and
-modification time is noticed too. The kept file is only a saving: where it cannot be read or written, files are hashed.
+A file is identified by its path, size, times and inode. The system sets the change time, so an edit that keeps size and
+modification time is noticed too. Where `digests.json` cannot be read or written, files are hashed again.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ from saemd.locks import locked
 from saemd.progress import bar
 
 KEPT = "digests.json"
-_SETTLED_SECONDS = 2.0  # a file changed later than this may change again within one tick of the system's clock
+_SETTLED_SECONDS = 2.0  # a younger file may change again within one tick of the system's clock
 _SHOWN_BYTES = 1_000_000_000  # from here on hashing takes seconds, and a bar is shown
 _BLOCK_BYTES = 1 << 22
 
@@ -38,22 +38,22 @@ def digests(paths: Sequence[Path], cache_root: Path | None) -> list[str]:
     status = {str(path.absolute()): _status(path) for path in paths}
     if cache_root is not None and any(not _is_known(_known, name, status[name]) for name in status):
         _known.update({name: entry for name, entry in _load(cache_root).items() if name in status})
-    found = {name: _known[name][1] for name in status if _is_known(_known, name, status[name])}
-    missing = [name for name in status if name not in found]
+    result = {name: _known[name][1] for name in status if _is_known(_known, name, status[name])}
+    missing = [name for name in status if name not in result]
     total = sum(status[name][0] for name in missing)
     if total < _SHOWN_BYTES:
-        found |= {name: _digest(name, status[name], lambda _: None) for name in missing}
+        result |= {name: _digest(name, status[name], lambda _: None) for name in missing}
     else:
         with bar(f"checksums of {len(missing)} files, once", total=total) as progress:
-            found |= {name: _digest(name, status[name], progress.advance) for name in missing}
+            result |= {name: _digest(name, status[name], progress.advance) for name in missing}
     if cache_root is not None:
         _save(cache_root)
-    return [found[str(path.absolute())] for path in paths]
+    return [result[str(path.absolute())] for path in paths]
 
 
 def _status(path: Path | str) -> Status:
-    found = os.stat(path)
-    return found.st_size, found.st_mtime_ns, found.st_ctime_ns, found.st_ino
+    stat = os.stat(path)
+    return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
 def _is_known(known: Known, name: str, status: Status) -> bool:
@@ -61,7 +61,7 @@ def _is_known(known: Known, name: str, status: Status) -> bool:
 
 
 def _digest(name: str, before: Status, advance: Callable[[float], None]) -> str:
-    """Hash one file. The digest is kept only where the file was left alone, before and while it was read."""
+    """Hash one file. The digest is kept only if the file did not change shortly before and while it was read."""
     digest = hashlib.sha256()
     with open(name, "rb") as file:
         while block := file.read(_BLOCK_BYTES):
@@ -74,7 +74,7 @@ def _digest(name: str, before: Status, advance: Callable[[float], None]) -> str:
 
 
 def _load(cache_root: Path) -> Known:
-    """The kept digests; none where the file is missing, unreadable or damaged."""
+    """The kept digests; none if the file is missing, unreadable or damaged."""
     try:
         kept = json.loads((cache_root / KEPT).read_text())
         return {str(name): (_as_status(status), str(digest)) for name, (status, digest) in kept.items()}
@@ -88,7 +88,7 @@ def _as_status(values: Sequence[int]) -> Status:
 
 
 def _save(cache_root: Path) -> None:
-    """Add this process's digests to the kept ones. Waits with it until `cache_root` exists."""
+    """Add this process's digests to the kept ones, once `cache_root` exists."""
     if not _unsaved or not cache_root.is_dir():
         return
     try:

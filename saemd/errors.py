@@ -1,6 +1,6 @@
-"""Errors that a user can mend: one line with the key, its value and what would be right.
+"""Errors that a user can correct: one line with the key, its value and what would be right.
 
-Entries print them as `error: …` and leave with exit code 2 (see `saemd.cli`). Broken invariants are `assert`s instead.
+Entries print them as `error: …` and exit with code 2 (see `saemd.cli`). Broken invariants are `assert`s instead.
 """
 
 
@@ -9,7 +9,7 @@ class UserError(ValueError):
 
 
 def bad_value(key: str, value: object, remedy: str) -> UserError:
-    """`UserError` in the project's one form: which key, which value, and what to do instead.
+    """`UserError` in the project's form: the key, its value, and what to do instead.
 
     >>> str(bad_value("l0", 0, "choose a target between 1 and d_sae"))
     'l0=0: choose a target between 1 and d_sae'

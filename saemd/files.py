@@ -25,13 +25,13 @@ from safetensors.torch import load_file
 
 from saemd.errors import UserError
 
-PARTIAL = ".partial-"  # how the names of files begin that are still being written
-_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no room on the device, in a quota, below a limit on file sizes
+PARTIAL = ".partial-"  # the prefix of files that are being written
+_FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no room on the device, in a quota, or for a file of this size
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how safetensors and other Rust libraries show the system's error
 
 
 class DamagedFileError(UserError):
-    """A file that cannot be used: which (`path`), what is wrong (`what`), and what to do."""
+    """A file that cannot be used: its `path`, `what` is wrong with it, and the remedy."""
 
     def __init__(self, path: Path, what: str, remedy: str) -> None:
         super().__init__(f"{path}: {what}; {remedy}")
@@ -40,12 +40,12 @@ class DamagedFileError(UserError):
 
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
-    """An empty file beside `path`, to be filled in the block; it takes `path`'s place once the block has ended well.
+    """An empty file in `path`'s folder, to be filled in the block. If the block succeeds, it replaces `path`.
 
-    Otherwise it is removed. Its suffix is `path`'s, its name no other process's or thread's, its mode what the umask
-    leaves of 0666, whatever the writer makes of it. It is flushed to the disk before it is renamed: else a power cut
-    could leave an empty file in the place of a good one. That costs milliseconds, and runs write few files. `UserError`
-    where it cannot be written, as on a full disk.
+    Otherwise it is removed. It has `path`'s suffix, a name that no other process or thread uses, and the mode that the
+    umask leaves of 0666, whatever the writer does. It is flushed to the disk before it is renamed, since a power cut
+    could otherwise leave an empty file in the place of a good one. Raises `UserError` where it cannot be written, as on
+    a full disk.
     """
     aside = path.with_name(f"{PARTIAL}{secrets.token_hex(4)}-{path.name}")
     try:
@@ -78,7 +78,7 @@ def write_json(path: Path, value: Any) -> None:
 
 
 def save_torch(value: Any, path: Path) -> None:
-    """`torch.save`, flushed to the disk, with the system's error where a write fails: torch's says `unexpected pos`."""
+    """`torch.save`, flushed to the disk. A failed write raises the system's error, not torch's `unexpected pos`."""
     with open(path, "wb") as file:
         kept: Any = _KeptError(file)
         try:
@@ -90,16 +90,16 @@ def save_torch(value: Any, path: Path) -> None:
 
 
 def remove_partial(folder: Path) -> None:
-    """Remove what killed processes left half-written in `folder`. Only for who holds its lock."""
+    """Remove the half-written files of killed processes from `folder`. The caller holds the folder's lock."""
     for pattern in (f"{PARTIAL}*", ".*.partial", "*.tmp", ".tmp??????"):  # ours, of earlier versions, safetensors' own
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
 
 
 def check_writable(folder: Path) -> None:
-    """Make `folder`, write to it and leave nothing in it. Raises `UserError` where that fails.
+    """Make `folder` and write to it, without leaving a file. Raises `UserError` where that fails.
 
-    The permissions alone do not say it: a disk may be mounted read-only, or be another machine's.
+    Permissions alone are no proof: a disk may be mounted read-only, or belong to another machine.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -111,7 +111,7 @@ def check_writable(folder: Path) -> None:
 
 @contextmanager
 def refuse_full_disk(path: Path) -> Iterator[None]:
-    """Raises `UserError` where the disk becomes full while `path` is written in the block."""
+    """In the block, which writes `path`, a full disk becomes a `UserError`."""
     try:
         yield
     except Exception as error:
@@ -122,12 +122,12 @@ def refuse_full_disk(path: Path) -> Iterator[None]:
 
 
 def is_full_disk(error: BaseException) -> bool:
-    """Has a write failed for want of room?"""
+    """Whether a write failed because the disk is full."""
     return isinstance(error, OSError) and error.errno in _FULL
 
 
 def unwritable(path: Path, error: OSError) -> UserError:
-    """The line for a file or folder that cannot be written."""
+    """The error for a file or folder that cannot be written."""
     if error.errno in _FULL:
         what = f"the disk is full ({error.strerror}); make room, and the same command goes on from what is there"
         return UserError(f"{path}: {what}")
@@ -135,17 +135,17 @@ def unwritable(path: Path, error: OSError) -> UserError:
 
 
 def read_json(path: Path, remedy: str) -> Any:
-    """The content of a JSON file. `DamagedFileError` where there is none to be had."""
+    """The content of a JSON file. Raises `DamagedFileError` where it cannot be read."""
     return _read(path, json.loads, "JSON", remedy)
 
 
 def read_yaml(path: Path, remedy: str) -> Any:
-    """The content of a YAML file of plain values. `DamagedFileError` where there is none to be had."""
+    """The content of a YAML file of plain values. Raises `DamagedFileError` where it cannot be read."""
     return _read(path, yaml.safe_load, "YAML", remedy)
 
 
 def read_npz(path: Path, names: Sequence[str], remedy: str) -> list[np.ndarray]:
-    """These arrays of an npz file; pickled objects are refused. `DamagedFileError` where one is not to be had."""
+    """These arrays of an npz file. Raises `DamagedFileError` where one cannot be read; pickled objects are refused."""
     try:
         with np.load(path, allow_pickle=False) as file:
             return [file[name] for name in names]
@@ -154,7 +154,7 @@ def read_npz(path: Path, names: Sequence[str], remedy: str) -> list[np.ndarray]:
 
 
 def read_tensors(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
-    """A safetensors file that a command keeps to save time. `DamagedFileError` where it cannot be read."""
+    """A safetensors file that a command keeps to save time. Raises `DamagedFileError` where it cannot be read."""
     try:
         return load_file(path, device=device)
     except (OSError, SafetensorError, ValueError) as error:
@@ -184,7 +184,7 @@ def _read(path: Path, parse: Callable[[str], Any], form: str, remedy: str) -> An
 
 
 def _system_error(error: Exception) -> OSError | None:
-    """The system's error behind `error`, also where a library shows it only in its message."""
+    """The system's error behind `error`, even if a library shows it only in its message."""
     if isinstance(error, OSError):
         return error if error.errno else None
     found = _OS_ERROR.search(str(error))
@@ -192,7 +192,7 @@ def _system_error(error: Exception) -> OSError | None:
 
 
 class _KeptError:
-    """A file that keeps the first error of its writes, which `torch.save` hides."""
+    """A file that remembers the first error of its writes, since `torch.save` hides it."""
 
     def __init__(self, file: BinaryIO) -> None:
         self.file = file

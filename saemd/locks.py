@@ -10,10 +10,10 @@ from pathlib import Path
 
 @contextmanager
 def locked(path: Path, taken: Callable[[], object] = lambda: None) -> Iterator[None]:
-    """Hold the lock file `path`; its folder is made. Where another process or thread has it, `taken` is called first.
+    """Hold the lock file `path`; its folder is made. If another process or thread holds it, `taken` is called.
 
-    Then this one waits, unless `taken` raises. A killed holder's lock is released by the system; the file stays, as
-    one that is removed could be held twice.
+    Then this one waits, unless `taken` raises. The system releases a killed holder's lock. The file stays, since a
+    removed one could be held twice.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "w") as file:

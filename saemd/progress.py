@@ -13,8 +13,8 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-LINE_SECONDS = 60.0  # between two lines of a part
-SHORT_SECONDS = 2.0  # a part that ends sooner says one line
+LINE_SECONDS = 60.0  # between two lines about one part
+SHORT_SECONDS = 2.0  # a part that ends sooner prints one line
 LINE_WIDTH = 120  # characters
 # Switches off the bars of tqdm, the hub and datasets, in a process that has not imported them yet.
 NO_BARS = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
@@ -37,11 +37,11 @@ class Bar:
 
 @contextmanager
 def bar(description: str, total: float | None, done: float = 0, unit: str = "") -> Iterator[Bar]:
-    """A part of `total` units (None: nobody knows), `done` of them already done; `unit` is their plural name.
+    """A part of `total` units (None: unknown), `done` of which are finished already; `unit` is their plural name.
 
     On a terminal or in a notebook it is a bar, redrawn in place. Elsewhere it is lines without control codes: one at
-    the start, one every `LINE_SECONDS`, one at the end with its time. A part of less than `SHORT_SECONDS` has the last
-    one alone, so that many short parts do not fill a log, and none where it breaks: the error says enough.
+    the start, one every `LINE_SECONDS`, and one at the end with the time. A part shorter than `SHORT_SECONDS` prints
+    only the last line, so that many short parts do not fill a log, and none if it fails, since the error is printed.
     """
     with _drawn(description, total, done) if is_drawn() else _Lines(description, total, done, unit) as running:
         yield running
@@ -49,22 +49,22 @@ def bar(description: str, total: float | None, done: float = 0, unit: str = "") 
 
 @contextmanager
 def lines(description: str, total: float | None, unit: str = "") -> Iterator[Bar]:
-    """As `bar` for a part that draws its own bars on a terminal: only the lines, and none of a short part."""
+    """As `bar`, for a part that draws its own bars on a terminal: only the lines, and none for a short part."""
     if is_drawn():
         yield Bar()
     else:
-        with _Lines(description, total, 0, unit, says_short=False) as running:
+        with _Lines(description, total, 0, unit, prints_short=False) as running:
             yield running
 
 
 def is_drawn() -> bool:
-    """Are bars redrawn in place here: on a terminal that can do it, or in a notebook? rich decides."""
+    """Whether bars are redrawn in place: in a notebook, or on a terminal that rich finds able to."""
     console = Console(stderr=True)
     return console.is_jupyter or (console.is_terminal and console.is_interactive)
 
 
 def quiet_libraries() -> None:
-    """Switch off the bars of other libraries where bars are not drawn. To be called before these are imported."""
+    """Switch off the bars of other libraries where bars are not drawn. To be called before they are imported."""
     if not is_drawn():
         os.environ.update(NO_BARS)
 
@@ -96,13 +96,13 @@ class _Drawn(Bar):
 
 
 class _Lines(Bar):
-    """The lines of one part. A thread writes them, so that a part whose steps are long still says one a minute."""
+    """The lines of one part. A thread prints them, so that a part with long steps still prints one a minute."""
 
     def __init__(
-        self, description: str, total: float | None, done: float, unit: str, *, says_short: bool = True
+        self, description: str, total: float | None, done: float, unit: str, *, prints_short: bool = True
     ) -> None:
         self._description, self._total, self._first, self._unit = description, total, done, unit
-        self._completed, self._note, self._says_short, self._is_long = done, "", says_short, False
+        self._completed, self._note, self._prints_short, self._is_long = done, "", prints_short, False
         self._began, self._ended = time.monotonic(), threading.Event()
         self._thread = threading.Thread(target=self._write, name=f"progress of {description}", daemon=True)
 
@@ -113,7 +113,7 @@ class _Lines(Bar):
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
         self._ended.set()
         self._thread.join()
-        if kind is None and (self._is_long or self._says_short):
+        if kind is None and (self._is_long or self._prints_short):
             self._say("done", duration(self._elapsed), *self._counts())
         elif kind is not None and self._is_long:
             self._say(f"stopped after {duration(self._elapsed)}", *self._counts(), note=self._note)
@@ -139,7 +139,7 @@ class _Lines(Bar):
             self._say(*self._counts(), *self._share(), duration(self._elapsed), *self._left(), note=self._note)
 
     def _counts(self) -> list[str]:
-        """`4 of 90 pairs`; nothing for a part of one step."""
+        """`4 of 90 pairs`; empty for a part of one step."""
         if self._total == 1:
             return []
         of = "" if self._total is None else f" of {_number(self._total)}"
@@ -155,8 +155,8 @@ class _Lines(Bar):
         return [f"about {_roughly((self._total - self._completed) * self._elapsed / new)} left"]
 
     def _say(self, *figures: str, note: str = "") -> None:
-        said = ": " + ", ".join(figures)
-        line = _cut(self._description, LINE_WIDTH - len(said)) + said
+        ending = ": " + ", ".join(figures)
+        line = _cut(self._description, LINE_WIDTH - len(ending)) + ending
         if note:
             line = _cut(f"{line}  {note}", LINE_WIDTH)
         say(line)

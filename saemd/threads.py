@@ -1,4 +1,4 @@
-"""How many CPU threads a process uses: torch's, numba's and the tokenizer's, all by one call."""
+"""The number of CPU threads of a process: torch's, numba's and the tokenizer's."""
 
 from __future__ import annotations
 
@@ -8,9 +8,9 @@ import torch
 
 
 def use_threads(n: int | None) -> None:
-    """Compute with `n` threads; None leaves every library its own number, which is one a core.
+    """Compute with `n` threads. None leaves each library its own number, one per core.
 
-    numba's workers are started first: as they start they set OpenMP's number, which is torch's too, to all cores.
+    numba's workers are started first: when they start, they set OpenMP's number, which torch uses too, to all cores.
     """
     if n is None:
         return

@@ -1,4 +1,4 @@
-"""Where metrics go: `make_logger` before training, `finish` after it, `log_stability` and `log_quality` after a sweep.
+"""Loggers: `make_logger` before training, `finish` after it, `log_stability` and `log_quality` after a sweep.
 
 Lightning and wandb are imported only when a logger needs them.
 """

@@ -1,4 +1,4 @@
-"""Is there a W&B account on this machine, and is it online? The first is answered without a network call."""
+"""Whether this machine has a W&B key (known without a network call), and whether the W&B server can be reached."""
 
 from __future__ import annotations
 
@@ -14,17 +14,18 @@ from saemd.logging.config import LoggerConfig
 
 
 def resolve_mode(config: LoggerConfig) -> str:
-    """`online`, `offline` or `disabled` for a configuration; `auto` obeys WANDB_MODE, then looks for credentials."""
+    """`online`, `offline` or `disabled`. `auto` obeys WANDB_MODE, else it is online where there are credentials."""
     if config.mode != "auto":
         return config.mode
-    asked = {"run": "online", "dryrun": "offline"}.get(os.environ.get("WANDB_MODE", ""), os.environ.get("WANDB_MODE"))
-    if asked in ("online", "offline", "disabled"):
-        return asked
+    mode = os.environ.get("WANDB_MODE", "")
+    mode = {"run": "online", "dryrun": "offline"}.get(mode, mode)
+    if mode in ("online", "offline", "disabled"):
+        return mode
     return "online" if has_credentials() else "offline"
 
 
 def check_account(config: LoggerConfig) -> None:
-    """Raise `UserError` where a run would be logged to W&B and could not be: no key, or no server."""
+    """Raise `UserError` where runs are to be logged to W&B online and there is no key, or no server."""
     if config.name != "wandb" or resolve_mode(config) != "online":
         return
     if not has_credentials():
@@ -34,14 +35,14 @@ def check_account(config: LoggerConfig) -> None:
 
 
 def has_credentials() -> bool:
-    """Whether wandb would find an API key or an identity token: environment, wandb's settings file, netrc."""
+    """Whether wandb finds an API key or an identity token: in the environment, its settings file or netrc."""
     if os.environ.get("WANDB_API_KEY") or os.environ.get("WANDB_IDENTITY_TOKEN_FILE"):
         return True
     import wandb
 
     hosts = {urlsplit(server()).netloc}
     if server() == wandb.Settings().base_url:
-        hosts.add("api.wandb.ai")  # where older versions of wandb put the key
+        hosts.add("api.wandb.ai")  # the host under which older versions of wandb store the key
     return bool(_wandb_settings().get("api_key")) or _netrc_has_key(hosts)
 
 
@@ -53,9 +54,9 @@ def server() -> str:
 
 
 def reach(url: str) -> None:
-    """Raise `UserError` where nothing answers at `url`; any answer will do.
+    """Raise `UserError` where nothing answers at `url`. Any answer counts.
 
-    wandb itself would try again for minutes, and once more when the process ends.
+    wandb itself would retry for minutes, and once more when the process ends.
     """
     import requests
 

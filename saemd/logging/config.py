@@ -1,4 +1,4 @@
-"""What `conf/logger/` may say."""
+"""The keys of `conf/logger/`."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ MODES = ("auto", "online", "offline")
 
 @dataclass
 class LoggerConfig:
-    """Where a run's metrics go, beside the files of its run directory."""
+    """Where a run's metrics go, besides its run directory."""
 
     name: str = "wandb"  # none, csv, wandb
     project: str = "saemd"  # wandb project
@@ -23,7 +23,7 @@ class LoggerConfig:
 
 
 def check(config: LoggerConfig) -> None:
-    """Refuse a logger or a mode that does not exist. Raises `UserError`."""
+    """Raises `UserError` for a logger or a mode that does not exist, and for names that wandb refuses."""
     if config.name not in NAMES:
         raise bad_value("logger.name", config.name, f"choose one of {', '.join(NAMES)}")
     if config.mode not in MODES:

@@ -25,9 +25,9 @@ RUNS_SHOWN = 100  # per panel; wandb's default of ten hides half of a sweep
 
 
 def build_workspace(entity: str, project: str, name: str = VIEW) -> Workspace:
-    """The workspace as an object; nothing is sent before its `save`.
+    """The workspace as an object. Its `save` sends it.
 
-    Runs are grouped by start, then by target L0, so a curve is the mean over seeds and its band their range. Raises
+    Runs are grouped by start, then by target L0: a curve is the mean over seeds, and its band is their range. Raises
     `UserError` where `wandb-workspaces` is not installed.
     """
     wr, ws = _libraries()
@@ -43,7 +43,7 @@ def build_workspace(entity: str, project: str, name: str = VIEW) -> Workspace:
         )
 
     def scatter(title: str, x: Any, y: str, **options: Any) -> Any:
-        legend = "${run:displayName}"  # tells start, L0 and seed
+        legend = "${run:displayName}"  # start, L0 and seed
         return wr.ScatterPlot(title=title, x=x, y=wr.SummaryMetric(y), legend_template=legend, **options)
 
     def by_l0(title: str, metric: str) -> Any:
@@ -113,7 +113,7 @@ def build_workspace(entity: str, project: str, name: str = VIEW) -> Workspace:
 
 
 def save_workspace(project: str, entity: str | None, name: str = VIEW) -> str:
-    """Build the workspace and save it online; returns its address. Raises `UserError` where that cannot be."""
+    """Build the workspace and save it online. Returns its address. Raises `UserError` where W&B refuses it."""
     if not has_credentials():
         again = f"python -m saemd.logging.dashboard project={project}"
         raise UserError(f"no W&B account is online here: run `wandb login` (or set WANDB_API_KEY), then `{again}`")
@@ -141,7 +141,7 @@ def _refused(error: Exception) -> UserError:
 
 
 def main(arguments: list[str]) -> int:
-    """The command. Returns its exit code: 0, or 2 after one line that says what to mend."""
+    """The command. Returns its exit code: 0, or 2 after one line that says what to correct."""
     values: dict[str, str | None] = {"project": LoggerConfig().project, "entity": None, "name": VIEW}
     try:
         values |= key_values(arguments, values)

@@ -1,7 +1,4 @@
-"""What a sweep's folders hold, as wandb runs of their own: a table, its figures, and curves over the target L0.
-
-`stability` compares seeds, `quality` holds the scores.
-"""
+"""A sweep's `stability` and `quality` folders as wandb runs: a table, its figures, and curves over the target L0."""
 
 from __future__ import annotations
 
@@ -31,53 +28,53 @@ def log_quality(config: LoggerConfig, run_root: Path, group: str) -> None:
     log_folder(config, run_root, group, "quality", score_curves)
 
 
-def log_folder(config: LoggerConfig, run_root: Path, group: str, kind: str, make_curves: Curves) -> None:
-    """Log `<run_root>/<kind>/` to wandb as a run of job type `kind` in the sweep's group.
+def log_folder(config: LoggerConfig, run_root: Path, group: str, name: str, make_curves: Curves) -> None:
+    """Log `<run_root>/<name>/` to wandb as a run of job type `name` in the sweep's group.
 
-    Called again for the same group it takes the earlier one's place, or does nothing where table and figures are still
-    those that were logged (`<kind>/wandb/logged` says so; delete it to log them again). Nothing happens either for
-    `none` and `csv` (the report is in the folder already) and where `<kind>.json` has no record yet. Raises `UserError`
+    A second call for the same group replaces the first one's run. It does nothing where table and figures are those
+    that were logged, which `<folder>/wandb/logged` records; delete that file to log them again. Nothing is logged for
+    `none` and `csv`, since the folder has a report already, and where the folder has no records yet. Raises `UserError`
     where wandb cannot be reached.
     """
     check(config)
     if config.name != "wandb" or (mode := resolve_mode(config)) == "disabled":
         return
-    folder, file = run_root / kind, run_root / kind / f"{kind}.json"
+    folder, file = run_root / name, run_root / name / f"{name}.json"
     records = json.loads(file.read_text()) if file.is_file() else []
     if not records:
         return
     pictures = [path for path in sorted(folder.rglob("*.png")) if "wandb" not in path.relative_to(folder).parts]
-    identity = run_id(config.group or group, kind, config.project)
+    identity = run_id(config.group or group, name, config.project)
     earlier = list(folder.glob(f"wandb/offline-run-*-{identity}"))
     marker = folder / "wandb" / "logged"
-    shown = _digest([file, *pictures], identity, mode, config.entity, server())
-    if marker.is_file() and marker.read_text() == shown and (earlier or mode == "online"):
+    content = _digest([file, *pictures], identity, mode, config.entity, server())
+    if marker.is_file() and marker.read_text() == content and (earlier or mode == "online"):
         return
     import wandb
 
     marker.unlink(missing_ok=True)
     for stale in earlier:
         shutil.rmtree(stale)
-    run = start_run(config, folder, group=group, name=kind, id=identity, job_type=kind)
+    run = start_run(config, folder, group=group, name=name, id=identity, job_type=name)
     exit_code = 1
     try:
-        run.define_metric(f"{kind}/l0", hidden=True)
-        run.define_metric(f"{kind}/*", step_metric=f"{kind}/l0")
+        run.define_metric(f"{name}/l0", hidden=True)
+        run.define_metric(f"{name}/*", step_metric=f"{name}/l0")
         for row in make_curves(records):
             run.log(row)
         columns, data = table(records)
         figures = [wandb.Image(str(path), caption=str(path.relative_to(folder).with_suffix(""))) for path in pictures]
-        media: dict[str, Any] = {f"{kind}/table": wandb.Table(columns=columns, data=data)}
-        run.log(media | ({f"{kind}/figures": figures} if figures else {}))
+        media: dict[str, Any] = {f"{name}/table": wandb.Table(columns=columns, data=data)}
+        run.log(media | ({f"{name}/figures": figures} if figures else {}))
         exit_code = 0
     finally:
         run.finish(exit_code=exit_code)
-    marker.parent.mkdir(exist_ok=True)  # wandb may have put its files elsewhere
-    marker.write_text(shown)
+    marker.parent.mkdir(exist_ok=True)  # wandb may keep its files elsewhere
+    marker.write_text(content)
 
 
 def table(records: list[dict[str, Any]]) -> tuple[list[Any], list[Any]]:
-    """Columns and rows of all records; lists (the seeds) become text. Keys that a record lacks become None."""
+    """Columns and rows of all records. Lists, such as the seeds, become text; missing values become None."""
     columns = list(dict.fromkeys(key for record in records for key in record))
     return columns, [[_cell(record.get(key)) for key in columns] for record in records]
 
@@ -113,7 +110,7 @@ def score_curves(records: list[dict[str, Any]]) -> list[dict[str, float]]:
 
 
 def _digest(files: list[Path], *destination: str | None) -> str:
-    """Stands for the content of these files and where they are logged to."""
+    """A digest of the files' content and of where they are logged to."""
     digests = [hashlib.sha256(path.read_bytes()).hexdigest() for path in files]
     return hashlib.sha256(json.dumps([digests, destination]).encode()).hexdigest()
 

@@ -1,7 +1,7 @@
 """One logger per job: Lightning's CSVLogger or WandbLogger, opened before training and finished in a `finally`.
 
-wandb keeps one background process for all runs of a Python process, so the jobs of a multirun would flow into each
-other or stay 'running' if they were not each opened as a run of their own and closed with an exit code.
+wandb has one background process for all runs of a Python process. So each job of a sweep is opened as a run of its own
+and closed with an exit code: otherwise its rows would go to another job's run, or the run would stay 'running'.
 """
 
 from __future__ import annotations
@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-import sys
 from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -18,6 +17,7 @@ from saemd.errors import bad_value
 from saemd.logging import names
 from saemd.logging.account import reach, resolve_mode, server
 from saemd.logging.config import LoggerConfig, check
+from saemd.progress import say
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -28,22 +28,23 @@ INIT_TIMEOUT_SECONDS = 60
 
 
 def run_name(label: str, l0: int, seed: int) -> str:
-    """How a run is called in tables and plots, e.g. `init=mirror l0=40 seed=24`."""
+    """A run's name in tables and plots, such as `init=mirror l0=40 seed=24`."""
     return f"init={label} l0={l0} seed={seed}"
 
 
 def run_id(group: str, name: str, fingerprint: str) -> str:
-    """A wandb id from the run's values, so that a resumed job continues its own run and no other."""
+    """A wandb id from the run's values, so that a resumed job continues its own run."""
     return hashlib.sha256("\n".join((group, name, fingerprint)).encode()).hexdigest()[:16]
 
 
 def make_logger(
     config: LoggerConfig, run_dir: Path, *, group: str, run_name: str, run_id: str, resolved_config: dict[str, Any]
 ) -> Logger | NoLogger:
-    """The job's logger, for `Trainer(logger=…)`; False where nothing is to be logged. All its files are in `run_dir`.
+    """The job's logger, for `Trainer(logger=…)`; False where nothing is logged. All its files are in `run_dir`.
 
-    `group` names the sweep (`config.group` overrides it), `run_id` the run for resuming, `resolved_config` is the
-    whole configuration as plain data. Raises `UserError` for a bad configuration or when wandb cannot be reached.
+    `group` names the sweep (`config.group` overrides it), `run_id` names the run when it is resumed, and
+    `resolved_config` is the whole configuration as plain data. Raises `UserError` for a bad configuration, and where
+    wandb cannot be reached.
     """
     check(config)
     if config.name == "none" or (config.name == "wandb" and resolve_mode(config) == "disabled"):
@@ -52,7 +53,7 @@ def make_logger(
     if config.name == "csv":
         from lightning.pytorch.loggers import CSVLogger
 
-        # Every row at once, as only every tenth step has one: a killed run keeps its rows, and others can follow it.
+        # Every row is written at once: a killed run keeps its rows, and a reader can follow. Only each tenth step logs.
         return CSVLogger(save_dir=run_dir, name="csv", flush_logs_every_n_steps=1)
     from lightning.pytorch.loggers import WandbLogger
 
@@ -73,7 +74,7 @@ def make_logger(
 
 
 def finish(logger: Logger | NoLogger | None, exit_code: int) -> None:
-    """Close the job's logger: to be called in `finally`, with exit code 0 for success and another for a failure."""
+    """Close the job's logger. To be called in `finally`, with exit code 0 for success."""
     if not logger:
         return
     logger.finalize("success" if exit_code == 0 else "failed")
@@ -82,7 +83,7 @@ def finish(logger: Logger | NoLogger | None, exit_code: int) -> None:
 
 
 def log_summary(logger: Logger | NoLogger | None, metrics: dict[str, Any]) -> None:
-    """Log the figures of `metrics.json` as `final/<name>`: wandb's summary, or a last row of the CSV."""
+    """Log the figures of `metrics.json` as `final/<name>`: in wandb's summary, or as the last row of the CSV file."""
     if not logger:
         return
     assert not any(key.startswith(names.FINAL_PREFIX) for key in metrics), "metrics are named as in metrics.json"
@@ -94,15 +95,15 @@ def log_summary(logger: Logger | NoLogger | None, metrics: dict[str, Any]) -> No
 
 
 def is_wandb(logger: Logger) -> bool:
-    """Whether this is a WandbLogger; wandb is not imported to find out."""
+    """Whether this is a WandbLogger, without importing wandb."""
     return type(logger).__name__ == "WandbLogger"
 
 
 def start_run(config: LoggerConfig, folder: Path, /, *, group: str, **init: Any) -> Run:
-    """`wandb.init` for one run of its own, in the mode that the configuration resolves to.
+    """`wandb.init` with the arguments `init`, for a run of its own, in the mode of the configuration.
 
-    Offline, error reporting is switched off as well: wandb 0.31 otherwise calls its telemetry server when the process
-    ends. `init` goes to `wandb.init`. Raises `UserError` when wandb cannot start the run.
+    Offline, error reporting is switched off too: wandb 0.31 would call its telemetry server when the process ends.
+    Raises `UserError` where wandb cannot start the run.
     """
     mode = resolve_mode(config)
     if mode == "offline":
@@ -137,8 +138,8 @@ def start_run(config: LoggerConfig, folder: Path, /, *, group: str, **init: Any)
 
 @cache
 def _say_offline() -> None:
-    where = "<run directory>/wandb/offline-run-*"
-    print(f"wandb: offline; `wandb sync {where}` uploads it later, `wandb login` puts runs online", file=sys.stderr)
+    upload = "`wandb sync <run directory>/wandb/offline-run-*` uploads it later"
+    say(f"wandb: offline; {upload}, `wandb login` puts runs online")
 
 
 def _tags(resolved: dict[str, Any]) -> list[str]:

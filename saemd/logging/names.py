@@ -1,6 +1,6 @@
-"""The names under which runs log: one place, so that training, dashboard and tests cannot drift apart.
+"""The names under which runs log, for training, the dashboard and the tests.
 
-Config keys follow the resolved configuration, nested ones with a dot.
+Config keys are those of the resolved configuration, nested ones with a dot.
 """
 
 TOKENS = "tokens"  # activations trained on so far: the x axis of every training metric
@@ -23,7 +23,7 @@ TRAIN = (
     "train/learning_rate",
 )
 
-# Summary of a finished run, measured on held-out activations where that makes sense (see `metrics.json`).
+# Summary of a finished run, with the figures of `metrics.json`, on held-out activations where that makes sense.
 FINAL_PREFIX = "final/"
 FINAL = (
     "final/l0",
