@@ -1,4 +1,4 @@
-"""Write the activation cache that `saemd.train` would write, and say what is in it.
+"""Write the activation cache that `saemd.train` would write, and print its path and size.
 
 python -m saemd.cache                             # the defaults' cache
 python -m saemd.cache corpus=wiki layer=5 activations.tokens=200_000

@@ -23,11 +23,11 @@ _SETTLED_SECONDS = 2.0  # a younger file may change again within one tick of the
 _SHOWN_BYTES = 1_000_000_000  # from here on hashing takes seconds, and a bar is shown
 _BLOCK_BYTES = 1 << 22
 
-Status = tuple[int, int, int, int]  # size in bytes, modification and change time in ns, inode
-Known = dict[str, tuple[Status, str]]  # absolute path → status, hex digest
+Status = tuple[int, ...]  # size in bytes, modification and change time in ns, inode
+Entries = dict[str, tuple[Status, str]]  # absolute path → status, hex digest
 
-_known: Known = {}
-_unsaved: Known = {}
+_entries: Entries = {}
+_unsaved: Entries = {}
 
 
 def digests(paths: Sequence[Path], cache_root: Path | None) -> list[str]:
@@ -36,9 +36,9 @@ def digests(paths: Sequence[Path], cache_root: Path | None) -> list[str]:
     Raises `OSError` for a file that cannot be read.
     """
     status = {str(path.absolute()): _status(path) for path in paths}
-    if cache_root is not None and any(not _is_known(_known, name, status[name]) for name in status):
-        _known.update({name: entry for name, entry in _load(cache_root).items() if name in status})
-    result = {name: _known[name][1] for name in status if _is_known(_known, name, status[name])}
+    if cache_root is not None and any(not _is_current(name, status[name]) for name in status):
+        _entries.update({name: entry for name, entry in _load(cache_root).items() if name in status})
+    result = {name: _entries[name][1] for name in status if _is_current(name, status[name])}
     missing = [name for name in status if name not in result]
     total = sum(status[name][0] for name in missing)
     if total < _SHOWN_BYTES:
@@ -56,8 +56,8 @@ def _status(path: Path | str) -> Status:
     return stat.st_size, stat.st_mtime_ns, stat.st_ctime_ns, stat.st_ino
 
 
-def _is_known(known: Known, name: str, status: Status) -> bool:
-    return name in known and known[name][0] == status
+def _is_current(name: str, status: Status) -> bool:
+    return name in _entries and _entries[name][0] == status
 
 
 def _digest(name: str, before: Status, advance: Callable[[float], None]) -> str:
@@ -67,24 +67,19 @@ def _digest(name: str, before: Status, advance: Callable[[float], None]) -> str:
         while block := file.read(_BLOCK_BYTES):
             digest.update(block)
             advance(len(block))
-    settled = time.time() - max(before[1:3]) / 1e9 > _SETTLED_SECONDS
-    if settled and _status(name) == before:
-        _known[name] = _unsaved[name] = before, digest.hexdigest()
+    is_settled = time.time() - max(before[1:3]) / 1e9 > _SETTLED_SECONDS
+    if is_settled and _status(name) == before:
+        _entries[name] = _unsaved[name] = before, digest.hexdigest()
     return digest.hexdigest()
 
 
-def _load(cache_root: Path) -> Known:
+def _load(cache_root: Path) -> Entries:
     """The kept digests; none if the file is missing, unreadable or damaged."""
     try:
         kept = json.loads((cache_root / KEPT).read_text())
-        return {str(name): (_as_status(status), str(digest)) for name, (status, digest) in kept.items()}
+        return {str(name): (tuple(status), str(digest)) for name, (status, digest) in kept.items()}
     except (OSError, ValueError, TypeError, AttributeError):
         return {}
-
-
-def _as_status(values: Sequence[int]) -> Status:
-    size, modified, changed, inode = values
-    return size, modified, changed, inode
 
 
 def _save(cache_root: Path) -> None:

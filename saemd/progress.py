@@ -20,7 +20,7 @@ LINE_WIDTH = 120  # characters
 NO_BARS = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
 
 
-def say(line: str) -> None:
+def print_line(line: str) -> None:
     """Print one line on stderr."""
     print(line, file=sys.stderr, flush=True)
 
@@ -110,12 +110,14 @@ class _Lines(Bar):
         self._thread.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, at: TracebackType | None) -> None:
+    def __exit__(
+        self, error_type: type[BaseException] | None, error: BaseException | None, at: TracebackType | None
+    ) -> None:
         self._ended.set()
         self._thread.join()
-        if kind is None and (self._is_long or self._prints_short):
+        if error_type is None and (self._is_long or self._prints_short):
             self._say("done", duration(self._elapsed), *self._counts())
-        elif kind is not None and self._is_long:
+        elif error_type is not None and self._is_long:
             self._say(f"stopped after {duration(self._elapsed)}", *self._counts(), note=self._note)
 
     def advance(self, amount: float = 1) -> None:
@@ -159,7 +161,7 @@ class _Lines(Bar):
         line = _cut(self._description, LINE_WIDTH - len(ending)) + ending
         if note:
             line = _cut(f"{line}  {note}", LINE_WIDTH)
-        say(line)
+        print_line(line)
 
 
 def duration(seconds: float) -> str:

@@ -28,7 +28,7 @@ def file(tmp_path, monkeypatch) -> Path:
 
 def fresh(monkeypatch) -> None:
     """As a new process begins."""
-    monkeypatch.setattr(room, "_known", {})
+    monkeypatch.setattr(room, "_entries", {})
     monkeypatch.setattr(room, "_unsaved", {})
 
 
@@ -78,7 +78,7 @@ def test_a_file_that_has_just_changed_is_not_kept(file, tmp_path, monkeypatch):
     monkeypatch.setattr(room, "_SETTLED_SECONDS", 60.0)
     assert digests([file], tmp_path / "cache") == [right(file)]
     assert not (tmp_path / "cache" / KEPT).exists()
-    assert not room._known
+    assert not room._entries
 
 
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"a": 1}', '{"a": [[1, 2], "x"]}', "null", "\ud800"])

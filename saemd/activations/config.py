@@ -1,4 +1,4 @@
-"""What `activations.…` may say: how many tokens are cached, how they are written and how they are read."""
+"""The keys `activations.…`: how many tokens are cached, how they are written, and how they are read."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from saemd.files import check_writable
 from saemd.lm.config import LMConfig
 from saemd.lm.files import label
 from saemd.lm.load import LM, fastest_dtype, lm_info, load_lm, residual_stream
-from saemd.progress import say
+from saemd.progress import print_line
 
 
 def ensure_cache(
@@ -107,7 +107,7 @@ def _write(
     trained = lm_info(lm_config, cache_root).trained_context
     if trained is not None and config.context_length > trained:
         length = f"activations.context_length={config.context_length:,}"
-        say(f"{length} is more than the {trained:,} positions that {origin.lm} was trained on")
+        print_line(f"{length} is more than the {trained:,} positions that {origin.lm} was trained on")
     progress = read_progress(folder)
     lm_dtype = progress.lm_dtype if progress else config.lm_dtype  # a resumed cache keeps its dtype
     if lm_dtype == "auto":

@@ -30,7 +30,7 @@ def _widen(bits_V, factor, out_V):
 
 @njit(nogil=True, cache=True)
 def read_widened(parts_P3, factor, scratch_V, out_V):
-    """Fill `out_V` (float32) with the parts' bfloat16 values · factor; returns how many parts were read whole.
+    """Fill `out_V` (float32) with the parts' bfloat16 values · factor; returns how many parts were read completely.
 
     A part is (file descriptor, first byte, bytes). `scratch_V` (uint16) should stay in the processor's cache.
     """

@@ -21,7 +21,7 @@ from saemd.files import replacing
 
 BYTES = 2  # of one bfloat16
 _EXPONENT = 0x7F80  # all ones: NaN or infinite
-_checked: set[tuple[str, int, int, bool]] = set()  # shards that this process has read whole, without a defect
+_checked: set[tuple[str, int, int, bool]] = set()  # shards that this process has read completely, without a defect
 
 
 def disk_bytes(tokens: int, d_in: int) -> int:

@@ -38,7 +38,7 @@ class Sums:
         return cls(0, np.zeros(d_in), 0.0)
 
     def add(self, bits_ND: np.ndarray, norms_N: np.ndarray) -> None:
-        """Add tokens, given as bfloat16 bits and their float64 norms."""
+        """Add tokens: their bfloat16 bits, and their float64 norms."""
         self.tokens += len(bits_ND)
         for start in range(0, len(bits_ND), _CHUNK):
             self.values += to_float(bits_ND[start : start + _CHUNK]).sum(axis=0, dtype=np.float64)
@@ -74,7 +74,7 @@ class Sums:
 
 
 def norms(bits_ND: np.ndarray) -> np.ndarray:
-    """Euclidean norms [N] in float64 of tokens given as bfloat16 bits; NaN or Inf where a value is."""
+    """Euclidean norms [N] in float64, of tokens as bfloat16 bits; NaN or Inf where a value is."""
     squares = [
         np.square(to_float(bits_ND[i : i + _CHUNK]), dtype=np.float64).sum(1) for i in range(0, len(bits_ND), _CHUNK)
     ]

@@ -17,7 +17,7 @@ from saemd.errors import UserError
 from saemd.lm.config import LMConfig
 from saemd.lm.files import local_folder
 from saemd.lm.identity import deciding_files
-from saemd.progress import say
+from saemd.progress import print_line
 
 
 def take_over(folder: Path, origin: Origin, config: LMConfig) -> None:
@@ -33,12 +33,12 @@ def take_over(folder: Path, origin: Origin, config: LMConfig) -> None:
     for old in sorted(folder.parent.glob(f"*-layer{origin.layer}-{formerly.fingerprint[:12]}")):
         if not (old / MANIFEST).is_file():
             if (old / PROGRESS).is_file():
-                say(f"{old}, which an earlier version left unfinished, is not used; it can be deleted")
+                print_line(f"{old}, which an earlier version left unfinished, is not used; it can be deleted")
             continue
         if reason := _rename(old, folder, formerly, origin, local):
-            say(f"{old} is left unused, and the cache is written anew: {reason}")
+            print_line(f"{old} is left unused, and the cache is written anew: {reason}")
         else:
-            say(f"{old}, of the same model, is now {folder}")
+            print_line(f"{old}, of the same model, is now {folder}")
             return
 
 

@@ -11,7 +11,7 @@ import importlib.metadata
 import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -40,7 +40,7 @@ from saemd.activations.statistics import Sums, norms
 from saemd.errors import UserError, bad_value
 from saemd.files import check_writable, remove_partial
 from saemd.locks import locked
-from saemd.progress import Bar, bar, say
+from saemd.progress import Bar, bar, print_line
 
 Context = tuple[Tensor, Tensor]  # input_ids [T] int64, keep [T] bool: False where a token's activation is not wanted
 Forward = Callable[[Tensor], Tensor]  # input_ids [B, T] → activations [B, T, D]
@@ -108,12 +108,10 @@ def write_cache(
         _say_if_short(origin, split, progress.splits[split].tokens)
 
 
-@contextmanager
-def lock(folder: Path) -> Iterator[None]:
-    """One writer at a time; a second process waits here until the first one ends."""
+def lock(folder: Path) -> AbstractContextManager[None]:
+    """One writer at a time: a second process waits until the first one ends."""
     waiting = f"another process is writing {folder}; waiting for it"
-    with locked(folder.with_name(f".{folder.name}.lock"), lambda: say(waiting)):
-        yield
+    return locked(folder.with_name(f".{folder.name}.lock"), lambda: print_line(waiting))
 
 
 @dataclass
@@ -235,7 +233,7 @@ def _check_disk(folder: Path, origin: Origin, done: int) -> None:
     needed = disk_bytes(origin.tokens + origin.heldout_tokens - done, origin.d_in)
     free = shutil.disk_usage(folder.parent).free
     again = f" ({done:,} tokens are written already)" if done else ""
-    say(
+    print_line(
         f"activations of {origin.lm}, layer {origin.layer}, on {origin.corpus}: {origin.tokens:,} + "
         f"{origin.heldout_tokens:,} held-out tokens of width {origin.d_in}, {human(needed)} to write{again}, "
         f"{human(free)} free: {folder}"
@@ -261,7 +259,7 @@ def _empty(origin: Origin, split: SplitName, contexts: int = 0) -> UserError:
 
 def _say_if_short(origin: Origin, split: SplitName, written: int) -> None:
     if written < (wanted := origin.wanted(split)):
-        say(
+        print_line(
             f"corpus={origin.corpus} ended after {written:,} of the {wanted:,} {split} tokens asked for; the cache is "
             "finished with these"
         )

@@ -46,7 +46,7 @@ def order_of(files: list[Path]) -> str:
 
 
 def read_files(path: Path, text_field: str, seed: int) -> Iterator[str]:
-    """Documents of a file or folder: a .txt is one document, the other kinds hold one a row.
+    """Documents of a file or folder: a .txt file is one document, other files hold one per row.
 
     The files are shuffled, and rows are shuffled in a buffer: memory holds `SHUFFLE_DOCUMENTS` documents, however large
     the files. Rows without a text are skipped, and counted in one line. Raises `UserError` for content that cannot be
@@ -67,11 +67,11 @@ def read_files(path: Path, text_field: str, seed: int) -> Iterator[str]:
             waiting[i], text = text, waiting[i]
             yield text
     except GeneratorExit:  # enough for this pass
-        tally.report(f"corpus.path={path}", whole=False)
+        tally.report(f"corpus.path={path}", complete=False)
         raise
     if not waiting:
         raise _no_text(path, text_field, files, tally)
-    tally.report(f"corpus.path={path}", whole=True)
+    tally.report(f"corpus.path={path}", complete=True)
     draw.shuffle(waiting)
     yield from waiting
 
@@ -83,12 +83,12 @@ def check_files(path: Path, text_field: str) -> None:
     """
     files = files_of(path)
     tally = Tally()
-    has_text, whole = False, len(files) <= LOOK_FILES
+    has_text, complete = False, len(files) <= LOOK_FILES
     for file in files[:LOOK_FILES]:
         before = tally.rows
         has_text |= any([text != "" for text in islice(_read(file, text_field, tally, LOOK_ROWS), LOOK_TEXTS)])
-        whole &= tally.rows - before < LOOK_ROWS
-    if whole and not has_text:
+        complete &= tally.rows - before < LOOK_ROWS
+    if complete and not has_text:
         raise _no_text(path, text_field, files, tally)
 
 

@@ -42,13 +42,13 @@ def streamed(dataset: str, text_field: str, seed: int) -> Iterator[str]:
             has_text = True
             yield text
     except GeneratorExit:  # enough for this pass
-        tally.report(label, whole=False)
+        tally.report(label, complete=False)
         raise
     if not has_text and tally.rows and not tally.has_field:
         raise no_field(text_field, f"no row of {dataset}", tally)
     if not has_text:
         raise bad_value("corpus.dataset", dataset, "it holds no text")
-    tally.report(label, whole=True)
+    tally.report(label, complete=True)
 
 
 def _load(dataset: str, text_field: str) -> IterableDataset:

@@ -36,11 +36,11 @@ def contexts(documents: Iterable[str], tokenizer: Any, context_length: int) -> I
         if length < room:
             continue
         joined = np.concatenate(waiting)
-        whole = length // room * room
-        for row in joined[:whole].reshape(-1, room):
+        full = length // room * room
+        for row in joined[:full].reshape(-1, room):
             ids = row if bos is None else np.insert(row, 0, bos)
             yield Context(torch.from_numpy(ids.copy()), torch.from_numpy(~np.isin(ids, special)))
-        waiting, length = [joined[whole:]], length - whole
+        waiting, length = [joined[full:]], length - full
 
 
 def _tokenised(documents: Iterable[str], tokenizer: Any) -> Iterator[np.ndarray]:

@@ -10,7 +10,7 @@ from typing import Any
 
 from saemd.corpus.json_rows import describe
 from saemd.errors import UserError, bad_value
-from saemd.progress import say
+from saemd.progress import print_line
 
 LOOK_ROWS = 1000  # if none of a file's first rows has the text field, the file is refused
 _KEYS_SHOWN = 20
@@ -30,13 +30,13 @@ class Tally:
     keys: dict[str, None] = field(default_factory=dict)  # of rows without the text field
     has_field: bool = False
 
-    def report(self, corpus: str, whole: bool) -> None:
-        """Print what was left out, once in this process. `whole`: all rows were read."""
+    def report(self, corpus: str, complete: bool) -> None:
+        """Print what was left out, once in this process. `complete`: all rows were read."""
         skipped = {"with an empty or null text": self.without_text, "without the text field": self.without_field}
         if count := sum(skipped.values()):
-            of = f"{self.rows:,} rows" if whole else f"the {self.rows:,} rows read so far"
-            kinds = ", ".join(f"{n:,} {kind}" for kind, n in skipped.items() if n)
-            report_once(corpus, "rows", f"skipped {count:,} of {of}: {kinds}")
+            of = f"{self.rows:,} rows" if complete else f"the {self.rows:,} rows read so far"
+            reasons = ", ".join(f"{n:,} {reason}" for reason, n in skipped.items() if n)
+            report_once(corpus, "rows", f"skipped {count:,} of {of}: {reasons}")
         report_files(corpus, "empty", self.empty_files)
         report_files(corpus, "without the text field", self.other_files)
 
@@ -95,7 +95,7 @@ def report_once(corpus: str, topic: str, line: str) -> None:
     """Print a line about a corpus, unless one on this topic was printed in an earlier pass."""
     if (corpus, topic) not in _reported:
         _reported.add((corpus, topic))
-        say(f"{corpus}: {line}")
+        print_line(f"{corpus}: {line}")
 
 
 def _encodable(text: str) -> str:

@@ -1,4 +1,4 @@
-"""What `conf/lm/` may say of a language model."""
+"""The keys of `conf/lm/`: which language model."""
 
 from __future__ import annotations
 

@@ -153,6 +153,6 @@ def _listed(config: LMConfig, index: Path) -> dict[str, str]:
     for file in names.values():
         if Path(file).name != file:
             raise bad_value(
-                "lm.name", config.name, f"{index} names {file}, which is not beside it; save the model anew"
+                "lm.name", config.name, f"{index} names {file}, which is not in its folder; save the model anew"
             )
     return names

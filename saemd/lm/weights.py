@@ -57,10 +57,10 @@ def read_token_embeddings(config: LMConfig, cache_root: Path) -> Tensor:
 
 def _read_output(config: LMConfig, cache_root: Path, layer: int, part: Part) -> OutputWeights:
     weights = _Weights(config, cache_root)
-    model, kind = weights.model, family(weights.model)
-    modules, paths = output(model, layer, part), getattr(kind, part)
-    # The names before the stack's differ between checkpoints of the bare and of the whole language model.
-    prefix = f"{kind.layers.rpartition('.')[2]}.{layer}"
+    model, names = weights.model, family(weights.model)
+    modules, paths = output(model, layer, part), getattr(names, part)
+    # Checkpoints of the bare and of the complete language model differ in the names before the stack's.
+    prefix = f"{names.layers.rpartition('.')[2]}.{layer}"
 
     def read(path: str, parameter: str, module: Any) -> Tensor:
         return weights.read(f"{prefix}.{path}.{parameter}", getattr(module, parameter).shape)
@@ -97,6 +97,6 @@ class _Weights:
         with opened(config, path) as weights:
             tensor = weights.get_tensor(stored[0])
         if tensor.dtype not in _FLOATS or tensor.shape != shape:
-            found = f"{name} is {tensor.dtype} {[*tensor.shape]}, not floats {[*shape]}; take the model unquantised"
-            raise bad_value("lm.name", config.name, found)
+            remedy = f"{name} is {tensor.dtype} {[*tensor.shape]}, not floats {[*shape]}; take the model unquantised"
+            raise bad_value("lm.name", config.name, remedy)
         return tensor.float()

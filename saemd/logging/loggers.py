@@ -17,7 +17,7 @@ from saemd.errors import bad_value
 from saemd.logging import names
 from saemd.logging.account import reach, resolve_mode, server
 from saemd.logging.config import LoggerConfig, check
-from saemd.progress import say
+from saemd.progress import print_line
 
 if TYPE_CHECKING:
     from lightning.pytorch.loggers import Logger
@@ -139,7 +139,7 @@ def start_run(config: LoggerConfig, folder: Path, /, *, group: str, **init: Any)
 @cache
 def _say_offline() -> None:
     upload = "`wandb sync <run directory>/wandb/offline-run-*` uploads it later"
-    say(f"wandb: offline; {upload}, `wandb login` puts runs online")
+    print_line(f"wandb: offline; {upload}, `wandb login` puts runs online")
 
 
 def _tags(resolved: dict[str, Any]) -> list[str]:

@@ -85,7 +85,7 @@ def test_files_truncation_and_single_weights(config, tmp_path):
     assert (info.d_model, info.n_layers, info.mlp_width) == (16, 3, 40)
     assert info.has_post_norm == (FAMILIES[config.model_type].mlp.post_norm is not None)
     whole, cut = load_lm(lm, tmp_path), load_lm(lm, tmp_path, n_layers=LAYER + 1)
-    assert (len(decoder_layers(cut.model)), cut.d_model) == (2, 16)
+    assert len(decoder_layers(cut.model)) == 2
     expected = residual_stream(whole.model, LAYER, tokens())
     assert torch.equal(residual_stream(cut, LAYER, tokens()), expected)
     hidden = whole.model(tokens(), output_hidden_states=True).hidden_states[LAYER + 1]

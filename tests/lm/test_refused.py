@@ -161,7 +161,7 @@ def test_a_broken_index(kind, damage, folder, tmp_path):
     index.write_text("{" if damage == "no JSON" else json.dumps(content))
     line = {
         "a missing shard": rf"^lm.name=.*gone.{kind} is missing, which {index.name} lists; copy it anew",
-        "a file outside": rf"^lm.name=.*{index.name} names ../outside.{kind}, which is not beside it",
+        "a file outside": rf"^lm.name=.*{index.name} names ../outside.{kind}, which is not in its folder",
     }.get(damage, rf"^lm.name=.*{index.name} is no index of weights \(.*; copy the file anew")
     refused(lambda: lm_info(LMConfig(name=str(folder)), tmp_path), line)
 
