@@ -78,16 +78,12 @@ def write_cache(
         remove_partial(folder)
     _check_disk(folder, origin, done)
     if not done:
-        first = {split: next(contexts[split](), None) for split in SPLITS}  # before hours of work
         for split in SPLITS:
-            if first[split] is None:
+            if next(contexts[split](), None) is None:  # noticed here, not after hours of work
                 raise _empty(origin, split)
     folder.mkdir(parents=True, exist_ok=True)
-    writer = _Writer(folder, origin, config, progress, forward)
-    started = time.perf_counter()
-    wanted = sum(origin.wanted(split) for split in SPLITS)
-    with bar("activations", wanted, done, "tokens") as progress_bar:
-        writer.bar, writer.started = progress_bar, started
+    with bar("activations", origin.tokens + origin.heldout_tokens, done, "tokens") as progress_bar:
+        writer = _Writer(folder, origin, config, progress, forward, progress_bar)
         for split in SPLITS:
             writer.write_split(split, contexts[split])
     assert progress.outliers is not None
@@ -127,17 +123,14 @@ class _Group:
 class _Writer:
     """Writes the shards of both splits; `progress` says which are finished."""
 
-    bar: Bar
-    started: float
-
     def __init__(
-        self, folder: Path, origin: Origin, config: ActivationsConfig, progress: Progress, forward: Forward
+        self, folder: Path, origin: Origin, config: ActivationsConfig, progress: Progress, forward: Forward, bar: Bar
     ) -> None:
-        self.folder, self.origin, self.progress, self.forward = folder, origin, progress, forward
+        self.folder, self.origin, self.progress, self.forward, self.bar = folder, origin, progress, forward, bar
         self.sums = Sums.from_json(progress.sums)
         self.shard_contexts = config.shard_tokens // config.context_length
         self.batch_contexts = max(1, config.lm_batch_tokens // config.context_length)
-        self.new_tokens = 0
+        self.new_tokens, self.started = 0, time.perf_counter()
 
     def write_split(self, name: SplitName, contexts: Callable[[], Iterator[Context]]) -> None:
         split, wanted = self.progress.splits[name], self.origin.wanted(name)

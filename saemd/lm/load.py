@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import time
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from timeit import repeat
 from typing import Any
 
 import torch
@@ -139,9 +139,4 @@ def fastest_dtype(device: str = "cpu") -> torch.dtype:
 
 def _seconds_of_product(dtype: torch.dtype, device: str) -> float:
     a, b = torch.ones(128, 512, device=device, dtype=dtype), torch.ones(512, 512, device=device, dtype=dtype)
-    best = float("inf")
-    for _ in range(5):
-        started = time.perf_counter()
-        (a @ b).sum().item()
-        best = min(best, time.perf_counter() - started)
-    return best
+    return min(repeat(lambda: (a @ b).sum().item(), number=1, repeat=5))

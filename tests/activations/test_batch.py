@@ -78,9 +78,9 @@ def test_an_error_of_the_disk_reaches_the_caller(tmp_path: Path) -> None:
     file = shard(tmp_path / "a", bits(100, 8))
     plan = BatchPlan([(file, 0, 10)])
     plan.read(np.float32(1))
-    there = os.open(tmp_path, os.O_RDONLY)  # a folder: reading from it is an error
-    os.dup2(there, file.fd)
-    os.close(there)
+    directory = os.open(tmp_path, os.O_RDONLY)  # a folder: reading from it is an error
+    os.dup2(directory, file.fd)
+    os.close(directory)
     with pytest.raises(IsADirectoryError):
         plan.read(np.float32(1))
 
@@ -116,26 +116,26 @@ def test_a_shard_is_checked_once_by_all_threads(tmp_path: Path, monkeypatch: pyt
     assert calls == [(tmp_path / "a", 100, 3, None)]
 
 
-def test_what_the_disk_is_told(tmp_path: Path) -> None:
+def test_announced_tokens_are_read_and_no_others(tmp_path: Path) -> None:
     """All of what was announced is brought, though it is more than Linux takes at once, and no more."""
     d, n = 512, 16_384  # 16 MB
     file = shard(tmp_path / "a", np.ones((n, d), np.uint16))
     os.fsync(file.fd)
     os.posix_fadvise(file.fd, 0, 0, os.POSIX_FADV_DONTNEED)
 
-    def there(token: int) -> bool:
+    def is_cached(token: int) -> bool:
         try:
             return os.preadv(file.fd, [bytearray(2)], disk_bytes(token + 1, d) - 2, os.RWF_NOWAIT) == 2
         except BlockingIOError:
             return False
 
-    if there(n // 2):
+    if is_cached(n // 2):
         pytest.skip(
             "TMPDIR is in memory (tmpfs), where there is no disk to bring anything from: name a folder on a disk"
         )
     BatchPlan([(file, 4096, 2048)]).announce()
     deadline = time.monotonic() + 10
-    while not all(there(token) for token in range(4096, 6144)) and time.monotonic() < deadline:
+    while not all(is_cached(token) for token in range(4096, 6144)) and time.monotonic() < deadline:
         time.sleep(0.05)
-    assert all(there(token) for token in range(4096, 6144))
-    assert not there(n - 1)
+    assert all(is_cached(token) for token in range(4096, 6144))
+    assert not is_cached(n - 1)

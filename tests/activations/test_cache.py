@@ -46,11 +46,11 @@ def test_holds_the_first_tokens_without_specials_and_outliers(cache: ActivationC
     for split, wanted, first in zip(SPLITS, (3000, 300), (0, HELDOUT), strict=True):
         usable = [i for i in range(first, first + 10_000) if i % 16 and i % 97]
         assert sorted(numbers(everything(cache, split))) == usable[:wanted]
-        there = cache.manifest.splits[split]
-        assert there.tokens == wanted == sum(shard.tokens for shard in there.shards)
+        written = cache.manifest.splits[split]
+        assert written.tokens == wanted == sum(shard.tokens for shard in written.shards)
         last = usable[wanted - 1]
-        assert there.dropped_outliers == sum(i % 97 == 0 and i % 16 > 0 for i in range(first, last + 1))
-        assert there.dropped_special == there.contexts
+        assert written.dropped_outliers == sum(i % 97 == 0 and i % 16 > 0 for i in range(first, last + 1))
+        assert written.dropped_special == written.contexts
     assert len(cache.manifest.splits["train"].shards) == 7
     assert (cache.path / "train-00000.bin").stat().st_size == disk_bytes(
         cache.manifest.splits["train"].shards[0].tokens, D

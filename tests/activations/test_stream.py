@@ -230,7 +230,7 @@ print("one batch")
     assert (done.returncode, done.stdout, done.stderr) == (0, "one batch\n", "")
 
 
-def test_memory_is_bounded_by_the_batches_made_ahead(cache: ActivationCache, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_is_bounded_by_the_batches_made_early(cache: ActivationCache, monkeypatch: pytest.MonkeyPatch) -> None:
     """However slow the consumer is: those made early, the one it has, and the one before it."""
     alive: weakref.WeakSet[torch.Tensor] = weakref.WeakSet()
     real = BatchPlan.read
@@ -267,10 +267,10 @@ def test_what_gives_no_batch_is_refused(cache: ActivationCache, options: dict, m
 @pytest.mark.parametrize("begin", [0, 8, 22, 30])
 def test_the_order_is_the_documented_one(cache: ActivationCache, size: int, begin: int) -> None:
     """Bit for bit what `order` says, written out: it must stay, or checkpoints resume elsewhere."""
-    there, expected = cache.manifest.splits["train"].shards, []
-    bits = {shard.file: np.fromfile(cache.path / shard.file, dtype=np.uint16).reshape(-1, 8) for shard in there}
+    shards, expected = cache.manifest.splits["train"].shards, []
+    bits = {shard.file: np.fromfile(cache.path / shard.file, dtype=np.uint16).reshape(-1, 8) for shard in shards}
     for epoch in range(2):
-        line = [there[i] for i in np.random.default_rng([5, epoch, 0]).permutation(len(there))]
+        line = [shards[i] for i in np.random.default_rng([5, epoch, 0]).permutation(len(shards))]
         tokens = [(shard.file, i) for shard in line for i in range(shard.tokens)]
         for start in range(0, N, size):
             window = tokens[start : start + size]
@@ -286,7 +286,7 @@ def test_the_order_is_the_documented_one(cache: ActivationCache, size: int, begi
     assert torch.equal(torch.cat(list(resumed)), wanted[begin * 128 : 46 * 128])
 
 
-def test_all_but_the_first_batches_is_announced_once_and_in_good_time(
+def test_every_batch_is_announced_once_and_some_batches_early(
     cache: ActivationCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("saemd.activations.cache._ANNOUNCED_BYTES", 4 * 128 * 8 * 2)  # four batches
@@ -312,7 +312,7 @@ def test_a_shard_that_is_gone_is_refused_by_name(tmp_path: Path) -> None:
         next(iter(stream(found, window=600)))
 
 
-def test_what_is_lost_while_it_is_read_does_no_harm(tmp_path: Path) -> None:
+def test_shards_deleted_while_they_are_read_do_no_harm(tmp_path: Path) -> None:
     """A cache deleted by another program: what is open stays readable."""
     found = make(tmp_path / "cache")
     wanted = list(found.stream(128, 2 * N, seed=0))

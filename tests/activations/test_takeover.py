@@ -1,4 +1,4 @@
-"""Caches under a model's earlier, sampled fingerprint: taken over where the model is the same, and only there."""
+"""Caches under a model's earlier, sampled fingerprint: taken over only where the model is the same."""
 
 from __future__ import annotations
 
@@ -83,11 +83,11 @@ def test_an_edit_between_the_samples_is_another_model(lm, tmp_path):
 def test_a_cache_of_the_same_model_is_taken_over(lm, ensure, capsys):
     new = ensure()
     old = as_before(new, lm)
-    there = shards(old)
+    content = shards(old)
     capsys.readouterr()
     found = ensure()
     assert (found.path, found.fingerprint) == (new.path, new.fingerprint)
-    assert shards(found.path) == there
+    assert shards(found.path) == content
     assert not old.exists()
     assert capsys.readouterr().err == f"{old}, of the same model, is now {new.path}\n"
     assert ensure().path == found.path
@@ -98,7 +98,7 @@ def test_a_cache_of_the_same_model_is_taken_over(lm, ensure, capsys):
 def test_a_kill_leaves_a_cache_that_the_next_call_takes_over(step, lm, ensure, monkeypatch):
     new = ensure()
     old = as_before(new, lm)
-    there = shards(old)
+    content = shards(old)
     replace = os.replace
 
     def killed(source: Path, target: Path) -> None:
@@ -110,9 +110,9 @@ def test_a_kill_leaves_a_cache_that_the_next_call_takes_over(step, lm, ensure, m
         patched.setattr("os.replace", killed)
         with pytest.raises(KeyboardInterrupt):
             ensure()
-    assert shards(old) == there
+    assert shards(old) == content
     found = ensure()
-    assert (found.path, shards(found.path)) == (new.path, there)
+    assert (found.path, shards(found.path)) == (new.path, content)
 
 
 @pytest.mark.parametrize("change", ["weights", "tokenizer", "another folder in its place"])
@@ -123,7 +123,7 @@ def test_a_model_that_changed_since_is_not_taken_for_the_same(change, lm, ensure
         time.sleep(0.02)
     new = ensure()
     old = as_before(new, lm)
-    there = shards(old)
+    content = shards(old)
     if change == "weights":
         poke(Path(lm.name))
     elif change == "tokenizer":
@@ -134,7 +134,7 @@ def test_a_model_that_changed_since_is_not_taken_for_the_same(change, lm, ensure
         (tmp_path / "other").rename(lm.name)
     found = ensure()
     assert found.path not in (old, new.path)
-    assert shards(old) == there
+    assert shards(old) == content
     said = capsys.readouterr().err
     assert f"{old} is left unused, and the cache is written anew: " in said
     assert "changed after it was begun" in said

@@ -91,7 +91,7 @@ def test_what_decides_no_activation_does_not_count(folder, identify):
     before = identify(folder)
     for name in ("README.md", "chat_template.jinja", "generation_config.json", "training_args.bin", "x.safetensors"):
         (folder / name).write_text("{}")
-    torch.save({}, folder / "pytorch_model.bin")  # safetensors are there, so this is never read
+    torch.save({}, folder / "pytorch_model.bin")  # never read, since there are safetensors
     assert identify(folder) == before
 
 
@@ -133,7 +133,7 @@ def test_a_folder_is_known_by_its_content_whatever_its_parent_is_called(place, f
 
 @pytest.fixture
 def snapshot(folder, tmp_path, monkeypatch) -> Path:
-    """A model in the hub's cache, whole; the hub itself gives what is there."""
+    """A complete model in the hub's cache; the hub returns that folder."""
     made = tmp_path / "hub" / "models--owner--model" / "snapshots" / COMMIT
     for file in folder.iterdir():
         add_to_snapshot(made, file)

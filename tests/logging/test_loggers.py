@@ -41,7 +41,7 @@ def resolved(label: str = "mirror", l0: int = 40, seed: int = 24) -> dict:
 
 
 class Job(lightning.LightningModule):
-    """Two parameters; logs as training does, and fails at its third step where told so."""
+    """Two parameters; logs as training does, and fails at its third step if `fails`."""
 
     def __init__(self, fails: bool) -> None:
         super().__init__()
