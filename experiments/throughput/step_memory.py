@@ -40,8 +40,8 @@ def sae_of(kind: str, cache: ActivationCache, size: common.Size) -> SAE:
         return common.start(cache, size)
     U = torch.randn(size.d_in, size.d_sae // 2, generator=torch.Generator().manual_seed(2))
     sources = Sources(
-        size.d_in, size.d_sae, lambda: cache.sample(16_384) / cache.scale, lambda layer: (U, None), load_sae,
-        torch.Generator().manual_seed(0), torch.Generator().manual_seed(0),
+        size.d_in, size.d_sae, lambda: cache.sample(16_384) / cache.scale, lambda layer: (U, None), lambda layer: U,
+        lambda: U.T, load_sae, torch.Generator().manual_seed(0), torch.Generator().manual_seed(0),
     )  # fmt: skip
     config = INITS[kind].Config(kind, kind, {"uniform": "tied", "mirror": "dual"}[kind])
     return build(config, JumpReLUConfig(), sources, target_l0=size.l0, scale=cache.scale)

@@ -13,6 +13,7 @@ import torch
 from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
+from torch import Tensor
 
 from saemd.activations.datamodule import ActivationDataModule
 from saemd.activations.registry import open_source
@@ -20,7 +21,7 @@ from saemd.activations.source import Source
 from saemd.config import Config
 from saemd.errors import bad_value
 from saemd.lm.load import lm_info
-from saemd.lm.weights import read_mlp_decoder
+from saemd.lm.weights import read_attention_output, read_mlp_decoder, read_token_embeddings
 from saemd.logging import finish, log_summary, make_logger, run_id, run_name
 from saemd.runs import CHECKPOINT, METRICS
 from saemd.sae import Sources, build, load_finite
@@ -72,9 +73,12 @@ def make_module(config: Config, source: Source) -> SAETraining:
     """The module at step 0."""
     root = Path(config.cache_root)
 
-    def mlp_decoder(layer: int | None):
+    def mlp_decoder(layer: int | None) -> tuple[Tensor, Tensor | None]:
         mlp = read_mlp_decoder(config.lm, root, config.layer if layer is None else layer)
         return mlp.weight, mlp.post_norm_scale
+
+    def attention_output(layer: int | None) -> Tensor:
+        return read_attention_output(config.lm, root, config.layer if layer is None else layer)
 
     d_sae = config.d_sae or 2 * lm_info(config.lm, root).mlp_width
     if config.l0 > d_sae:
@@ -84,6 +88,8 @@ def make_module(config: Config, source: Source) -> SAETraining:
         d_sae=d_sae,
         sample=lambda: source.sample(SAMPLE_TOKENS) / source.scale,
         mlp_decoder=mlp_decoder,
+        attention_output=attention_output,
+        token_embeddings=lambda: read_token_embeddings(config.lm, root),
         saved_sae=load_finite,
         generator=torch.Generator().manual_seed(config.init_seed),
         shared_generator=torch.Generator().manual_seed(SHARED_SEED),

@@ -20,6 +20,8 @@ def sources(d_sae: int = 2 * M, post_norm: torch.Tensor | None = None, seed: int
         d_sae,
         sample=lambda: batch(500, D) / D**0.5,
         mlp_decoder=lambda layer: (U if layer is None else U + layer, post_norm),
+        attention_output=lambda layer: U[:, : M // 2],
+        token_embeddings=lambda: U.T,
         saved_sae=load_sae,
         generator=torch.Generator().manual_seed(seed),
         shared_generator=torch.Generator().manual_seed(0),
