@@ -41,21 +41,23 @@ def main(arguments: list[str]) -> int:
 def conclude(config: Any, evaluation: Evaluation) -> None:
     """The table with what failed, the figures, the report and wandb; then where everything is."""
     from saemd.logging import log_quality
-    from saemd.quality.figures import draw_figures
     from saemd.quality.spread import summary
-    from saemd.quality.table import print_table
-    from saemd.stability.root import renew_report
+    from saemd.report.page import write_report
+    from saemd.report.score_figures import draw_figures
+    from saemd.report.score_table import print_table
+    from saemd.stability.root import compare_again
 
     folder, run_root = evaluation.folder, Path(config.run_root)
     draw_figures(folder, evaluation.records)
     print_table(evaluation.records, summary(evaluation.records))
-    report = renew_report(run_root)
+    comparison = compare_again(run_root)
+    write_report(comparison)
     log_quality(config.logger, run_root, group=run_root.resolve().name)
     for line in evaluation.broken:
         print(f"left out: {line}")
     print(f"scores   {folder / 'quality.json'}")
     print(f"figures  {folder / 'figure3.png'}, {folder / 'figure4.png'}")
-    print(f"report   {report}")
+    print(f"report   {comparison.folder / 'report.html'}")
 
 
 if __name__ == "__main__":

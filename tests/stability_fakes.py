@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -81,3 +82,17 @@ def fake_run(
     metrics |= {"drift_enc": 0.7, "tokens_per_second": 9000.0, "seconds": 110.0}
     (run_dir / "metrics.json").write_text(json.dumps(metrics))
     return run_dir
+
+
+def fake_sweep(
+    run_root: Path,
+    inits: Sequence[str] = ("mirror", "uniform"),
+    targets: Sequence[int] = (20, 40),
+    seeds: Sequence[int] = (24, 42),
+) -> None:
+    """Finished runs of every init, L0 and seed. The seeds of `mirror` share their start."""
+    for init in inits:
+        start = rows(5) if init == "mirror" else None
+        for l0 in targets:
+            for seed in seeds:
+                fake_run(run_root, init, l0, seed, start=start)

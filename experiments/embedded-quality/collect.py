@@ -18,7 +18,7 @@ from typing import Any
 
 from saemd.quality.published import remarks, titles
 from saemd.quality.spread import paired
-from saemd.quality.table import TESTS, test_remarks, test_rows
+from saemd.report.score_table import TESTS, test_remarks, test_rows
 
 HERE = Path(__file__).parent
 FILES = ("spread.json", "figure3.png", "figure4.png")

@@ -14,9 +14,10 @@ from pathlib import Path
 from saemd.arguments import key_values
 from saemd.cli import entry
 from saemd.errors import UserError, bad_value
+from saemd.report.page import write_report
+from saemd.report.table import print_table
 from saemd.stability.comparison import SHARED_THRESHOLD
 from saemd.stability.root import Outcome, compare_all
-from saemd.stability.table import print_table
 
 DEFAULTS = {"run_root": "runs", "shared_threshold": str(SHARED_THRESHOLD)}
 
@@ -32,8 +33,8 @@ def parse(arguments: list[str]) -> tuple[Path, float]:
     return Path(values["run_root"]).expanduser(), threshold
 
 
-def tell(outcome: Outcome, run_root: Path) -> None:
-    """The table, what was left out, and where everything is."""
+def print_outcome(outcome: Outcome, run_root: Path) -> None:
+    """Print the table, the runs that were left out, and the paths of the results."""
     if outcome.records:
         print_table(outcome.records)
     else:
@@ -60,7 +61,8 @@ def main(arguments: list[str]) -> int:
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    tell(outcome, run_root)
+    write_report(outcome)
+    print_outcome(outcome, run_root)
     return 2 if outcome.broken else 0
 
 

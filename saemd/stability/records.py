@@ -1,4 +1,4 @@
-"""One record per pair of seeds: the rows of `stability.json`, and what each of their keys means."""
+"""One record per pair of seeds: the rows of `stability.json`."""
 
 from __future__ import annotations
 
@@ -67,31 +67,3 @@ def _figures(pair: Pair, found: Comparison, floor: float, threshold: float, keep
 
 def _drift(a: Run, b: Run, name: str, of_a: np.ndarray, of_b: np.ndarray) -> float | None:
     return mean(np.concatenate([getattr(a, name)[of_a], getattr(b, name)[of_b]]))
-
-
-# What a reader is told about each key (report.html); the order is the order of the report's list.
-DEFINITIONS: dict[str, str] = {
-    "matching": "Latent i of the first seed is paired with one latent of the second so that the sum of cosines is as "
-    "large as it can be (Hungarian method), once by encoder directions, π(i), and once by decoder directions, σ(i). "
-    "Cosines are signed: u is not −u.",
-    "cos dec, cos enc": "Mean cosine of the matched decoder rows (the PW-MCC of arXiv 2505.20254) and of the matched "
-    "encoder rows.",
-    "drift dec, drift enc": "Mean cosine of a latent's direction with its own start, cos(w_t, w_0), over both seeds. "
-    "At 1.0 the latents never moved.",
-    "if apart": "Only where the seeds share their start: the cosine that two runs would show had they moved as far "
-    "as they did, but in unrelated directions (mean product of the two seeds' cosines with the start). Similarity "
-    "above it was added by training, which is still not convergence from different starts.",
-    "floor": "Mean matched cosine of two random Gaussian dictionaries of the same size: what chance alone gives. Real "
-    "activations are not isotropic, so unrelated SAEs may lie a little above it.",
-    "same partner": "Share of latents with π(i) = σ(i): encoder and decoder chose one partner. Blue in the figures.",
-    "shared": "Share of latents with the same partner and both cosines above the threshold: the same feature.",
-    "shared, cosines alone": "Share with both cosines above the threshold whoever the partners are: the criterion of "
-    "Paulo & Belrose (arXiv 2501.16615) read without asking for one partner. Never below “shared”.",
-    "same index": "Share with π(i) = σ(i) = i: the latent has kept its place in the dictionary, as latents do that "
-    "stay near a shared start.",
-    "cos where same / other": "Mean cosines of the latents whose two partners agree, and of those where they do not.",
-    "alive in both": "Latents that fire on held-out activations in the first seed and whose partners by encoder and by "
-    "decoder fire in the second. Figures for them use the matching of all latents and average over this set.",
-    "L0, FVU": "Mean number of active latents per token, and the fraction of the activations' variance left "
-    "unexplained, on held-out activations, for each seed. Explained variance is 1 − FVU.",
-}

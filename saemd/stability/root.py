@@ -29,7 +29,7 @@ class Outcome:
 def compare_root(run_root: Path | str, shared_threshold: float = SHARED_THRESHOLD) -> list[Record]:
     """Compare all finished siblings below `run_root`; the records of `stability.json`, one per pair of seeds.
 
-    Writes `<run_root>/stability/`: `stability.json`, `pairs/*.npz`, `figures/*.png`, `report.html`. Only pairs whose
+    Writes `stability.json` and `pairs/*.npz` to `<run_root>/stability/`; `saemd.report` draws them. Only pairs whose
     weights are new or have changed are matched. Runs that cannot be read, and seeds of differing configurations, are
     named in a printed line and left out. `UserError` where `run_root` is no folder.
     """
@@ -40,9 +40,7 @@ def compare_root(run_root: Path | str, shared_threshold: float = SHARED_THRESHOL
 
 
 def compare_all(run_root: Path, shared_threshold: float) -> Outcome:
-    """`compare_root` with everything it found; prints nothing but progress."""
-    from saemd.stability.report import write_report
-
+    """As `compare_root`, with all that was found; prints nothing but progress."""
     _check_threshold(shared_threshold)
     runs, broken = find_runs(run_root)
     folder = run_root / "stability"
@@ -51,16 +49,12 @@ def compare_all(run_root: Path, shared_threshold: float) -> Outcome:
     pairs, remarks = siblings(runs)
     broken += match_pairs(folder, pairs)
     records = _write_table(folder, pairs, shared_threshold) if runs else []
-    outcome = Outcome(folder, runs, records, remarks, broken)
-    if runs:
-        write_report(outcome, shared_threshold)
-    return outcome
+    return Outcome(folder, runs, records, remarks, broken)
 
 
-def renew_report(run_root: Path) -> Path:
-    """Bring `report.html` up to date without changing the threshold of an earlier comparison; its path."""
-    threshold = _earlier_threshold(run_root / "stability" / "stability.json")
-    return compare_all(run_root, threshold).folder / "report.html"
+def compare_again(run_root: Path) -> Outcome:
+    """As `compare_all`, with the threshold of the earlier comparison."""
+    return compare_all(run_root, _earlier_threshold(run_root / "stability" / "stability.json"))
 
 
 def _earlier_threshold(path: Path) -> float:
@@ -85,12 +79,10 @@ def _earlier_threshold(path: Path) -> float:
 def compare_run(run_dir: Path | str, shared_threshold: float = SHARED_THRESHOLD) -> list[Record]:
     """Compare one run that has just finished with its finished siblings; the records of these pairs (may be none).
 
-    Cheap: it matches only this run's new pairs, draws their figure 2 and brings `stability.json` up to date, under a
-    lock, so that jobs of a parallel sweep may call it at once. The summary and `report.html` are left to
-    `compare_root`. `UserError` where `run_dir` is no finished, readable run; unreadable siblings only get a line.
+    Cheap: it matches only this run's new pairs and brings `stability.json` up to date, under a lock, so that jobs of a
+    parallel sweep may call it at once. `UserError` where `run_dir` is no finished, readable run; unreadable siblings
+    only get a line.
     """
-    from saemd.stability.figures import draw_pairs
-
     _check_threshold(shared_threshold)
     run_dir = Path(run_dir).resolve()
     this = read_run(run_dir)
@@ -106,9 +98,7 @@ def compare_run(run_dir: Path | str, shared_threshold: float = SHARED_THRESHOLD)
     if not mine:
         return []
     records = _write_table(folder, pairs, shared_threshold)
-    records = [r for r in records if r["init"] == this.init and r["l0"] == this.l0 and this.seed in r["seeds"]]
-    draw_pairs(folder, records)
-    return records
+    return [r for r in records if r["init"] == this.init and r["l0"] == this.l0 and this.seed in r["seeds"]]
 
 
 def _write_table(folder: Path, pairs: list[Pair], threshold: float) -> list[Record]:

@@ -56,19 +56,19 @@ def _pair_task(folder: Path, record: Record) -> Task:
 
 
 def _pair(folder: Path, record: Record) -> Figure:
-    from saemd.stability.figure2 import pair_figure
+    from saemd.report.figure2 import pair_figure
 
     return pair_figure(record, _points(folder, record))
 
 
 def _grid(folder: Path, records: list[Record]) -> Figure:
-    from saemd.stability.figure2 import grid_figure
+    from saemd.report.figure2 import grid_figure
 
     return grid_figure(records, partial(_points, folder))
 
 
 def _summary(records: list[Record], columns: int) -> Figure:
-    from saemd.stability.summary import summary_figure
+    from saemd.report.summary import summary_figure
 
     return summary_figure(records, columns)
 

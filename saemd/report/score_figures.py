@@ -1,6 +1,6 @@
 """Figures 3 and 4 of the paper as PNG: every score over the measured L0, by start; and the same for each seed.
 
-One panel per score. A score without a value anywhere says in words why. Only here is matplotlib imported, when drawing.
+One panel per score. A score without a value anywhere says in words why. Importing this file imports matplotlib.
 """
 
 from __future__ import annotations
@@ -8,16 +8,18 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import FixedLocator, NullLocator
 
 from saemd.files import replacing
 from saemd.quality.published import remarks, titles
 from saemd.quality.records import Record
 from saemd.quality.spread import cells
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
-    from matplotlib.figure import Figure
+from saemd.report.style import GREY, INK, MARKERS, SERIES, WARNING, new_figure, quiet
 
 DOTS_PER_INCH = 150
 COLUMNS = 4
@@ -94,10 +96,6 @@ def _panels(
     handles: list[Any],
     caption: str,
 ) -> Figure:
-    from matplotlib.ticker import FixedLocator, NullLocator
-
-    from saemd.stability.style import GREY, INK, new_figure, quiet
-
     panels = titles(records)
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
@@ -141,8 +139,6 @@ def _panels(
 
 def _say(axes: Axes, mine: list[Record]) -> None:
     """In words: why a panel is empty, or how many of its points are missing."""
-    from saemd.stability.style import GREY, WARNING
-
     missing = [record for record in mine if record["status"] != "done"]
     if not missing:
         return
@@ -178,18 +174,12 @@ def _inits(records: list[Record]) -> list[str]:
 
 
 def _colours(inits: list[str]) -> dict[str, str]:
-    from saemd.stability.style import SERIES
-
     return {init: SERIES[place % len(SERIES)] for place, init in enumerate(inits)}
 
 
 def _marker(colours: dict[str, str], init: str) -> str:
-    from saemd.stability.style import MARKERS
-
     return MARKERS[list(colours).index(init) % len(MARKERS)]
 
 
 def _handle(label: str, **style: Any) -> Any:
-    from matplotlib.lines import Line2D
-
     return Line2D([], [], linewidth=1.8, markersize=5, label=label, **style)

@@ -13,14 +13,14 @@ from rich.table import Table
 
 from saemd.quality.published import published_rows, remarks, titles
 from saemd.quality.records import Record, reasons
-from saemd.stability.table import LABEL_WIDTH, number, set_width
+from saemd.report.table import LABEL_WIDTH, number, set_width
 
 COLUMNS = ["score", "init", "L0|target", "L0|reached", "mean", "std|seeds", "std|own", "seeds", "missing"]
 TESTS = ["score", "starts", "difference", "95 % interval", "cells", "Wilcoxon|p", "paired t|p"]
 
 
 def print_table(records: list[Record], summary: dict[str, Any], console: Console | None = None) -> None:
-    """`summary` is `saemd.quality.spread.summary(records)`."""
+    """Print the scores; `summary` is `saemd.quality.spread.summary(records)`."""
     console = console or Console()
     _print(console, "Quality, larger is better", COLUMNS, table_rows(records, summary))
     tests = summary["tests"]

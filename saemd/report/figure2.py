@@ -14,10 +14,10 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 
-from saemd.stability.figures import Points
+from saemd.report.figures import Points
+from saemd.report.style import BLUE, DRIFT, FLOOR, GREY, INK, ORANGE, WARNING, Figure, new_figure, quiet
+from saemd.report.table import number, shares_start
 from saemd.stability.records import Record
-from saemd.stability.style import BLUE, DRIFT, FLOOR, GREY, INK, ORANGE, WARNING, Figure, new_figure, quiet
-from saemd.stability.table import number, shares_start
 
 LIMITS = (-0.1, 1.05)
 APART_POINT: dict[str, Any] = {"marker": "x", "markersize": 8, "markeredgewidth": 2, "color": INK, "linestyle": ""}

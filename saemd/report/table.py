@@ -56,6 +56,11 @@ def number(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
+def percent(share: float | None) -> str:
+    """A share for people; a dash where there is none."""
+    return "–" if share is None else f"{share:.1%}"
+
+
 def _row(record: Record) -> list[str]:
     star = " *" if shares_start(record) else ""
     keys = ("mean_cos_dec", "drift_dec", "mean_cos_enc", "drift_enc", "random_floor", "same_match", "shared")

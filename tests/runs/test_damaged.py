@@ -21,7 +21,8 @@ from saemd.stability import compare_root, compare_run
 from saemd.stability.__main__ import main as stability
 from tests.sae.test_jumprelu import random_sae
 from tests.stability_fakes import D, F, fake_run
-from tests.test_run_files import PLACE, SHORT, interrupted, one_error, whole  # noqa: F401 - a fixture
+from tests.runs.test_files import PLACE, SHORT, interrupted, one_error, whole  # noqa: F401 - a fixture
+from tests.sae.test_jumprelu import random_sae
 
 CONFIG = {"activations": {"context_length": 256}}
 Damage = Callable[[Path], object]
@@ -103,8 +104,7 @@ def damaged(run_root: Path, name: str, case: str) -> Path:
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    for drawing in ("figures.draw_pairs", "report.write_report"):
-        monkeypatch.setattr(f"saemd.stability.{drawing}", lambda *_: None)
+    monkeypatch.setattr("saemd.stability.__main__.write_report", lambda outcome: None)
 
 
 @pytest.mark.parametrize(("name", "case"), CASES)

@@ -10,7 +10,7 @@ from html.parser import HTMLParser
 import pytest
 from PIL import Image
 
-from saemd.stability import compare_root
+from saemd.stability.__main__ import main
 from tests.stability_fakes import fake_run, rows
 
 
@@ -49,7 +49,7 @@ def report(run_root) -> tuple[str, Page]:
 
 
 def test_it_is_one_file_without_network(run_root):
-    compare_root(run_root)
+    assert main([f"run_root={run_root}"]) == 0
     text, page = report(run_root)
     assert page.links
     assert all(link.startswith("data:image/png;base64,") for link in page.links)
@@ -63,11 +63,11 @@ def test_it_is_one_file_without_network(run_root):
 
 
 def test_shared_starts_are_warned_about_and_others_are_not(run_root):
-    compare_root(run_root)
+    assert main([f"run_root={run_root}"]) == 0
     assert "share their starting weights" not in report(run_root)[1].text
     for seed in (24, 42):
         fake_run(run_root, "mirror", 40, seed, start=rows(5))
-    compare_root(run_root)
+    assert main([f"run_root={run_root}"]) == 0
     _, page = report(run_root)
     assert "Some seeds share their starting weights" in page.text
     assert "mirror, same decoder and encoder" in page.text
@@ -76,14 +76,14 @@ def test_shared_starts_are_warned_about_and_others_are_not(run_root):
 
 def test_a_lone_run_still_gets_its_quality(tmp_path):
     fake_run(tmp_path, "uniform", 40, 24)
-    compare_root(tmp_path)
+    assert main([f"run_root={tmp_path}"]) == 0
     _, page = report(tmp_path)
     assert "Nothing to compare yet" in page.text
     assert "Quality of each run" in page.text
 
 
 def test_figures_show_both_colours(run_root):
-    compare_root(run_root)
+    assert main([f"run_root={run_root}"]) == 0
     for path in (run_root / "stability" / "figures").iterdir():
         with Image.open(path) as image:
             image.load()
@@ -93,6 +93,6 @@ def test_figures_show_both_colours(run_root):
     assert {(0x00, 0x72, 0xB2), (0xE6, 0x9F, 0x00)} <= colours
 
 
-def test_importing_the_room_loads_no_matplotlib():
-    code = "import sys, saemd.stability; sys.exit('matplotlib' in sys.modules)"
+def test_importing_the_rooms_loads_no_matplotlib():
+    code = "import sys, saemd.stability, saemd.report.page; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0

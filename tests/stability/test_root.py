@@ -15,17 +15,7 @@ from saemd.errors import UserError
 from saemd.stability import compare_root, compare_run
 from saemd.stability import pairs as pairs_module
 from saemd.stability import root as root_module
-from saemd.stability.__main__ import main
-from tests.stability_fakes import F, fake_run, rows
-
-
-@pytest.fixture(autouse=True)
-def blank_figures(monkeypatch):
-    """Nothing is drawn here: what the figures show is for test_stability_report."""
-    from saemd.stability.style import new_figure
-
-    for name in ("_pair", "_grid", "_summary"):
-        monkeypatch.setattr(f"saemd.stability.figures.{name}", lambda *arguments: new_figure(1, 1))
+from tests.stability_fakes import F, fake_run, fake_sweep, rows
 
 
 @pytest.fixture
@@ -42,20 +32,12 @@ def counted(monkeypatch):
     return calls
 
 
-def sweep(run_root, inits=("mirror", "uniform"), targets=(20, 40), seeds=(24, 42)):
-    for init in inits:
-        start = rows(5) if init == "mirror" else None
-        for l0 in targets:
-            for seed in seeds:
-                fake_run(run_root, init, l0, seed, start=start)
-
-
 def stored(run_root):
     return json.loads((run_root / "stability" / "stability.json").read_text())
 
 
-def test_a_whole_sweep(tmp_path):
-    sweep(tmp_path)
+def test_a_whole_fake_sweep(tmp_path):
+    fake_sweep(tmp_path)
     records = compare_root(tmp_path)
     assert [(r["init"], r["l0"], r["seeds"]) for r in records] == [
         (init, l0, [24, 42]) for init in ("mirror", "uniform") for l0 in (20, 40)
@@ -65,13 +47,11 @@ def test_a_whole_sweep(tmp_path):
     with np.load(folder / "pairs" / "init=mirror_l0=40_seeds=24-42.npz") as pair:
         assert {len(pair[key]) for key in ("cos_enc", "cos_dec", "match_enc", "match_dec")} == {F}
         assert pair["cos_dec"].mean() == pytest.approx(records[1]["mean_cos_dec"])
-    drawn = {path.name for path in (folder / "figures").iterdir()}
-    assert {"summary.png", "figure2_grid.png", "figure2_init=uniform_l0=20_seeds=24-42.png"} <= drawn
     assert not [path for path in folder.rglob(".*") if path.name != ".lock"]  # nothing half-written
 
 
 def test_three_seeds_make_three_pairs_and_a_lone_seed_none(tmp_path, capsys):
-    sweep(tmp_path, inits=("uniform",), targets=(40,), seeds=(0, 24, 42))
+    fake_sweep(tmp_path, inits=("uniform",), targets=(40,), seeds=(0, 24, 42))
     fake_run(tmp_path, "uniform", 80, 24)
     half_done = fake_run(tmp_path, "uniform", 80, 42)
     (half_done / "metrics.json").unlink()
@@ -79,11 +59,10 @@ def test_three_seeds_make_three_pairs_and_a_lone_seed_none(tmp_path, capsys):
     assert capsys.readouterr().out == ""
 
 
-def test_only_what_has_changed_is_matched_and_drawn_again(tmp_path, counted):
-    sweep(tmp_path, targets=(40,))
+def test_only_what_has_changed_is_matched_again(tmp_path, counted):
+    fake_sweep(tmp_path, targets=(40,))
     first = compare_root(tmp_path)
     assert len(counted) == 2
-    figures = {path: path.stat().st_mtime_ns for path in (tmp_path / "stability" / "figures").iterdir()}
     os.utime(tmp_path / "init=mirror" / "l0=40" / "seed=24" / "sae_weights.safetensors")  # touched, the same content
     assert compare_root(tmp_path) == first
     assert len(counted) == 2
@@ -91,15 +70,13 @@ def test_only_what_has_changed_is_matched_and_drawn_again(tmp_path, counted):
     again = compare_root(tmp_path)
     assert len(counted) == 3
     assert [a == b for a, b in zip(first, again, strict=True)] == [False, True]
-    kept = {path.name for path, time in figures.items() if path.stat().st_mtime_ns == time}
-    assert kept == {"figure2_init=uniform_l0=40_seeds=24-42.png"}
     (tmp_path / "stability" / "pairs" / "init=uniform_l0=40_seeds=24-42.npz").write_bytes(b"not a pair")
     assert compare_root(tmp_path) == again
     assert len(counted) == 4
 
 
 def test_another_threshold_is_another_table_from_the_same_matching(tmp_path, counted):
-    sweep(tmp_path, inits=("uniform",), targets=(40,))
+    fake_sweep(tmp_path, inits=("uniform",), targets=(40,))
     (strict,), (lax,) = compare_root(tmp_path), compare_root(tmp_path, shared_threshold=0.2)
     assert len(counted) == 1
     assert (strict["shared_threshold"], lax["shared_threshold"]) == (0.7, 0.2)
@@ -107,7 +84,7 @@ def test_another_threshold_is_another_table_from_the_same_matching(tmp_path, cou
 
 
 def test_seeds_of_other_configurations_are_named_and_not_compared(tmp_path, capsys):
-    sweep(tmp_path, inits=("uniform",), targets=(40,), seeds=(1, 2))
+    fake_sweep(tmp_path, inits=("uniform",), targets=(40,), seeds=(1, 2))
     fake_run(tmp_path, "uniform", 40, 3, kind="longer", config={"tokens": 2_000_000})
     assert [r["seeds"] for r in compare_root(tmp_path)] == [[1, 2]]
     out = capsys.readouterr().out
@@ -120,13 +97,12 @@ def test_seeds_of_other_configurations_are_named_and_not_compared(tmp_path, caps
 def test_a_run_that_has_just_finished_joins_the_table(tmp_path, counted):
     alone = fake_run(tmp_path, "uniform", 40, 24)
     assert compare_run(alone) == []
-    sweep(tmp_path, inits=("uniform",), targets=(20,))
+    fake_sweep(tmp_path, inits=("uniform",), targets=(20,))
     newest = fake_run(tmp_path, "uniform", 40, 42)
     records = compare_run(newest)
     assert [(r["l0"], r["seeds"]) for r in records] == [(40, [24, 42])]
     assert len(counted) == 1  # the other L0's pair is none of this run's business
     assert stored(tmp_path) == json.loads(json.dumps(records))
-    assert (tmp_path / "stability" / "figures" / "figure2_init=uniform_l0=40_seeds=24-42.png").is_file()
     assert len(compare_root(tmp_path)) == 2
     assert len(counted) == 2
     assert len(compare_run(newest)) == 1
@@ -137,7 +113,7 @@ def test_a_run_that_has_just_finished_joins_the_table(tmp_path, counted):
 
 def test_jobs_that_finish_at_once_lose_no_pair(tmp_path, monkeypatch):
     """A job that is slow to write its table must not overwrite the pair that another job added meanwhile."""
-    sweep(tmp_path, inits=("uniform",))
+    fake_sweep(tmp_path, inits=("uniform",))
     slow, quick = (tmp_path / "init=uniform" / f"l0={l0}" / "seed=42" for l0 in (20, 40))
     compare_run(quick)  # the random floor is there
     shutil.rmtree(tmp_path / "stability" / "pairs")
@@ -157,59 +133,6 @@ def test_jobs_that_finish_at_once_lose_no_pair(tmp_path, monkeypatch):
         assert about_to_write.wait(10)
         assert len(pool.submit(compare_run, quick).result()) == len(first.result()) == 1
     assert [record["l0"] for record in stored(tmp_path)] == [20, 40]
-
-
-def test_a_broken_run_is_named_and_takes_no_other_with_it(tmp_path, capsys):
-    sweep(tmp_path)
-    (tmp_path / "init=mirror" / "l0=20" / "seed=42" / "latents.npz").unlink()
-    weights = tmp_path / "init=mirror" / "l0=40" / "seed=42" / "sae_weights.safetensors"
-    weights.write_bytes(weights.read_bytes()[:-100])
-    poisoned = rows(3)
-    poisoned[0, 0] = float("nan")
-    fake_run(tmp_path, "uniform", 20, 42, start=poisoned)
-    assert main([f"run_root={tmp_path}"]) == 2
-    out = capsys.readouterr().out
-    assert [(r["init"], r["l0"]) for r in stored(tmp_path)] == [("uniform", 40)]
-    assert out.count("left out: ") == 3
-    assert "seed=42: cannot be read" in out
-    assert "1 of 48 latents are NaN" in out
-
-
-@pytest.mark.parametrize(
-    ("arguments", "line"),
-    [
-        (["run_root=nowhere"], "error: run_root=nowhere: no such folder"),
-        (["runroot=runs"], "error: runroot=runs: known are run_root=…, shared_threshold=…"),
-        (["shared_threshold=high"], "error: shared_threshold=high: use a cosine between 0 and 1"),
-        (["shared_threshold=7"], "error: shared_threshold=7.0: use a cosine between 0 and 1"),
-    ],
-)
-def test_bad_arguments_get_one_line_and_exit_code_2(arguments, line, tmp_path, monkeypatch, capsys):
-    monkeypatch.chdir(tmp_path)
-    assert main(arguments) == 2
-    err = capsys.readouterr().err
-    assert err.startswith(line)
-    assert err.count("\n") == 1
-    assert not list(tmp_path.iterdir())
-
-
-def test_the_command_says_what_it_found(tmp_path, capsys):
-    assert main([f"run_root={tmp_path}"]) == 0
-    assert "0 finished runs, but no two of them are siblings" in capsys.readouterr().out
-    assert not list(tmp_path.iterdir())
-    fake_run(tmp_path, "mirror", 40, 24, start=rows(5))
-    assert main([f"run_root={tmp_path}"]) == 0
-    assert "1 finished run, but no two" in capsys.readouterr().out
-    assert stored(tmp_path) == []
-    shutil.rmtree(tmp_path / "stability")
-    fake_run(tmp_path, "mirror", 40, 42, start=rows(5))
-    sweep(tmp_path, inits=("a-longer-label-of-an-initialisation",))
-    assert main([f"run_root={tmp_path}"]) == 0
-    out = capsys.readouterr().out
-    assert max(len(line) for line in out.splitlines() if str(tmp_path) not in line) <= 110  # in a file
-    assert "24-42 *" in out
-    assert "says nothing about convergence" in out
-    assert "report.html" in out
 
 
 def test_half_a_shared_start_is_a_shared_start(tmp_path):

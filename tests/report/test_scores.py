@@ -14,12 +14,12 @@ from PIL import Image
 from rich.console import Console
 from scipy import stats
 
-from saemd.quality.figures import draw_figures, figure3, figure4
 from saemd.quality.published import LOSS_RECOVERED
-from saemd.quality.section import scores
 from saemd.quality.spread import cells, paired, summary
 from saemd.quality.spread import tests as paired_tests
-from saemd.quality.table import print_table
+from saemd.report.score_figures import draw_figures, figure3, figure4
+from saemd.report.score_table import print_table
+from saemd.report.scores import scores
 
 TITLES = {"core": "Loss Recovered", "probing": "k-Sparse Probing", "unlearning": "Unlearning", "ravel": "RAVEL"}
 
@@ -173,7 +173,7 @@ def scores_of(folder: Path, records: list[dict]) -> list[str]:
 
 @pytest.fixture(scope="module")
 def collect() -> Any:
-    path = Path(__file__).parent.parent / "experiments" / "embedded-quality" / "collect.py"
+    path = Path(__file__).parents[2] / "experiments" / "embedded-quality" / "collect.py"
     spec = importlib.util.spec_from_file_location("collect", path)
     assert spec
     assert spec.loader

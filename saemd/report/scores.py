@@ -1,4 +1,4 @@
-"""The report's part on scores: what `saemd.evaluate` found, in `saemd.stability.html`'s terms."""
+"""The report's part on scores: what `saemd.evaluate` found, in `saemd.report.html`'s terms."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from typing import Any
 from saemd.quality.published import LOSS_RECOVERED, comparable, remarks, titles
 from saemd.quality.records import Record, read_records, reasons
 from saemd.quality.spread import summary
-from saemd.quality.table import COLUMNS, TESTS, table_rows, test_remarks, test_rows
-from saemd.stability import html
-from saemd.stability.table import number
+from saemd.report import html
+from saemd.report.score_table import COLUMNS, TESTS, table_rows, test_remarks, test_rows
+from saemd.report.table import number
 
 CORE_COLUMNS = {
     "CE|sae": ("ce_sae", 3),

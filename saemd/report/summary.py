@@ -9,9 +9,9 @@ from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
 from matplotlib.ticker import FixedLocator, NullLocator
 
+from saemd.report.style import APART, DRIFT, FLOOR, INK, MARKERS, SERIES, Figure, new_figure, quiet
+from saemd.report.table import shares_start
 from saemd.stability.records import Record
-from saemd.stability.style import APART, DRIFT, FLOOR, INK, MARKERS, SERIES, Figure, new_figure, quiet
-from saemd.stability.table import shares_start
 
 PANELS = (
     ("decoder cosine (PW-MCC)", "mean_cos_dec", "drift_dec", "apart_dec"),

@@ -1,0 +1,117 @@
+"""`report.html`: one file that says what was compared, what came out, and what it does not show."""
+
+from __future__ import annotations
+
+from html import escape
+from typing import Any
+
+from saemd.files import write_text
+from saemd.report import html
+from saemd.report.definitions import DEFINITIONS
+from saemd.report.figures import draw_all
+from saemd.report.scores import scores
+from saemd.report.similarity import shared_start_warning, similarity
+from saemd.report.table import number, percent
+from saemd.stability.root import Outcome
+from saemd.stability.runs import SEED_KEYS, Run, flatten
+
+
+def write_report(outcome: Outcome) -> None:
+    """Draw the figures of all records and write `report.html`; without a record it shows quality alone.
+
+    Scores that `saemd.evaluate` has measured are shown too. Without a finished run nothing is written.
+    """
+    if not outcome.runs:
+        return
+    draw_all(outcome.folder, outcome.records)
+    models = _values(outcome.runs, "lm.name")
+    title = f"Stability over seeds · {models}" if models else "Stability over seeds"
+    body = [f"<h1>{escape(title)}</h1>", *_opening(outcome), *shared_start_warning(outcome.records)]
+    body += similarity(outcome.folder, outcome.records)
+    body += scores(outcome.folder.parent / "quality")
+    body += ["<h2>Quality of each run</h2>", _quality(outcome.runs)]
+    body.append(html.paragraph("On held-out activations. Stability means little where the FVU is poor.", "soft"))
+    if outcome.records:
+        body += ["<h2>What the columns mean</h2>", html.definitions(DEFINITIONS)]
+    body += ["<h2>Configuration</h2>", html.listing(_configuration(outcome.runs))]
+    body += ["<h2>Versions</h2>", html.listing(_versions(outcome.runs))]
+    write_text(outcome.folder / "report.html", html.page(title, body))
+
+
+def _opening(outcome: Outcome) -> list[str]:
+    lines = [
+        html.paragraph(
+            "Sparse autoencoders were trained that differ in nothing but the seed, and the latents of each two were "
+            "matched one to one by the directions they read (encoder) and write (decoder). The closer a latent is to "
+            "its partner, the less that feature depends on the seed.",
+            "lead",
+        )
+    ]
+    pairs = len(outcome.records)
+    count = f"{len(outcome.runs)} finished runs, {pairs} {'pair' if pairs == 1 else 'pairs'} of seeds compared."
+    lines.append(html.paragraph(count, "soft"))
+    if not outcome.records:
+        nothing = "Nothing to compare yet: no two finished runs share init, L0 and configuration under two seeds."
+        lines.append(f'<div class="warning">{html.paragraph(nothing)}</div>')
+    left_out = outcome.broken + outcome.remarks
+    if left_out:
+        items = "".join(f"<li>{escape(line)}</li>" for line in left_out)
+        lines.append(f'<div class="warning"><p><strong>Left out</strong></p><ul>{items}</ul></div>')
+    return lines
+
+
+def _quality(runs: list[Run]) -> str:
+    head = ["init", "L0|target", "seed", "L0|reached", "FVU", "explained|variance", "dead", "tokens", "tokens/s"]
+    head.append("minutes")
+    rows = []
+    for run in runs:
+        metrics = run.metrics
+        dead, seconds = metrics.get("dead_fraction"), metrics.get("seconds")
+        rows.append(
+            [
+                run.init,
+                f"{run.l0:g}",
+                str(run.seed),
+                number(metrics["l0"], 1),
+                number(metrics["fvu"], 3),
+                number(metrics.get("explained_variance"), 3),
+                percent(dead),
+                _count(metrics.get("tokens")),
+                _count(metrics.get("tokens_per_second")),
+                number(None if seconds is None else seconds / 60, 1),
+            ]
+        )
+    return html.table(head, rows, group=True)
+
+
+def _configuration(runs: list[Run]) -> list[tuple[str, str]]:
+    """Every key of the runs' configurations with its value, or all its values where the runs differ."""
+    keys = dict.fromkeys(key for run in runs for key in flatten(run.config))
+    rows = [(key, _values(runs, key)) for key in keys if key not in SEED_KEYS]
+    rows.append(("seed", ", ".join(dict.fromkeys(str(run.seed) for run in runs))))
+    for key in ("scale", "n_train"):
+        found = dict.fromkeys(str((run.saved.get("cache") or {}).get(key, "–")) for run in runs)
+        rows.append((f"cache.{key}", ", ".join(found)))
+    return rows
+
+
+def _versions(runs: list[Run]) -> list[tuple[str, str]]:
+    kinds: dict[str, dict[str, None]] = {}
+    for run in runs:
+        for name, version in {**(run.saved.get("versions") or {}), "git commit": run.saved.get("git_commit")}.items():
+            kinds.setdefault(name, {})[str(version or "unknown")] = None
+    return [(name, ", ".join(found)) for name, found in kinds.items()]
+
+
+def _values(runs: list[Run], key: str) -> str:
+    """The values of one flattened key over all runs, each once."""
+    found: dict[str, None] = {}
+    for run in runs:
+        config: dict[str, Any] = flatten(run.config)
+        if key in config:
+            found[str(config[key])] = None
+    return ", ".join(found)
+
+
+def _count(value: float | None) -> str:
+    return "–" if value is None else f"{value:,.0f}"
