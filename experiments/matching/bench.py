@@ -32,12 +32,15 @@ from typing import Any
 
 import numpy as np
 import torch
+from proof import excess  # beside this file
 from torch import Tensor
 
-from saemd.stability import matching
-from saemd.stability.candidates import gather
-from saemd.stability.certificate import excess, gap
-from saemd.stability.cosines import ByteCosines, Dictionary, FloatCosines, fastest_first
+from saemd.stability.matching.byte_cosines import ByteCosines, fastest_first
+from saemd.stability.matching.candidates import gather
+from saemd.stability.matching.certificate import gap
+from saemd.stability.matching.cosines import Dictionary, FloatCosines
+from saemd.stability.matching.hungarian import KEPT, rows_of_one_shape
+from saemd.stability.matching.optimum import optimum
 
 SOLVERS = ["saemd", "scipy", "lapjvh", "lapjvr", "lapjvs", "lapjvx"]
 KINDS = ["near", "half", "independent", "anisotropic"]
@@ -81,7 +84,7 @@ def run_saemd(
 ) -> Callable[[], dict[str, Any]]:
     """`match`, with a clock in between; without scipy, should a proof fail."""
     cosines = next(fastest_first(a, b, pool))
-    candidates = gather(timed(cosines.blocks(), seconds), len(a.factors), matching.KEPT, pool)
+    candidates = gather(timed(cosines.blocks(), seconds), len(a.factors), KEPT, pool)
     start, recomputed = time.perf_counter(), [0]
     rows = cosines.rows
 
@@ -90,7 +93,7 @@ def run_saemd(
         return rows(row_R)
 
     cosines.rows = counted  # type: ignore[method-assign]
-    found = matching.optimum(candidates, cosines)
+    found = optimum(candidates, cosines)
     solve_seconds = time.perf_counter() - start
     return lambda: {
         "way": type(cosines).__name__,
@@ -127,9 +130,9 @@ def run(solver: str, kind: str, n: int, d: int, threads: int) -> dict[str, Any]:
     start = time.perf_counter()
     if solver == "saemd":
         with ThreadPoolExecutor(threads) as pool:  # compiles both ways
-            for way in (FloatCosines, ByteCosines):
-                cosines = way(*matching._rows_of_one_shape(*dictionaries(kind, 600, 20)), pool)
-                matching.optimum(gather(cosines.blocks(), 600, 16, pool), cosines)
+            for kernel in (FloatCosines, ByteCosines):
+                cosines = kernel(*rows_of_one_shape(*dictionaries(kind, 600, 20)), pool)
+                optimum(gather(cosines.blocks(), 600, 16, pool), cosines)
     load_seconds = time.perf_counter() - start
     a_FD, b_FD = dictionaries(kind, n, d)
     before = memory_mb("VmRSS")
@@ -137,7 +140,7 @@ def run(solver: str, kind: str, n: int, d: int, threads: int) -> dict[str, Any]:
     products = [0.0, 0.0]
     with ThreadPoolExecutor(threads) as pool:
         start, cpu_start = time.perf_counter(), time.process_time()
-        given = (*matching._rows_of_one_shape(a_FD, b_FD), pool, products)
+        given = (*rows_of_one_shape(a_FD, b_FD), pool, products)
         report = run_saemd(*given) if solver == "saemd" else run_dense(solver, *given)
         seconds, cpu_seconds = time.perf_counter() - start, time.process_time() - cpu_start
         peak = memory_mb("VmHWM")

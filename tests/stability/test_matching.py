@@ -11,13 +11,17 @@ import numpy as np
 import pytest
 import torch
 
+from experiments.matching.proof import certify, excess
 from saemd.errors import UserError
-from saemd.stability import certificate, match, matching
-from saemd.stability import cosines as cosines_module
-from saemd.stability.candidates import Candidates, gather
-from saemd.stability.certificate import Assignment, NotProvenError, Pricing, certify, excess, gap
-from saemd.stability.cosines import ByteCosines, Cosines, FloatCosines, fastest_first
-from saemd.stability.matching import match_reference, optimum, random_floor
+from saemd.stability import match
+from saemd.stability.matching import byte_cosines, hungarian, optimum, pricing
+from saemd.stability.matching import cosines as cosines_module
+from saemd.stability.matching.byte_cosines import ByteCosines, fastest_first
+from saemd.stability.matching.candidates import Candidates, gather
+from saemd.stability.matching.certificate import Assignment, NotProvenError, gap
+from saemd.stability.matching.cosines import Cosines, FloatCosines
+from saemd.stability.matching.hungarian import match_reference, random_floor
+from saemd.stability.matching.pricing import Pricing
 from tests.stability_fakes import rows
 
 
@@ -93,7 +97,7 @@ def test_the_random_floor_lies_just_below_its_bound():
     assert floor != random_floor(n_latents, d_in, seed=1)
 
 
-WAYS = [FloatCosines, ByteCosines]
+KERNELS = [FloatCosines, ByteCosines]
 
 
 def shared_rows(n: int, share: float, noise: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -131,12 +135,12 @@ INPUTS: dict[str, Callable[[int], tuple[torch.Tensor, torch.Tensor]]] = {
 
 
 def solved(
-    a_FD: torch.Tensor, b_FD: torch.Tensor, way: type[FloatCosines], pool: ThreadPoolExecutor
+    a_FD: torch.Tensor, b_FD: torch.Tensor, kernel: type[FloatCosines], pool: ThreadPoolExecutor
 ) -> tuple[Assignment, Candidates, Cosines, np.ndarray]:
-    """What `match` finds on the way, and the whole matrix."""
-    cosines = way(*matching._rows_of_one_shape(a_FD, b_FD), pool)
-    candidates = gather(cosines.blocks(), len(a_FD), matching.KEPT, pool)
-    return optimum(candidates, cosines), candidates, cosines, whole(a_FD, b_FD)
+    """The assignment that `match` finds, what it is made from, and the whole matrix."""
+    cosines = kernel(*hungarian.rows_of_one_shape(a_FD, b_FD), pool)
+    candidates = gather(cosines.blocks(), len(a_FD), hungarian.KEPT, pool)
+    return optimum.optimum(candidates, cosines), candidates, cosines, whole(a_FD, b_FD)
 
 
 def whole(a_FD: torch.Tensor, b_FD: torch.Tensor) -> np.ndarray:
@@ -152,9 +156,9 @@ def pool() -> Iterator[ThreadPoolExecutor]:
 
 @pytest.mark.parametrize("n", [1, 2, 3, 40, 500])
 @pytest.mark.parametrize("kind", INPUTS)
-@pytest.mark.parametrize("way", WAYS)
-def test_the_optimum_is_scipys(way: type[FloatCosines], kind: str, n: int, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(matching, "fastest_first", lambda *given: iter([way(*given)]))
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_optimum_is_scipys(kernel: type[FloatCosines], kind: str, n: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(hungarian, "fastest_first", lambda *given: iter([kernel(*given)]))
     a_FD, b_FD = INPUTS[kind](n)
     found, reference = match(a_FD, b_FD), match_reference(a_FD, b_FD)
     assert np.array_equal(np.sort(found.index), np.arange(n))
@@ -165,15 +169,16 @@ def test_the_optimum_is_scipys(way: type[FloatCosines], kind: str, n: int, monke
 
 @pytest.mark.parametrize("kept", [2, 6, 32])
 @pytest.mark.parametrize("kind", INPUTS)
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_few_candidates_are_enough_and_every_pair_is_proven(
-    way: type[FloatCosines], kind: str, kept: int, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+    kernel: type[FloatCosines], kind: str, kept: int, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(matching, "KEPT", kept)
-    monkeypatch.setattr(matching, "CORE", kept // 2)
-    monkeypatch.setattr(matching, "ROUNDS", 1000)
-    monkeypatch.setattr("saemd.stability.cosines.BLOCK_ROWS", 100)
-    found, candidates, cosines, cosine_FF = solved(*INPUTS[kind](300), way, pool)
+    monkeypatch.setattr(hungarian, "KEPT", kept)
+    monkeypatch.setattr(optimum, "CORE", kept // 2)
+    monkeypatch.setattr(optimum, "ROUNDS", 1000)
+    for module in (cosines_module, byte_cosines):
+        monkeypatch.setattr(module, "BLOCK_ROWS", 100)
+    found, candidates, cosines, cosine_FF = solved(*INPUTS[kind](300), kernel, pool)
     best = match_reference(*INPUTS[kind](300)).cosine.sum(dtype=np.float64)
     assert cosine_FF[np.arange(300), found.index].sum(dtype=np.float64) == pytest.approx(best, abs=3e-5)
     assert excess(found, np.split(cosine_FF, [100])) <= 1e-6
@@ -182,12 +187,12 @@ def test_few_candidates_are_enough_and_every_pair_is_proven(
 
 @pytest.mark.parametrize("far", [-10, 0.01, 10])  # only the diagonal, those near a line's best, all
 @pytest.mark.parametrize("kind", INPUTS)
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_which_pairs_are_known_to_begin_with_changes_nothing(
-    way: type[FloatCosines], kind: str, far: float, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+    kernel: type[FloatCosines], kind: str, far: float, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(matching, "FAR", far)
-    found, candidates, cosines, cosine_FF = solved(*INPUTS[kind](300), way, pool)
+    monkeypatch.setattr(optimum, "FAR", far)
+    found, candidates, cosines, cosine_FF = solved(*INPUTS[kind](300), kernel, pool)
     best = match_reference(*INPUTS[kind](300)).cosine.sum(dtype=np.float64)
     assert found.value.sum() == pytest.approx(best, abs=3e-5)
     np.testing.assert_allclose(found.value, cosine_FF[np.arange(300), found.index], atol=1e-6)
@@ -215,7 +220,7 @@ def test_of_near_identical_dictionaries_few_pairs_are_computed(
 @pytest.mark.parametrize("kind", INPUTS)
 def test_bounds_lie_above_the_cosines_and_near_them(kind: str, n: int, pool: ThreadPoolExecutor):
     a_FD, b_FD = INPUTS[kind](n)
-    cosines = ByteCosines(*matching._rows_of_one_shape(100 * a_FD, 1e-3 * b_FD), pool)
+    cosines = ByteCosines(*hungarian.rows_of_one_shape(100 * a_FD, 1e-3 * b_FD), pool)
     above_FF = np.concatenate([block_BF.copy() for block_BF in cosines.blocks()]) - whole(a_FD.double(), b_FD.double())
     assert above_FF.min() >= 0
     assert above_FF.max() < 0.05
@@ -226,39 +231,39 @@ def test_bounds_hold_where_rounding_is_worst(pool: ThreadPoolExecutor):
     """All entries nearly half a step off, and in the direction of the other's row."""
     a_FD = torch.arange(64)[:, None] % 5 + torch.full((64, 2000), 3.49)
     a_FD[:, 0] = 127
-    cosines = ByteCosines(*matching._rows_of_one_shape(a_FD, a_FD), pool)
+    cosines = ByteCosines(*hungarian.rows_of_one_shape(a_FD, a_FD), pool)
     above_FF = next(cosines.blocks()) - whole(a_FD.double(), a_FD.double())
     assert 0 <= above_FF.min() < 0.2 * cosines.mean_error  # no much smaller bound would have done
 
 
 def test_single_pairs_and_whole_rows_are_the_cosines(pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr("saemd.stability.cosines.CACHED", 1000)  # stretches of seven columns
+    monkeypatch.setattr("saemd.stability.matching.cosines.CACHED", 1000)  # stretches of seven columns
     a_FD, b_FD = 3 * rows(0, 90, 32), 0.1 * rows(1, 90, 32)
     row_E, column_E = np.random.default_rng(0).integers(0, 90, (2, 500)).astype(np.int32)
-    for way in WAYS:
-        cosines, expected_FF = way(*matching._rows_of_one_shape(a_FD, b_FD), pool), whole(a_FD, b_FD)
+    for kernel in KERNELS:
+        cosines, expected_FF = kernel(*hungarian.rows_of_one_shape(a_FD, b_FD), pool), whole(a_FD, b_FD)
         np.testing.assert_allclose(cosines.pairs(row_E, column_E), expected_FF[row_E, column_E], atol=1e-6)
         assert np.array_equal(cosines.pairs(row_E[::-1], column_E[::-1])[::-1], cosines.pairs(row_E, column_E))
         np.testing.assert_allclose(cosines.rows(row_E[:7]), expected_FF[row_E[:7]], atol=1e-6)
 
 
 def test_bytes_are_left_where_they_are_too_coarse(monkeypatch: pytest.MonkeyPatch, pool: ThreadPoolExecutor):
-    monkeypatch.setattr(cosines_module, "SMALLEST", 2)
-    monkeypatch.setattr(cosines_module, "bytes_are_faster", lambda: True)
-    given = matching._rows_of_one_shape(rows(0, 40), rows(1, 40))
-    assert [type(way) for way in fastest_first(*given, pool)] == [ByteCosines, FloatCosines]
+    monkeypatch.setattr(byte_cosines, "SMALLEST", 2)
+    monkeypatch.setattr(byte_cosines, "bytes_are_faster", lambda: True)
+    given = hungarian.rows_of_one_shape(rows(0, 40), rows(1, 40))
+    assert [type(kernel) for kernel in fastest_first(*given, pool)] == [ByteCosines, FloatCosines]
     spiky_FD = rows(0, 40)
     spiky_FD[:, 3] *= 1000
-    given = matching._rows_of_one_shape(spiky_FD + 30 * rows(2, 40).sign(), rows(1, 40))
-    monkeypatch.setattr(cosines_module, "COARSEST", 0.001)
-    assert [type(way) for way in fastest_first(*given, pool)] == [FloatCosines]
-    monkeypatch.setattr(cosines_module, "bytes_are_faster", lambda: False)
-    assert [type(way) for way in fastest_first(*given, pool)] == [FloatCosines]
+    given = hungarian.rows_of_one_shape(spiky_FD + 30 * rows(2, 40).sign(), rows(1, 40))
+    monkeypatch.setattr(byte_cosines, "COARSEST", 0.001)
+    assert [type(kernel) for kernel in fastest_first(*given, pool)] == [FloatCosines]
+    monkeypatch.setattr(byte_cosines, "bytes_are_faster", lambda: False)
+    assert [type(kernel) for kernel in fastest_first(*given, pool)] == [FloatCosines]
 
 
 def test_where_bounds_prove_nothing_float32_goes_on(monkeypatch: pytest.MonkeyPatch, recwarn: pytest.WarningsRecorder):
     a_FD, b_FD = INPUTS["half"](100)
-    tried, real = [], matching.optimum
+    tried, real = [], optimum.optimum
 
     def failing(candidates: Candidates, cosines: Cosines) -> Assignment:
         tried.append(type(cosines))
@@ -266,8 +271,8 @@ def test_where_bounds_prove_nothing_float32_goes_on(monkeypatch: pytest.MonkeyPa
             raise NotProvenError("no proof")
         return real(candidates, cosines)
 
-    monkeypatch.setattr(matching, "optimum", failing)
-    monkeypatch.setattr(matching, "fastest_first", lambda *given: iter([ByteCosines(*given), FloatCosines(*given)]))
+    monkeypatch.setattr(hungarian, "optimum", failing)
+    monkeypatch.setattr(hungarian, "fastest_first", lambda *given: iter([ByteCosines(*given), FloatCosines(*given)]))
     assert np.array_equal(match(a_FD, b_FD).index, match_reference(a_FD, b_FD).index)
     assert tried == [ByteCosines, FloatCosines]
     assert not recwarn
@@ -287,12 +292,12 @@ def test_lists_hold_the_largest_and_bound_the_others(pool: ThreadPoolExecutor):
     assert (value_E.reshape(300, 5).min(axis=1) == np.sort(cosine_FF)[:, -5]).all()
 
 
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_what_is_not_optimal_is_not_proven(
-    way: type[FloatCosines], pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+    kernel: type[FloatCosines], pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(matching, "KEPT", 16)
-    found, candidates, cosines, cosine_FF = solved(*INPUTS["half"](300), way, pool)
+    monkeypatch.setattr(hungarian, "KEPT", 16)
+    found, candidates, cosines, cosine_FF = solved(*INPUTS["half"](300), kernel, pool)
     certify(found, candidates, cosines)
     index_F = found.index.copy()
     index_F[[3, 4]] = index_F[[4, 3]]
@@ -309,13 +314,13 @@ def test_what_is_not_optimal_is_not_proven(
 
 @pytest.mark.parametrize(("i", "rank"), [(0, 0), (17, 40), (299, 150), (5, 299)])
 @pytest.mark.parametrize("few", [0, 1024])  # by whole rows, by single pairs
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("kernel", KERNELS)
 def test_one_pair_that_is_worth_more_is_found_wherever_it_is(
-    way: type[FloatCosines], few: int, i: int, rank: int, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+    kernel: type[FloatCosines], few: int, i: int, rank: int, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr(matching, "KEPT", 16)
-    monkeypatch.setattr(certificate, "FEW", few)
-    _, candidates, cosines, cosine_FF = solved(*INPUTS["half"](300), way, pool)
+    monkeypatch.setattr(hungarian, "KEPT", 16)
+    monkeypatch.setattr(pricing, "FEW", few)
+    _, candidates, cosines, cosine_FF = solved(*INPUTS["half"](300), kernel, pool)
     j = int(np.argsort(-cosine_FF[i])[rank])
     gain_F, price_F = np.full(300, 9.0), np.full(300, 9.0)
     gain_F[i], price_F[j] = 0, float(cosine_FF[i, j]) - 1e-6
@@ -326,7 +331,7 @@ def test_one_pair_that_is_worth_more_is_found_wherever_it_is(
 
 
 def test_without_a_proof_scipy_answers_and_says_so(monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(matching, "ROUNDS", 0)
+    monkeypatch.setattr(optimum, "ROUNDS", 0)
     a_FD, b_FD = INPUTS["half"](100)
     with pytest.warns(UserWarning, match="scipy solves this one"):
         found = match(a_FD, b_FD)

@@ -1,0 +1,10 @@
+"""Matching behind one door: `match` pairs the rows of two dictionaries one to one, and proves that no total is larger.
+
+Inside, from the door down: `hungarian` holds what callers see, `optimum` the loop of matching and proof. `candidates`
+are the largest cosines of each row and column; `auction` and `paths` match on these; `certificate` and `pricing` prove
+the result on all pairs. `cosines` and `byte_cosines` compute the numbers.
+"""
+
+from saemd.stability.matching.hungarian import Match, match, random_floor
+
+__all__ = ["Match", "match", "random_floor"]
