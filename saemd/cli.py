@@ -12,7 +12,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from hydra import compose, initialize_config_dir
@@ -20,7 +20,7 @@ from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, MissingConfigException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
 from saemd.arguments import folder, overrides, refuse_unread, unknown_key
@@ -31,6 +31,8 @@ from saemd.files import is_full_disk
 from saemd.lm.config import LMConfig
 from saemd.logging.config import LoggerConfig
 from saemd.progress import quiet_libraries
+from saemd.runs import flatten
+from saemd.runs.folders import names_folder, part
 from saemd.sae.registry import ARCHITECTURES
 from saemd.sae.starts import INITS
 from saemd.training.config import RecipeConfig
@@ -56,14 +58,43 @@ def register() -> None:
         store.store(group=group, name=name, node=node)
 
 
-def typed(composed: DictConfig) -> Config:
-    """The checked `Config` of what Hydra composed, its folders without `~`. Raises `UserError`."""
+def typed(composed: DictConfig, choices: Mapping[str, str]) -> Config:
+    """The checked `Config` of what Hydra composed, its folders without `~`. Raises `UserError`.
+
+    `choices` has the chosen option of each configuration group.
+    """
     refuse_unread(composed)
     config = OmegaConf.to_object(composed)
     assert isinstance(config, Config)
     config.run_root, config.cache_root = folder("run_root", config.run_root), folder("cache_root", config.cache_root)
+    config.folder = _folder_parts(config, choices)
     check(config)
     return config
+
+
+def _folder_parts(config: Config, choices: Mapping[str, str]) -> dict[str, str]:
+    """The parts of the run's folder as text; null stands for the run's own value, or its option of a group."""
+    values = {**flatten(dataclasses.asdict(config)), **choices}
+    parts = {}
+    for key, value in flatten(config.folder).items():
+        if value is None and key not in values:
+            raise unknown_key(key, [*values])
+        parts[key] = part(key, values[key] if value is None else value)
+    return parts
+
+
+def job_overrides(arguments: list[str]) -> list[str]:
+    """The overrides of a command line for Hydra, with `folder=…` for the keys that its sweep varies.
+
+    Each job, wherever Hydra composes it, then finds its own folder.
+    """
+    words = [re.sub(r"^folder(?=[.=])", "++folder", word) for word in overrides(arguments, FLAGS)]
+    parsed = OverridesParser.create().parse_overrides(words)
+    if not {*FLAGS} & {*arguments}:
+        return words
+    varied = [o.key_or_group for o in parsed if o.is_sweep_override() and len([*o.sweep_iterator()]) > 1]
+    named = ",".join(f"{key}:null" for key in sorted({*varied}) if names_folder(key))
+    return [f"++folder={{{named}}}", *words] if named else words
 
 
 def compose_all(arguments: list[str]) -> list[Config]:
@@ -74,7 +105,7 @@ def compose_all(arguments: list[str]) -> list[Config]:
     """
     multirun = bool({*FLAGS} & {*arguments})
     choices, keys = [], set()
-    for override in OverridesParser.create().parse_overrides(overrides(arguments, FLAGS)):
+    for override in OverridesParser.create().parse_overrides(job_overrides(arguments)):
         if isinstance(override.value(), int | float | bool) and not override.key_or_group:
             raise UserError(f"{override.input_line}: write key=value")
         if override.key_or_group.startswith("hydra."):
@@ -86,11 +117,19 @@ def compose_all(arguments: list[str]) -> list[Config]:
         else:
             choices.append([override.input_line])
     with initialize_config_dir(str(CONF), version_base="1.3"):
-        configs = [typed(compose("config", list(job))) for job in itertools.product(*choices)]
+        configs = [_composed(list(job)) for job in itertools.product(*choices)]
     for config in configs:
         if "lm.name" in keys and "lm.packages" not in keys and config.lm.packages:  # the packages would be used
             raise bad_value("lm.name", config.lm.name, "another model than the one in packages; add lm=hf")
     return configs
+
+
+def _composed(words: list[str]) -> Config:
+    composed = compose("config", words, return_hydra_config=True)
+    choices = composed.hydra.runtime.choices
+    with open_dict(composed):
+        del composed["hydra"]
+    return typed(composed, choices)
 
 
 def _refuse_unread_by_hydra(key: str, value: object) -> None:

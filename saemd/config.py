@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from omegaconf import MISSING
 
@@ -45,7 +46,10 @@ class Config:
     data_seed: int = MISSING  # orders the activations
     tokens: int = MISSING  # activations to train on
     batch_size: int = MISSING  # activations per step
-    run_root: str = MISSING  # runs go to <run_root>/init=<label>/l0=<l0>/seed=<seed>
+    run_root: str = MISSING  # runs go to <run_root>/init=<label>/l0=<l0>/…/seed=<seed>
+    # Further parts of the run's folder, between l0 and seed: a name, or null for the run's own value of that key. The
+    # keys that a sweep varies are added by themselves.
+    folder: dict[str, Any] = field(default_factory=dict)
     cache_root: str = MISSING  # packages, converted models, tokenised text, activations
     accelerator: str = "auto"  # Lightning's, of ACCELERATORS
     threads: int | None = None  # CPU threads of torch; null: all cores

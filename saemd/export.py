@@ -4,7 +4,7 @@
     python -m saemd.export run_root=runs out=exported                                      # every finished run
     python -m saemd.export run_root=runs out=exported format=dictionary_learning           # ae.pt and config.json
 
-`out` is a new folder; with run_root it keeps the layout init=…/l0=…/seed=…. All formats take raw activations and have
+`out` is a new folder; with run_root it keeps the layout init=…/l0=…/…/seed=…. All formats take raw activations and have
 decoder rows of unit norm.
 """
 
@@ -23,8 +23,7 @@ from saemd.cli import entry
 from saemd.errors import UserError, bad_value
 from saemd.files import DamagedFileError, save_torch, unwritable
 from saemd.progress import bar
-from saemd.runs import METRICS as FINISHED  # written last, so only finished runs have it
-from saemd.runs import WEIGHTS, is_among_runs, read_config, read_metrics
+from saemd.runs import METRICS, WEIGHTS, find, is_among_runs, read_config, read_metrics
 from saemd.sae import SAE
 from saemd.sae.export import CONFIG, config_text, load_finite
 from saemd.sae.export import read_config as read_sae_config
@@ -82,15 +81,15 @@ def parse(arguments: list[str]) -> dict[str, str]:
     return values
 
 
-def find(values: Mapping[str, str]) -> dict[Path, Path]:
+def runs_to_export(values: Mapping[str, str]) -> dict[Path, Path]:
     """Each finished run's folder, and where it goes below `out`. Raises `UserError` where there is none."""
     if "run" in values:
         run = Path(values["run"]).expanduser()
-        if not (run / FINISHED).is_file():
-            raise bad_value("run", run, f"no finished run here ({FINISHED} is missing); name init=…/l0=…/seed=…")
+        if not (run / METRICS).is_file():
+            raise bad_value("run", run, f"no finished run here ({METRICS} is missing); name init=…/l0=…/seed=…")
         return {run: Path()}
     root = Path(values["run_root"]).expanduser()
-    runs = sorted(path.parent for path in root.glob(f"init=*/l0=*/seed=*/{FINISHED}"))
+    runs = find(root)
     if not runs:
         raise bad_value("run_root", root, "no finished run below it; give the run_root that was trained with")
     return {run: run.relative_to(root) for run in runs}
@@ -138,7 +137,7 @@ def main(arguments: list[str]) -> int:
         return 0
     try:
         values = parse(arguments)
-        runs, out = find(values), Path(values["out"]).expanduser()
+        runs, out = runs_to_export(values), Path(values["out"]).expanduser()
         export(runs, out, FORMATS[values["format"]])
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)

@@ -18,7 +18,8 @@ from saemd.corpus import check_corpus
 from saemd.errors import UserError, bad_value
 from saemd.lm.load import lm_info
 from saemd.logging.account import check_account
-from saemd.runs import METRICS
+from saemd.runs import METRICS, differences, identify, refuse_another, run_dir
+from saemd.runs.folders import check_name
 from saemd.sae.starts import INITS, ModelShape
 from saemd.training import record
 from saemd.training.schedules import schedule
@@ -35,7 +36,7 @@ def check_jobs(configs: Sequence[Config]) -> list[dict[str, Any] | None]:
     _check_folders(configs)
     for config in configs:
         _check_schedule(config)
-    unfinished = [config for config in configs if not (record.run_dir(config) / METRICS).is_file()]
+    unfinished = [config for config in configs if not (run_dir(config) / METRICS).is_file()]
     for run_root in {config.run_root for config in unfinished}:
         _check_writable("run_root", run_root)
     for logger in _different([config.logger for config in unfinished]):
@@ -68,20 +69,19 @@ def _different(parts: list[Part]) -> list[Part]:
 
 
 def _check_folders(configs: Sequence[Config]) -> None:
-    """No two jobs may share a run's folder, which is named by init.label, l0 and seed alone."""
+    """No two jobs may share a run's folder."""
     folders: dict[Path, Config] = {}
     for config in configs:
-        record.check_label(config.init.label)
-        folder = record.run_dir(config)
+        check_name(config)
+        folder = run_dir(config)
         other = folders.setdefault(folder, config)
         if other is config:
             continue
-        keys = record.differences(other, config)
+        keys = differences(other, config)
         if not keys:
             raise bad_value("seed", config.seed, f"two jobs of this sweep would share {folder}; name each value once")
         shown = ", ".join(f"{key}={old} and {new}" for key, (old, new) in keys.items())
-        remedy = "give each its own run_root"
-        raise UserError(f"{shown}: both jobs would share {folder}, whose name holds init.label, l0 and seed; {remedy}")
+        raise UserError(f"{shown}: both jobs would share {folder}; give each its own run_root")
 
 
 def _check_schedule(config: Config) -> None:
@@ -118,8 +118,8 @@ def _check_run(config: Config, origin: Origin) -> dict[str, Any] | None:
     if metrics is None:
         from saemd.training.checkpoints import step_of  # and with it Lightning, which finished jobs do not need
 
-        record.refuse_another(record.run_dir(config), record.identify(config, origin))
-        step_of(record.run_dir(config))
+        refuse_another(run_dir(config), identify(config, origin))
+        step_of(run_dir(config))
     return metrics
 
 

@@ -3,6 +3,7 @@
     python -m saemd.train                                         # one run of the defaults
     python -m saemd.train init=uniform l0=80 seed=42              # another
     python -m saemd.train -m init=mirror,uniform seed=24,42 l0=20,40,80,160,320
+    python -m saemd.train -m layer=6,12 init=mirror,uniform seed=24,42    # any other key: it becomes a folder
     python -m saemd.train -m experiment=paper init=mirror,uniform seed=24,42 l0=20,40,80,160,320
 
 The same command again skips what is finished and goes on with what is not. Results: <run_root>, `runs` by default.
@@ -16,17 +17,17 @@ import traceback
 from pathlib import Path
 
 import hydra
+from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
 from rich.console import Console
 from rich.text import Text
 
-from saemd.arguments import overrides
-from saemd.cli import CONF, FLAGS, compose_all, entry, one_line, quiet_warnings, typed
+from saemd.cli import CONF, FLAGS, compose_all, entry, job_overrides, one_line, quiet_warnings, typed
 from saemd.config import Config
 from saemd.errors import UserError
 from saemd.files import is_full_disk
 from saemd.preflight import check_jobs
-from saemd.training.record import run_dir
+from saemd.runs import run_dir
 
 SHOWS = {"-c", "--cfg", "-i", "--info", "--hydra-help", "--version"}  # what Hydra shows of itself, and starts nothing
 
@@ -39,7 +40,7 @@ class ReportedError(Exception):
 def job(composed: DictConfig) -> dict[str, float]:
     """One job of a sweep. Its failure is reported at once; Hydra goes on with the next job."""
     quiet_warnings()  # in a launcher's own processes too
-    config = typed(composed)
+    config = typed(composed, HydraConfig.get().runtime.choices)
     try:
         return run(config)
     except Exception as error:
@@ -91,7 +92,7 @@ def main(arguments: list[str]) -> int:
                 assert metrics
                 report(config, metrics, "finished before")
         elif multirun or any(word.startswith("hydra") for word in arguments):
-            sys.argv[1:] = [*({*FLAGS} & {*arguments}), *overrides(arguments, FLAGS)]
+            sys.argv[1:] = [*({*FLAGS} & {*arguments}), *job_overrides(arguments)]
             job()
         else:  # without Hydra's own line on a failure
             run(configs[0])

@@ -23,8 +23,7 @@ from transformers import AutoModelForCausalLM, Gemma2Config, PreTrainedTokenizer
 
 from saemd.once import made_once
 from saemd.quality.saebench import gemma_scope
-from saemd.sae import JumpReLUSAE
-from saemd.sae import save_sae
+from saemd.sae import JumpReLUSAE, save_sae
 
 D_MODEL, LAYER, D_SAE = 64, 1, 256
 SPECIAL = ("<pad>", "<bos>", "<eos>", "<unk>", "<start_of_turn>", "<end_of_turn>")

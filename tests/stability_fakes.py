@@ -34,15 +34,18 @@ def fake_run(
     alive: np.ndarray | None = None,
     kind: str = "same",
     config: dict[str, Any] | None = None,
+    parts: dict[str, str] | None = None,
 ) -> Path:
     """Write one finished run and return its folder: `start` rows (default: of the seed) moved by `noise`, 0 to 1.
 
-    `kind` is the sibling fingerprint. The encoder is exported with a scalar that cosines must not see.
+    `kind` is the sibling fingerprint, `parts` the further parts of the folder. The encoder is exported with a scalar
+    that cosines must not see.
     """
     start = rows(seed) if start is None else start
     end = torch.nn.functional.normalize((1 - noise) * start + noise * rows(1000 + seed + 7 * l0, *start.shape), dim=1)
     encoder = torch.nn.functional.normalize(end + 0.3 * noise * rows(2000 + seed, *start.shape), dim=1)
-    run_dir = run_root / f"init={init}" / f"l0={l0}" / f"seed={seed}"
+    between = [f"{key}={value}" for key, value in sorted((parts or {}).items())]
+    run_dir = Path(run_root, f"init={init}", f"l0={l0}", *between, f"seed={seed}")
     run_dir.mkdir(parents=True, exist_ok=True)
     n, d = start.shape
     weights = {"W_enc": 137.0 * encoder.T, "W_dec": end, "b_enc": torch.zeros(n), "b_dec": torch.zeros(d)}

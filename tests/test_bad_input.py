@@ -64,10 +64,10 @@ CASES = {
     "more latents than memory": (["d_sae=1000000000000"], r"d_sae=1000000000000: .* GB of memory, this"),
     "both a sweep and what Hydra shows": (["-m", "--cfg", "job"], r"-m: Hydra shows the configuration of one job"),
     "no folder": (["cache_root=''"], r"cache_root='': name a folder"),
-    "what the folder's name does not hold": (
-        ["-m", "init=uniform", "init.encoder=tied,dual"], r"init.encoder=tied and dual: both jobs would share .*root"
-    ),
-    "layers in one folder": (["-m", "layer=0,1"], r"layer=0 and 1: both jobs would share "),
+    "jobs in one folder": (["-m", "threads=1,2"], r"threads=1 and 2: both jobs would share .*; give each its own run_"),
+    "a name for what the folder holds": (["folder.l0=many"], r"folder=l0: it holds init, l0 and seed already"),
+    "own value of no key": (["folder={colour:null}"], r"colour: there is no such key"),
+    "a name too long for a folder": (["folder.note=" + "x" * 81], r"folder.note='x+…': .* use 1 to 80 bytes"),
     "missing model": (["lm.name=./nowhere"], r"lm.name=./nowhere: "),
     "another model than the packaged one": (["lm=smollm2_135m", "lm.name=gpt2"], r"lm.name=gpt2: .*; add lm=hf"),
     "no name": (["lm.name=???"], r"lm.name: has no value"),

@@ -17,7 +17,8 @@ from saemd import cache, load_sae, train
 from saemd.activations import harvest
 from saemd.activations.cache import ActivationCache
 from saemd.errors import UserError
-from saemd.training.record import _git_commit, held
+from saemd.runs import held
+from saemd.training.record import _git_commit
 from tests.pipeline import same
 
 METRICS = [

@@ -85,8 +85,8 @@ def curves(records: list[dict[str, Any]]) -> list[dict[str, float]]:
     for l0 in sorted({record["l0"] for record in records}):
         row: dict[str, float] = {names.STABILITY_L0: l0}
         at_l0 = [record for record in records if record["l0"] == l0]
-        for init in dict.fromkeys(record["init"] for record in at_l0):
-            pairs = [record for record in at_l0 if record["init"] == init]
+        for init in dict.fromkeys(_label(record) for record in at_l0):
+            pairs = [record for record in at_l0 if _label(record) == init]
             for name in names.STABILITY:
                 values = [pair[name.removeprefix("stability/")] for pair in pairs]
                 if None not in values:  # a figure over no latents
@@ -107,6 +107,12 @@ def score_curves(records: list[dict[str, Any]]) -> list[dict[str, float]]:
             row[f"quality/achieved_l0/{init}"] = fmean(record["achieved_l0"] for record in mine)
         rows.append(row)
     return rows
+
+
+def _label(record: dict[str, Any]) -> str:
+    """A start, with the further parts of its runs' folders that both seeds share."""
+    parts = record.get("folder", {}).items()
+    return " ".join([record["init"], *(f"{key}={value}" for key, value in parts if isinstance(value, str))])
 
 
 def _digest(files: list[Path], *destination: str | None) -> str:

@@ -26,7 +26,7 @@ from saemd.errors import UserError, bad_value
 from saemd.lm.config import LMConfig
 from saemd.lm.files import label
 from saemd.lm.load import LM, LMInfo, lm_info, load_lm
-from saemd.stability.runs import Run
+from saemd.runs import Run
 
 
 class Bench:

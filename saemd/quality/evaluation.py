@@ -20,8 +20,8 @@ from saemd.quality.saebench import gemma_scope
 from saemd.quality.score import Outcome, Score, Subject, failed, fingerprint, finite
 from saemd.quality.scores import SCORES
 from saemd.quality.spread import summary
+from saemd.runs import Run, find_runs
 from saemd.sae.export import load_finite
-from saemd.stability.runs import Run, find_runs
 from saemd.threads import use_threads
 
 Group = tuple[Bench, list[tuple[Run, Subject]]]
@@ -85,7 +85,7 @@ def evaluate_root(config: Any) -> Evaluation:
 def subject_of(run: Run) -> Subject:
     """A finished run as something to measure."""
     return Subject(
-        init=run.init,
+        init=run.label,
         l0=run.l0,
         seed=run.seed,
         measured_l0=run.metrics["l0"],

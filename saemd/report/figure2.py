@@ -17,7 +17,7 @@ from matplotlib.lines import Line2D
 from saemd.report.figures import Points
 from saemd.report.style import BLUE, DRIFT, FLOOR, GREY, INK, ORANGE, WARNING, Figure, new_figure, quiet
 from saemd.report.table import number, shares_start
-from saemd.stability.records import Record
+from saemd.stability.records import Record, label, seeds
 
 LIMITS = (-0.1, 1.05)
 APART_POINT: dict[str, Any] = {"marker": "x", "markersize": 8, "markeredgewidth": 2, "color": INK, "linestyle": ""}
@@ -49,9 +49,9 @@ def pair_figure(record: Record, points: Points) -> Figure:
 
 def grid_figure(records: list[Record], points_of: Callable[[Record], Points]) -> Figure:
     """Rows are initialisations, columns are L0 targets; a cell shows its first pair of seeds."""
-    inits = list(dict.fromkeys(record["init"] for record in records))
+    inits = list(dict.fromkeys(label(record) for record in records))
     targets = sorted({record["l0"] for record in records})
-    first = {(record["init"], record["l0"]): record for record in reversed(records)}
+    first = {(label(record), record["l0"]): record for record in reversed(records)}
     handles = [
         _dot(BLUE, "same partner, π(i) = σ(i)"),
         _dot(ORANGE, "other partner"),
@@ -73,8 +73,8 @@ def grid_figure(records: list[Record], points_of: Callable[[Record], Points]) ->
             record = first[init, l0]
             _scatter(axes, record, points_of(record), size=4)
             axes.set_aspect("equal", adjustable="box")
-            seeds = "-".join(str(seed) for seed in record["seeds"]) + (" *" if shares_start(record) else "")
-            axes.set_title(f"{seeds} · same {record['same_match']:.0%}", fontsize=8.5, color=GREY, loc="left", pad=3)
+            pair = seeds(record, "-") + (" *" if shares_start(record) else "")
+            axes.set_title(f"{pair} · same {record['same_match']:.0%}", fontsize=8.5, color=GREY, loc="left", pad=3)
         else:
             axes.axis("off")
         if i == 0:
@@ -149,4 +149,4 @@ def _dot(colour: str, label: str) -> Line2D:
 
 
 def _title(record: Record) -> str:
-    return f"{record['init']} · L0 target {record['l0']} · seeds {' and '.join(str(seed) for seed in record['seeds'])}"
+    return f"{label(record)} · L0 target {record['l0']} · seeds {seeds(record, ' and ')}"

@@ -12,8 +12,8 @@ from saemd.report.figures import draw_all
 from saemd.report.scores import scores
 from saemd.report.similarity import shared_start_warning, similarity
 from saemd.report.table import number, percent
+from saemd.runs import SEED_KEYS, Run, flatten
 from saemd.stability.root import Outcome
-from saemd.stability.runs import SEED_KEYS, Run, flatten
 
 
 def write_report(outcome: Outcome) -> None:
@@ -25,7 +25,8 @@ def write_report(outcome: Outcome) -> None:
         return
     draw_all(outcome.folder, outcome.records)
     models = _values(outcome.runs, "lm.name")
-    title = f"Stability over seeds · {models}" if models else "Stability over seeds"
+    title = f"Similarity across {outcome.across}" if outcome.across else "Stability over seeds"
+    title = f"{title} · {models}" if models else title
     body = [f"<h1>{escape(title)}</h1>", *_opening(outcome), *shared_start_warning(outcome.records)]
     body += similarity(outcome.folder, outcome.records)
     body += scores(outcome.folder.parent / "quality")
@@ -39,19 +40,19 @@ def write_report(outcome: Outcome) -> None:
 
 
 def _opening(outcome: Outcome) -> list[str]:
-    lines = [
-        html.paragraph(
-            "Sparse autoencoders were trained that differ in nothing but the seed, and the latents of each two were "
-            "matched one to one by the directions they read (encoder) and write (decoder). The closer a latent is to "
-            "its partner, the less that feature depends on the seed.",
-            "lead",
-        )
-    ]
-    pairs = len(outcome.records)
-    count = f"{len(outcome.runs)} finished runs, {pairs} {'pair' if pairs == 1 else 'pairs'} of seeds compared."
-    lines.append(html.paragraph(count, "soft"))
+    key = outcome.across or "the seed"
+    lead = (
+        f"Sparse autoencoders were trained that differ in nothing but {key}, and the latents of each two were matched "
+        "one to one by the directions they read (encoder) and write (decoder). The closer a latent is to its partner, "
+        f"the less that feature depends on {key}."
+    )
+    pairs = f"{len(outcome.records)} {'pair' if len(outcome.records) == 1 else 'pairs'}"
+    count = f"{len(outcome.runs)} finished runs, {pairs} of {'runs' if outcome.across else 'seeds'} compared."
+    lines = [html.paragraph(lead, "lead"), html.paragraph(count, "soft")]
     if not outcome.records:
         nothing = "Nothing to compare yet: no two finished runs share init, L0 and configuration under two seeds."
+        if outcome.across:
+            nothing = f"Nothing to compare yet: no two finished runs differ in {key} alone."
         lines.append(f'<div class="warning">{html.paragraph(nothing)}</div>')
     left_out = outcome.broken + outcome.remarks
     if left_out:
@@ -69,7 +70,7 @@ def _quality(runs: list[Run]) -> str:
         dead, seconds = metrics.get("dead_fraction"), metrics.get("seconds")
         rows.append(
             [
-                run.init,
+                run.label,
                 f"{run.l0:g}",
                 str(run.seed),
                 number(metrics["l0"], 1),

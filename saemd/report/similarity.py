@@ -8,7 +8,7 @@ from pathlib import Path
 from saemd.report import html
 from saemd.report.figures import figure2_path
 from saemd.report.table import number, percent, shares_start
-from saemd.stability.records import Record
+from saemd.stability.records import Record, label, seeds
 
 
 def shared_start_warning(records: list[Record]) -> list[str]:
@@ -16,8 +16,8 @@ def shared_start_warning(records: list[Record]) -> list[str]:
     if not shared:
         return []
     items = []
-    for init in dict.fromkeys(record["init"] for record in shared):
-        mine = [record for record in shared if record["init"] == init]
+    for init in dict.fromkeys(label(record) for record in shared):
+        mine = [record for record in shared if label(record) == init]
         parts = [name for name, key in (("decoder", "dec"), ("encoder", "enc")) if mine[0][f"same_start_{key}"]]
         figures = " ".join(
             f"{name.capitalize()}: measured {_range(mine, f'mean_cos_{key}')}, drift {_range(mine, f'drift_{key}')}, "
@@ -58,11 +58,11 @@ def similarity(folder: Path, records: list[Record]) -> list[str]:
             "the upper right corner. Dashed: drift from the start; dotted: random floor; cross: if apart."
         )
     )
-    for init in dict.fromkeys(record["init"] for record in records):
+    for init in dict.fromkeys(label(record) for record in records):
         images = "".join(
             html.image(figure2_path(folder, record), f"{_name(record)}: matched cosines of every latent")
             for record in records
-            if record["init"] == init
+            if label(record) == init
         )
         body.append(f'<h3>{escape(init)}</h3><div class="figures">{images}</div>')
     return body
@@ -110,11 +110,11 @@ def _detail_table(records: list[Record]) -> str:
 
 def _start(record: Record) -> list[str]:
     star = " *" if shares_start(record) else ""
-    return [record["init"], str(record["l0"]), ", ".join(str(seed) for seed in record["seeds"]) + star]
+    return [label(record), str(record["l0"]), seeds(record, ", ") + star]
 
 
 def _name(record: Record) -> str:
-    return f"{record['init']}, L0 {record['l0']}, seeds {' and '.join(str(seed) for seed in record['seeds'])}"
+    return f"{label(record)}, L0 {record['l0']}, seeds {seeds(record, ' and ')}"
 
 
 def _range(records: list[Record], key: str) -> str:

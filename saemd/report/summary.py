@@ -11,7 +11,7 @@ from matplotlib.ticker import FixedLocator, NullLocator
 
 from saemd.report.style import APART, DRIFT, FLOOR, INK, MARKERS, SERIES, Figure, new_figure, quiet
 from saemd.report.table import shares_start
-from saemd.stability.records import Record
+from saemd.stability.records import Record, label
 
 PANELS = (
     ("decoder cosine (PW-MCC)", "mean_cos_dec", "drift_dec", "apart_dec"),
@@ -27,7 +27,7 @@ CROSS: dict[str, Any] = {"marker": "x", "markersize": 8, "markeredgewidth": 1.6,
 
 def summary_figure(records: list[Record], columns: int = 2) -> Figure:
     """Four panels over the L0 target, one line per initialisation: the mean over its pairs, each pair a dot."""
-    inits = list(dict.fromkeys(record["init"] for record in records))
+    inits = list(dict.fromkeys(label(record) for record in records))
     targets = sorted({record["l0"] for record in records})
     handles = [_handle(records, init, place) for place, init in enumerate(inits)]
     drift_style, apart_style = (DRIFT, APART) if len(targets) > 1 else (DRIFT | DASH, APART | CROSS)
@@ -45,7 +45,7 @@ def summary_figure(records: list[Record], columns: int = 2) -> Figure:
         quiet(axes)
         axes.set_title(title, fontsize=11, fontweight="bold", color=INK, loc="left")
         for place, init in enumerate(inits):
-            mine = [record for record in records if record["init"] == init]
+            mine = [record for record in records if label(record) == init]
             if len(targets) == 1:  # no lines to follow: side by side, or they would hide each other
                 mine = [{**record, "l0": record["l0"] * 2 ** (place - (len(inits) - 1) / 2)} for record in mine]
             colour = SERIES[place % len(SERIES)]
@@ -88,7 +88,7 @@ def _line(axes: Axes, records: list[Record], key: str, marker: str | None, style
 
 
 def _handle(records: list[Record], init: str, place: int) -> Line2D:
-    shared = any(shares_start(record) for record in records if record["init"] == init)
-    label = f"{init} (seeds share their start)" if shared else init
+    shared = any(shares_start(record) for record in records if label(record) == init)
+    name = f"{init} (seeds share their start)" if shared else init
     colour, marker = SERIES[place % len(SERIES)], MARKERS[place % len(MARKERS)]
-    return Line2D([], [], color=colour, marker=marker, linewidth=2, markersize=6, label=label)
+    return Line2D([], [], color=colour, marker=marker, linewidth=2, markersize=6, label=name)

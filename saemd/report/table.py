@@ -6,7 +6,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from saemd.stability.records import Record
+from saemd.stability.records import Record, label, seeds
 
 WIDTH = 100
 LABEL_WIDTH = 24  # longer labels are folded
@@ -18,7 +18,9 @@ def print_table(records: list[Record], console: Console | None = None) -> None:
     `L0 reached` and `FVU` are the mean of both seeds; `alive` is the share of latents alive in both.
     """
     console = console or Console()
-    table = Table(title="Stability over seeds", box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
+    key = "".join(records[0].get("across", {})) if records else ""
+    title = f"Similarity across {key}" if key else "Stability over seeds"
+    table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("init", overflow="fold", min_width=8, max_width=LABEL_WIDTH)
     for name in ("L0", "seeds", "cos\ndec", "drift\ndec", "cos\nenc", "drift\nenc", "floor", "same\nmatch", "shared"):
         table.add_column(name, justify="right", no_wrap=True)
@@ -26,9 +28,9 @@ def print_table(records: list[Record], console: Console | None = None) -> None:
         table.add_column(name, justify="right", no_wrap=True)
     previous = None
     for record in records:
-        if previous not in (None, record["init"]):
+        if previous not in (None, label(record)):
             table.add_section()
-        previous = record["init"]
+        previous = label(record)
         table.add_row(*_row(record))
     set_width(console, table)
     console.print(table)
@@ -65,9 +67,9 @@ def _row(record: Record) -> list[str]:
     star = " *" if shares_start(record) else ""
     keys = ("mean_cos_dec", "drift_dec", "mean_cos_enc", "drift_enc", "random_floor", "same_match", "shared")
     return [
-        record["init"],
+        label(record),
         str(record["l0"]),
-        "-".join(str(seed) for seed in record["seeds"]) + star,
+        seeds(record, "-") + star,
         *(number(record[key]) for key in keys),
         f"{record['alive'] / record['d_sae']:.0%}",
         number(sum(record["achieved_l0"]) / 2, 0),

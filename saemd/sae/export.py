@@ -15,10 +15,10 @@ from torch import Tensor
 
 from saemd.errors import UserError
 from saemd.files import DamagedFileError, one_line, read_json, replacing, write_text
-from saemd.runs import MEASURE_AGAIN, METRICS, WEIGHTS
-from saemd.runs import SAE_CONFIG as CONFIG
 from saemd.sae.base import SAE
 from saemd.sae.registry import LOADED_AS
+
+WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"  # SAELens's names
 
 
 def save_sae(sae: SAE, folder: Path | str, metadata: dict[str, Any] | None = None) -> None:
@@ -143,6 +143,8 @@ def _load(folder: Path) -> SAE:
 
 
 def _remedy(folder: Path) -> str:
-    """For a run what makes the files again; for an SAE from elsewhere nothing does."""
-    metrics = folder / METRICS
-    return MEASURE_AGAIN.format(metrics) if metrics.exists() else "save it again, or fetch another copy"
+    """How to get the files again: a run's command writes them, and for an SAE from elsewhere nothing does."""
+    metrics = folder / "metrics.json"  # which only runs have
+    if metrics.exists():
+        return f"remove {metrics}, and the command that trained this run measures it again"
+    return "save it again, or fetch another copy"

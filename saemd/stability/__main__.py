@@ -2,8 +2,10 @@
 
     python -m saemd.stability                                  # run_root=runs
     python -m saemd.stability run_root=runs/big shared_threshold=0.8
+    python -m saemd.stability across=init                      # runs of one seed that differ in this key alone
 
-Writes <run_root>/stability/: stability.json, pairs/*.npz, figures/*.png and report.html (one file, no network).
+Writes <run_root>/stability/: stability.json, pairs/*.npz, figures/*.png and report.html (one file, no network); with
+across=<key> the same files to <run_root>/across=<key>/.
 """
 
 from __future__ import annotations
@@ -19,18 +21,19 @@ from saemd.report.table import print_table
 from saemd.stability.comparison import SHARED_THRESHOLD
 from saemd.stability.root import Outcome, compare_all
 
-DEFAULTS = {"run_root": "runs", "shared_threshold": str(SHARED_THRESHOLD)}
+KEYS = ("run_root", "shared_threshold", "across")
 
 
-def parse(arguments: list[str]) -> tuple[Path, float]:
-    """`key=value` arguments as (run_root, shared_threshold)."""
-    values = {**DEFAULTS, **key_values(arguments, DEFAULTS)}
+def parse(arguments: list[str]) -> tuple[Path, float, str | None]:
+    """`key=value` arguments as (run_root, shared_threshold, across)."""
+    defaults = {"run_root": "runs", "shared_threshold": str(SHARED_THRESHOLD)}
+    values = {**defaults, **key_values(arguments, KEYS)}
     try:
         threshold = float(values["shared_threshold"])
     except ValueError:
         remedy = "use a cosine between 0 and 1 (Paulo & Belrose: 0.7)"
         raise bad_value("shared_threshold", values["shared_threshold"], remedy) from None
-    return Path(values["run_root"]).expanduser(), threshold
+    return Path(values["run_root"]).expanduser(), threshold, values.get("across")
 
 
 def print_outcome(outcome: Outcome, run_root: Path) -> None:
@@ -38,9 +41,12 @@ def print_outcome(outcome: Outcome, run_root: Path) -> None:
     if outcome.records:
         print_table(outcome.records)
     else:
-        found = len(outcome.runs)
-        print(f"{run_root}: {found} finished {'run' if found == 1 else 'runs'}, but no two of them are siblings yet")
-        print("(the same init, L0 and configuration under two seeds), so there is nothing to compare.")
+        count = f"{len(outcome.runs)} finished {'run' if len(outcome.runs) == 1 else 'runs'}"
+        if outcome.across:
+            print(f"{run_root}: {count}, but no two of them differ in {outcome.across} alone: nothing to compare.")
+        else:
+            print(f"{run_root}: {count}, but no two of them are siblings yet")
+            print("(the same init, L0 and configuration under two seeds), so there is nothing to compare.")
     for line in outcome.broken + outcome.remarks:
         print(f"left out: {line}")
     if outcome.runs:
@@ -56,8 +62,8 @@ def main(arguments: list[str]) -> int:
         print(__doc__)
         return 0
     try:
-        run_root, threshold = parse(arguments)
-        outcome = compare_all(run_root, threshold)
+        run_root, threshold, across = parse(arguments)
+        outcome = compare_all(run_root, threshold, across)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

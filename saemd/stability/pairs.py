@@ -1,4 +1,4 @@
-"""Comparisons kept in files: a pair whose weights have not changed is never matched again, nor a random floor."""
+"""Matchings kept in files: a pair whose weights have not changed is never matched again."""
 
 from __future__ import annotations
 
@@ -9,18 +9,18 @@ from typing import Any
 import numpy as np
 
 from saemd.errors import UserError
-from saemd.files import DamagedFileError, one_line, read_json, read_npz, replacing, write_json
+from saemd.files import DamagedFileError, one_line, read_npz, replacing
 from saemd.packages import sha256_of
 from saemd.progress import bar
+from saemd.runs import read_weights
 from saemd.stability.comparison import Comparison, compare
-from saemd.stability.matching import Match, random_floor
-from saemd.stability.runs import Pair, read_weights
-
-FLOOR_SEED = 0
+from saemd.stability.matching import Match
+from saemd.stability.records import pair_keys, record_name
+from saemd.stability.siblings import Pair
 
 
 def pair_path(folder: Path, pair: Pair) -> Path:
-    return folder / "pairs" / f"{pair.name}.npz"
+    return folder / "pairs" / f"{record_name(pair_keys(pair))}.npz"
 
 
 def stored(folder: Path, pair: Pair) -> Comparison | None:
@@ -61,7 +61,7 @@ def match_pairs(folder: Path, pairs: list[Pair]) -> list[str]:
         return broken
     with bar("matching", total=2 * len(todo), unit="matchings") as progress:
         for pair in todo:
-            progress.note(pair.name)
+            progress.note(record_name(pair_keys(pair)))
             inputs = [_identity(run.weights) for run in (pair.a, pair.b)]
             try:
                 found = compare(read_weights(pair.a), read_weights(pair.b), done=progress.advance)
@@ -78,35 +78,6 @@ def match_pairs(folder: Path, pairs: list[Pair]) -> list[str]:
                     inputs=np.array(json.dumps(inputs)),
                 )
     return list(dict.fromkeys(broken))  # a run that cannot be compared is in several pairs
-
-
-def floor(folder: Path, d_sae: int, d_in: int) -> float:
-    """`random_floor` for this shape, computed once per stability folder."""
-    path = folder / "floors" / f"n={d_sae}_d={d_in}.json"
-    if (known := _known_floor(path)) is not None:
-        return known
-    with bar("random floor", total=1) as progress:
-        progress.note(f"n={d_sae} d={d_in}")
-        mean_cosine = random_floor(d_sae, d_in, FLOOR_SEED)
-        progress.advance()
-    write_json(path, {"d_sae": d_sae, "d_in": d_in, "seed": FLOOR_SEED, "mean_cosine": mean_cosine})
-    return mean_cosine
-
-
-def _known_floor(path: Path) -> float | None:
-    """None where there is no such file, or, with a line, a damaged one."""
-    if not path.is_file():
-        return None
-    again = "it is computed again"
-    try:
-        found = read_json(path, again)
-        value = found.get("mean_cosine") if isinstance(found, dict) else None
-        if not isinstance(value, float):
-            raise DamagedFileError(path, "holds no mean_cosine", again)
-        return value
-    except DamagedFileError as error:
-        print(error)
-        return None
 
 
 def _identity(path: Path) -> dict[str, Any]:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import hashlib
 from typing import Any
 
 import numpy as np
 
+from saemd.runs import SEED_KEYS, Run
+from saemd.runs.folders import part
 from saemd.stability.comparison import Comparison, mean
-from saemd.stability.runs import Pair, Run
+from saemd.stability.siblings import Pair
 
 Record = dict[str, Any]
+NAME_BYTES = 180  # of a pair's name: with what is put before and behind it, it names a file
 
 
 def make_record(pair: Pair, found: Comparison, floor: float, threshold: float) -> Record:
@@ -18,9 +22,7 @@ def make_record(pair: Pair, found: Comparison, floor: float, threshold: float) -
     alive = found.alive_in_both(a.alive, b.alive)
     everywhere = np.ones_like(alive)
     record: Record = {
-        "init": a.init,
-        "l0": int(a.l0) if a.l0 == int(a.l0) else a.l0,
-        "seeds": [a.seed, b.seed],
+        **pair_keys(pair),
         "d_sae": a.d_sae,
         "d_in": a.d_in,
         "encoder": [a.encoder, b.encoder],
@@ -37,9 +39,64 @@ def make_record(pair: Pair, found: Comparison, floor: float, threshold: float) -
     return record
 
 
+def pair_keys(pair: Pair) -> Record:
+    """The keys of a record that say which two runs it compares.
+
+    `folder` has the further parts of their folders (of a run without such a part its own value), and `across` the key
+    in which they differ where it is no seed; both are left out where there are none. Where the runs differ, `init` has
+    both labels and `l0` is the first's.
+    """
+    a, b = pair.a, pair.b
+    record: Record = {"init": _both(a.init, b.init), "l0": _number(a.l0), "seeds": [a.seed, b.seed]}
+    if keys := sorted(a.parts | b.parts):
+        values = {key: (_part(a, key), _part(b, key)) for key in keys}
+        record["folder"] = {key: one if one == two else [one, two] for key, (one, two) in values.items()}
+    if pair.across:
+        record["across"] = {pair.across: [run.value(pair.across) for run in (a, b)]}
+    return record
+
+
 def record_name(record: Record) -> str:
-    """The name that a pair's files share, as `Pair.name`."""
-    return f"init={record['init']}_l0={record['l0']:g}_seeds={'-'.join(str(seed) for seed in record['seeds'])}"
+    """The name that a pair's files share, another for every pair below a run root."""
+    l0s = record.get("across", {}).get("l0", [record["l0"]])
+    parts = [f"init={record['init']}", f"l0={','.join(f'{l0:g}' for l0 in l0s)}"]
+    parts += [f"{key}={_text(value)}" for key, value in record.get("folder", {}).items()]
+    name = "_".join([*parts, f"seeds={'-'.join(str(seed) for seed in record['seeds'])}"])
+    if len(name.encode()) <= NAME_BYTES:
+        return name
+    digest = hashlib.sha256(name.encode()).hexdigest()[:12]
+    return f"{name.encode()[: NAME_BYTES - 13].decode(errors='ignore')}-{digest}"
+
+
+def label(record: Record) -> str:
+    """What a row or a curve is called, as `mirror`, `mirror layer=6`, or `mirror recipe.lr=0.001,0.003`."""
+    parts = {**record.get("across", {}), **record.get("folder", {})}
+    named = [f"{key}={_text(value)}" for key, value in parts.items() if key not in ("init", *SEED_KEYS)]
+    return " ".join([record["init"], *named])
+
+
+def seeds(record: Record, joined_by: str) -> str:
+    """The seeds as people read them, with the halves of a seed that a sweep varies: `24-42`, `24-24 init_seed=1,2`."""
+    parts = {**record.get("across", {}), **record.get("folder", {})}
+    halves = [f"{key}={_text(parts[key])}" for key in SEED_KEYS if key in parts]
+    return " ".join([joined_by.join(str(seed) for seed in record["seeds"]), *halves])
+
+
+def _both(a: str, b: str) -> str:
+    return a if a == b else f"{a},{b}"
+
+
+def _part(run: Run, key: str) -> str | None:
+    value = run.value(key)
+    return run.parts.get(key) or (None if value is None else part(key, value))
+
+
+def _text(value: Any) -> str:
+    return ",".join("none" if one is None else str(one) for one in (value if isinstance(value, list) else [value]))
+
+
+def _number(l0: float) -> int | float:
+    return int(l0) if l0 == int(l0) else l0
 
 
 def _figures(pair: Pair, found: Comparison, floor: float, threshold: float, keep: np.ndarray) -> Record:

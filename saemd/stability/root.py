@@ -1,4 +1,4 @@
-"""A run root compared: every pair of finished sibling runs, at any time, also in the middle of a sweep."""
+"""The comparison of a run root: every pair of finished siblings, at any time, also in the middle of a sweep."""
 
 from __future__ import annotations
 
@@ -9,47 +9,54 @@ from pathlib import Path
 from saemd.errors import bad_value
 from saemd.files import DamagedFileError, read_json, unwritable, write_json
 from saemd.locks import locked
+from saemd.runs import Run, find_runs, read_run
+from saemd.stability.across import pairs_across
 from saemd.stability.comparison import SHARED_THRESHOLD
-from saemd.stability.pairs import floor, match_pairs, stored
-from saemd.stability.records import Record, make_record
-from saemd.stability.runs import Pair, Run, find_runs, read_run, siblings
+from saemd.stability.floors import floor
+from saemd.stability.pairs import match_pairs, stored
+from saemd.stability.records import Record, make_record, pair_keys, record_name
+from saemd.stability.siblings import Pair, siblings
 
 
 @dataclass(frozen=True)
 class Outcome:
-    """What one comparison of a run root found."""
+    """The result of one comparison of a run root."""
 
-    folder: Path  # <run_root>/stability
+    folder: Path  # <run_root>/stability, or <run_root>/across=<key>
     runs: list[Run]
     records: list[Record]
-    remarks: list[str]  # seeds that are no siblings
+    remarks: list[str]  # runs that were left out, as no other differs from them in this alone
     broken: list[str]  # runs that cannot be read or compared
+    across: str | None = None  # the key in which the runs of a pair differ; None: their seeds
 
 
-def compare_root(run_root: Path | str, shared_threshold: float = SHARED_THRESHOLD) -> list[Record]:
+def compare_root(
+    run_root: Path | str, shared_threshold: float = SHARED_THRESHOLD, across: str | None = None
+) -> list[Record]:
     """Compare all finished siblings below `run_root`; the records of `stability.json`, one per pair of seeds.
 
-    Writes `stability.json` and `pairs/*.npz` to `<run_root>/stability/`; `saemd.report` draws them. Only pairs whose
-    weights are new or have changed are matched. Runs that cannot be read, and seeds of differing configurations, are
-    named in a printed line and left out. `UserError` where `run_root` is no folder.
+    Writes `stability.json` and `pairs/*.npz` to `<run_root>/stability/`; `saemd.report` draws them. With `across`, runs
+    of one seed are compared that differ in that key alone, and the files go to `<run_root>/across=<key>/`. Only pairs
+    whose weights are new or have changed are matched. Runs that cannot be read, and seeds of differing configurations,
+    are named in a printed line and left out. `UserError` where `run_root` is no folder.
     """
-    outcome = compare_all(Path(run_root), shared_threshold)
+    outcome = compare_all(Path(run_root), shared_threshold, across)
     for line in outcome.broken + outcome.remarks:
         print(line)
     return outcome.records
 
 
-def compare_all(run_root: Path, shared_threshold: float) -> Outcome:
-    """As `compare_root`, with all that was found; prints nothing but progress."""
+def compare_all(run_root: Path, shared_threshold: float, across: str | None = None) -> Outcome:
+    """As `compare_root`, with the runs and what was left out; prints nothing but progress."""
     _check_threshold(shared_threshold)
     runs, broken = find_runs(run_root)
-    folder = run_root / "stability"
+    pairs, remarks = pairs_across(runs, across) if across else siblings(runs)
+    folder = run_root / (f"across={across}" if across else "stability")
     if runs:
         _refuse_unwritable(folder)
-    pairs, remarks = siblings(runs)
     broken += match_pairs(folder, pairs)
     records = _write_table(folder, pairs, shared_threshold) if runs else []
-    return Outcome(folder, runs, records, remarks, broken)
+    return Outcome(folder, runs, records, remarks, broken, across)
 
 
 def compare_again(run_root: Path) -> Outcome:
@@ -84,11 +91,9 @@ def compare_run(run_dir: Path | str, shared_threshold: float = SHARED_THRESHOLD)
     only get a line.
     """
     _check_threshold(shared_threshold)
-    run_dir = Path(run_dir).resolve()
-    this = read_run(run_dir)
-    run_root = run_dir.parents[2]
-    folder = run_root / "stability"
-    runs, broken = find_runs(run_root)
+    this = read_run(Path(run_dir).resolve())
+    folder = this.run_root / "stability"
+    runs, broken = find_runs(this.run_root)
     pairs, _ = siblings(runs)
     _refuse_unwritable(folder)
     mine = [pair for pair in pairs if this.path in (pair.a.path, pair.b.path)]
@@ -97,13 +102,15 @@ def compare_run(run_dir: Path | str, shared_threshold: float = SHARED_THRESHOLD)
         print(line)
     if not mine:
         return []
-    records = _write_table(folder, pairs, shared_threshold)
-    return [r for r in records if r["init"] == this.init and r["l0"] == this.l0 and this.seed in r["seeds"]]
+    names = {record_name(pair_keys(pair)) for pair in mine}
+    return [record for record in _write_table(folder, pairs, shared_threshold) if record_name(record) in names]
 
 
 def _write_table(folder: Path, pairs: list[Pair], threshold: float) -> list[Record]:
     """`stability.json` from every pair that has been matched. Made anew under the lock, so no job's pair is lost."""
-    floors = {shape: floor(folder, *shape) for shape in {(pair.a.d_sae, pair.a.d_in) for pair in pairs}}
+    floors = {
+        shape: floor(folder.parent / "stability", *shape) for shape in {(pair.a.d_sae, pair.a.d_in) for pair in pairs}
+    }
     with locked(folder / ".lock"):
         matched = [(pair, found) for pair in pairs if (found := stored(folder, pair)) is not None]
         records = [make_record(pair, found, floors[pair.a.d_sae, pair.a.d_in], threshold) for pair, found in matched]

@@ -22,8 +22,8 @@ from saemd.config import Config
 from saemd.errors import bad_value
 from saemd.lm.load import lm_info
 from saemd.lm.weights import read_attention_output, read_mlp_decoder, read_token_embeddings
-from saemd.logging import finish, log_summary, make_logger, run_id, run_name
-from saemd.runs import CHECKPOINT, METRICS
+from saemd.logging import finish, log_summary, make_logger, run_id
+from saemd.runs import CHECKPOINT, METRICS, held, refuse_another, run_dir, run_name, write_config
 from saemd.sae import Sources, build, load_finite
 from saemd.threads import use_threads
 from saemd.training import record
@@ -49,12 +49,12 @@ def train(config: Config) -> dict[str, Any]:
         config.lm, config.layer, config.corpus, config.activations, Path(config.cache_root),
         accelerator=config.accelerator,
     )  # fmt: skip
-    folder, about = record.run_dir(config), record.describe(config, source)
-    record.refuse_another(folder, about)
+    folder, about = run_dir(config), record.describe(config, source)
+    refuse_another(folder, about)
     module = make_module(config, source)
     about["start"] = {name: record.digest(getattr(module.sae, name)) for name in ("W_dec", "W_enc")}
-    with record.held(folder):
-        record.write_config(folder, about)
+    with held(folder):
+        write_config(folder, about)
         logger = open_logger(config, folder, about)
         try:
             fit(config, folder, module, make_data(config, source), logger)
@@ -104,7 +104,7 @@ def make_data(config: Config, source: Source) -> ActivationDataModule:
 
 def open_logger(config: Config, folder: Path, about: dict[str, Any]) -> Logger | None:
     """The run's logger; None where nothing is to be logged."""
-    name, group = run_name(config.init.label, config.l0, config.seed), Path(config.run_root).name
+    name, group = run_name(config), Path(config.run_root).name
     identity = run_id(group, name, about["fingerprint"])
     logger = make_logger(
         config.logger, folder, group=group, run_name=name, run_id=identity, resolved_config=about["config"]
@@ -116,7 +116,7 @@ def fit(config: Config, folder: Path, module: SAETraining, data: ActivationDataM
     """Train to the last step, measure on held-out activations, and write the run's files."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # which devices it found, and advertisements
     steps, step = module.schedule.steps, step_of(folder, module)
-    description = f"init={config.init.label} l0={config.l0} seed={config.seed}"
+    description = run_name(config)
     trainer = pl.Trainer(
         accelerator=config.accelerator,
         devices=1,
@@ -127,7 +127,7 @@ def fit(config: Config, folder: Path, module: SAETraining, data: ActivationDataM
             ProgressBar(description, steps, config.batch_size),
             TimedCheckpoint(folder, config.checkpoint_minutes),
             SaveRun(config, folder),
-            CompareSiblings(folder),
+            CompareSiblings(config),
         ],
         plugins=[LightningEnvironment(), SafeCheckpoints()],
         enable_checkpointing=False,

@@ -19,10 +19,9 @@ from saemd.errors import UserError
 from saemd.sae import save_sae
 from saemd.stability import compare_root, compare_run
 from saemd.stability.__main__ import main as stability
+from tests.runs.short_run import PLACE, SHORT, interrupted, one_error
 from tests.sae.test_jumprelu import random_sae
 from tests.stability_fakes import D, F, fake_run
-from tests.runs.test_files import PLACE, SHORT, interrupted, one_error, whole  # noqa: F401 - a fixture
-from tests.sae.test_jumprelu import random_sae
 
 CONFIG = {"activations": {"context_length": 256}}
 Damage = Callable[[Path], object]
@@ -146,7 +145,7 @@ def test_load_sae_names_the_file(name, case, tmp_path):
 
 
 @pytest.mark.parametrize(("name", "case"), [case for case in CASES if case[0] != "latents.npz"])
-def test_train_does_not_take_it_for_finished(name, case, world, command, whole, tmp_path, capsys):  # noqa: F811
+def test_train_does_not_take_it_for_finished(name, case, world, command, whole, tmp_path, capsys):
     run = tmp_path / PLACE
     shutil.copytree(whole, run)
     if case == "d_sae":
@@ -159,7 +158,7 @@ def test_train_does_not_take_it_for_finished(name, case, world, command, whole, 
     assert sorted(tmp_path.rglob("*")) == before
 
 
-def test_a_run_without_its_configuration_is_not_gone_on_with(world, command, whole, tmp_path, capsys):  # noqa: F811
+def test_a_run_without_its_configuration_is_not_gone_on_with(world, command, whole, tmp_path, capsys):
     run = interrupted(whole, tmp_path)
     (run / "config.yaml").unlink()
     assert command(*world, *SHORT, f"run_root={tmp_path}") == 2

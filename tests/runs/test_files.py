@@ -13,34 +13,14 @@ from pathlib import Path
 import pytest
 import torch
 
+from saemd.runs import held
 from saemd.training.checkpoints import load_plain
 from saemd.training.module import SAETraining
-from saemd.training.record import held
 from tests.pipeline import same
+from tests.runs.short_run import PLACE, SHORT, interrupted, one_error
 from tests.test_files import no_file_above
 
-PLACE = Path("init=uniform", "l0=4", "seed=0")
-SHORT = ["init=uniform", "seed=0", "tokens=1024"]
 WRITTEN = ["last.ckpt", "sae_weights.safetensors", "cfg.json", "latents.npz", "metrics.json"]
-
-
-@pytest.fixture(scope="module")
-def whole(world, tmp_path_factory) -> Path:
-    """The run directory of a training that nothing disturbed."""
-    from saemd.cli import compose_all, register
-    from saemd.training.run import train
-
-    register()
-    root = tmp_path_factory.mktemp("whole")
-    (config,) = compose_all([*world, *SHORT, f"run_root={root}"])
-    train(config)
-    return root / PLACE
-
-
-def one_error(capsys) -> str:
-    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    assert len(lines) == 1, lines
-    return lines[0]
 
 
 def leftovers(folder: Path) -> list[str]:
@@ -89,8 +69,8 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on(world, command, whole, tmp_
     assert same(run, whole)
 
 
-def test_a_full_disk_takes_one_run_of_a_sweep(world, command, tmp_path, capsys, monkeypatch):
-    """Runs may have run_roots of their own: the others go on."""
+def test_a_full_disk_takes_one_run_of_a_group(world, command, tmp_path, capsys, monkeypatch):
+    """Runs that train together may have run_roots of their own: the others go on."""
     real = torch.save
 
     def save(value, file):
@@ -119,15 +99,6 @@ class Malicious:
 
     def __reduce__(self):
         return Path.touch, (self.touched,)
-
-
-def interrupted(whole: Path, root: Path) -> Path:
-    """A copy of the run as a kill leaves it before it is measured."""
-    run = root / PLACE
-    run.mkdir(parents=True)
-    for name in ("config.yaml", "last.ckpt"):
-        (run / name).write_bytes((whole / name).read_bytes())
-    return run
 
 
 def poisoned(path: Path, form: str) -> Path:

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 
+from saemd.runs import Weights, read_run, read_weights
 from saemd.stability import Comparison, Match, compare
 from saemd.stability.records import make_record
-from saemd.stability.runs import Pair, Weights, read_run, read_weights
+from saemd.stability.siblings import Pair
 from tests.stability_fakes import fake_run
 
 
@@ -74,7 +75,7 @@ def test_a_record_holds_drift_floor_and_start_for_all_and_for_the_living(tmp_pat
     ]
     for run, cosines in zip(runs, ([1.0, 0.8, 0.6], [0.5, 0.4, 0.3]), strict=True):
         object.__setattr__(run, "cos_dec_start", np.array(cosines))
-    record = make_record(Pair(*runs), EXAMPLE, floor=0.25, threshold=0.7)
+    record = make_record(Pair(runs[0], runs[1]), EXAMPLE, floor=0.25, threshold=0.7)
     assert record["init"] == "uniform"
     assert record["l0"] == 40
     assert record["seeds"] == [24, 42]
@@ -98,7 +99,7 @@ def test_seeds_with_starts_of_their_own_have_no_value_for_moving_apart(tmp_path)
     runs = [read_run(fake_run(tmp_path, seed=seed)) for seed in (24, 42)]
     index = list(range(48))
     found = three(index, index, [0.5] * 48, [0.5] * 48)
-    record = make_record(Pair(*runs), found, floor=0.25, threshold=0.7)
+    record = make_record(Pair(runs[0], runs[1]), found, floor=0.25, threshold=0.7)
     assert record["same_start_dec"] is False
     assert record["apart_dec"] is None
 
@@ -106,7 +107,8 @@ def test_seeds_with_starts_of_their_own_have_no_value_for_moving_apart(tmp_path)
 def test_what_two_runs_that_moved_apart_show_is_foretold(tmp_path):
     """Two runs that leave one start in unrelated directions are as alike as `apart_dec` says."""
     start = torch.nn.functional.normalize(torch.randn(200, 256, generator=torch.Generator().manual_seed(0)), dim=1)
-    pair = Pair(*(read_run(fake_run(tmp_path, seed=seed, start=start, noise=0.4)) for seed in (24, 42)))
+    a, b = (read_run(fake_run(tmp_path, seed=seed, start=start, noise=0.4)) for seed in (24, 42))
+    pair = Pair(a, b)
     found = compare(read_weights(pair.a), read_weights(pair.b))
     record = make_record(pair, found, floor=0.1, threshold=0.7)
     assert record["identity_match"] == 1

@@ -59,7 +59,7 @@ def test_a_broken_run_is_named_and_takes_no_other_with_it(tmp_path, capsys):
     ("arguments", "line"),
     [
         (["run_root=nowhere"], "error: run_root=nowhere: no such folder"),
-        (["runroot=runs"], "error: runroot=runs: known are run_root=…, shared_threshold=…"),
+        (["runroot=runs"], "error: runroot=runs: known are run_root=…, shared_threshold=…, across=…"),
         (["shared_threshold=high"], "error: shared_threshold=high: use a cosine between 0 and 1"),
         (["shared_threshold=7"], "error: shared_threshold=7.0: use a cosine between 0 and 1"),
     ],

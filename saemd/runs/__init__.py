@@ -1,0 +1,32 @@
+"""What a run directory is: its path, its files, the order in which they are written, and what identifies a run.
+
+    <run_root>/init=<label>/l0=<target>/<key>=<value>/…/seed=<seed>/
+
+The parts between l0 and seed are the other keys that a sweep varies, or that are given a name with `folder.<key>=…`.
+The files are written in this order: config.yaml, last.ckpt again and again, and at the end the SAE, latents.npz and
+metrics.json. So a folder with metrics.json holds a finished run, and one without it goes on from last.ckpt when its
+command is given again.
+"""
+
+from saemd.runs.files import (
+    CHECKPOINT,
+    CONFIG,
+    LATENTS,
+    METRICS,
+    SAE_CONFIG,
+    WEIGHTS,
+    held,
+    read_config,
+    read_metrics,
+    refuse_foreign,
+    write_config,
+)  # fmt: skip
+from saemd.runs.finished import Run, Weights, find_runs, read_run, read_weights
+from saemd.runs.folders import find, is_among_runs, run_dir, run_name
+from saemd.runs.identity import SEED_KEYS, differences, flatten, identify, refuse_another
+
+__all__ = [
+    "CHECKPOINT", "CONFIG", "LATENTS", "METRICS", "SAE_CONFIG", "SEED_KEYS", "WEIGHTS", "Run", "Weights", "differences",
+    "find", "find_runs", "flatten", "held", "identify", "is_among_runs", "read_config", "read_metrics", "read_run",
+    "read_weights", "refuse_another", "refuse_foreign", "run_dir", "run_name", "write_config",
+]  # fmt: skip

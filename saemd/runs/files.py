@@ -1,0 +1,108 @@
+"""The files of a run directory, and how they are read: a directory may come from elsewhere, or be damaged."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from saemd.errors import UserError
+from saemd.files import DamagedFileError, read_json, read_yaml, remove_partial, unwritable, write_text
+from saemd.locks import locked
+from saemd.sae.export import CONFIG as SAE_CONFIG
+from saemd.sae.export import WEIGHTS
+
+CONFIG, CHECKPOINT, LATENTS, METRICS = "config.yaml", "last.ckpt", "latents.npz", "metrics.json"
+
+_NUMBERS = (
+    "tokens", "steps", "target_l0", "l0", "fvu", "explained_variance", "loss", "dead_fraction", "drift_dec",
+    "drift_enc", "tokens_per_second", "seconds", "trained_together",
+)  # fmt: skip
+_MAPPINGS = ("start", "cache", "versions", "config.init", "config.lm", "config.corpus", "config.activations")
+
+
+def read_config(folder: Path) -> dict[str, Any]:
+    """`config.yaml`: the keys `config`, `cache_fingerprint`, `sibling_fingerprint` and more.
+
+    Raises `DamagedFileError` where it is missing or of another shape.
+    """
+    path = folder / CONFIG
+    remedy = f"remove {folder} and train it again"
+    saved = read_yaml(path, remedy)
+    if not isinstance(saved, dict):
+        raise DamagedFileError(path, f"holds {_type_name(saved)} where keys and values are due", remedy)
+    for key, required in (("config", dict), ("cache_fingerprint", str), ("sibling_fingerprint", str)):
+        if not isinstance(saved.get(key), required):
+            raise DamagedFileError(path, _fault(key, saved), remedy)
+    for key in _MAPPINGS:
+        parent, _, name = key.rpartition(".")
+        values = saved[parent] if parent else saved
+        if not isinstance(values.get(name) or {}, dict):
+            raise DamagedFileError(path, _fault(name, values), remedy)
+    return saved
+
+
+def write_config(folder: Path, about: dict[str, Any]) -> None:
+    write_text(folder / CONFIG, yaml.safe_dump(about, sort_keys=False))
+
+
+def read_metrics(folder: Path, required: tuple[str, ...] = ("l0", "fvu")) -> dict[str, Any]:
+    """`metrics.json`, whose figures are numbers. Raises `DamagedFileError` where one of `required` is missing."""
+    path = folder / METRICS
+    remedy = "remove it, and the command that trained this run measures it again"
+    metrics = read_json(path, remedy)
+    if not isinstance(metrics, dict):
+        raise DamagedFileError(path, f"holds {_type_name(metrics)} where keys and values are due", remedy)
+    for key in _NUMBERS:
+        value = metrics.get(key)
+        absent = key not in metrics and key not in required
+        if not absent and (isinstance(value, bool) or not isinstance(value, int | float)):
+            raise DamagedFileError(path, _fault(key, metrics), remedy)
+    return metrics
+
+
+def refuse_foreign(folder: Path) -> None:
+    """Raise `UserError` where `folder` cannot hold a run: a file is in its place, or folders in its files' places."""
+    for parent in (folder, *folder.parents):
+        if parent.exists():
+            if not parent.is_dir():
+                raise UserError(f"{parent}: a file, where {folder} needs a folder; remove it, or use another run_root")
+            break
+    for name in (CONFIG, CHECKPOINT, WEIGHTS, SAE_CONFIG, LATENTS, METRICS):
+        if (folder / name).is_dir():
+            raise UserError(f"{folder / name}: a folder, where a run keeps a file; remove it")
+
+
+@contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Hold a run's directory, so that one process trains it; remove what a killed process left half-written.
+
+    Raises `UserError` where another process trains it, or it cannot be written.
+    """
+
+    def refuse() -> None:
+        raise UserError(f"{folder}: another process is training this run; wait for it, or stop it")
+
+    with ExitStack() as lock:
+        try:
+            lock.enter_context(locked(folder / ".lock", refuse))
+            remove_partial(folder)
+        except OSError as error:
+            raise unwritable(folder, error) from error
+        yield
+
+
+def _fault(key: str, values: dict[str, Any]) -> str:
+    return f"has {key}={_short(values[key])}" if key in values else f"misses {key}"
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 40 else f"{text[:40]}…"
+
+
+def _type_name(value: Any) -> str:
+    return {list: "a list", str: "text", type(None): "nothing"}.get(type(value), "a single value")

@@ -1,0 +1,138 @@
+"""The finished runs below a run root, read: small files at once, weights when they are asked for."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from safetensors import safe_open
+from torch import Tensor
+
+from saemd.errors import UserError, bad_value
+from saemd.files import DamagedFileError, read_npz
+from saemd.runs.files import LATENTS, WEIGHTS, read_config, read_metrics
+from saemd.runs.folders import find, place_of
+from saemd.runs.identity import SEED_KEYS, flatten
+from saemd.sae.export import sae_shape
+
+
+@dataclass(frozen=True, eq=False)
+class Run:
+    """One finished run without its weights, which `read_weights` reads."""
+
+    path: Path
+    run_root: Path
+    init: str  # the label of its start, as in its folder's name
+    l0: float  # target
+    parts: dict[str, str]  # the other keys in its folder's name
+    seed: int
+    d_in: int
+    d_sae: int
+    saved: dict[str, Any]  # config.yaml: config, fingerprints, digests of the start, versions
+    metrics: dict[str, Any]  # metrics.json
+    alive: np.ndarray  # bool [F], fired on held-out activations
+    cos_dec_start: np.ndarray  # float32 [F], cosine of each decoder row with its own start
+    cos_enc_start: np.ndarray  # float32 [F]
+
+    @property
+    def config(self) -> dict[str, Any]:
+        return self.saved["config"]
+
+    @property
+    def label(self) -> str:
+        """What seeds have in common in tables, as `mirror`, or `mirror layer=6`."""
+        return " ".join([self.init, *(f"{key}={self.parts[key]}" for key in self.parts if key not in SEED_KEYS)])
+
+    def value(self, key: str) -> Any:
+        """Its value of a key; of a group the option in its folder, or the group's name. None where it has none."""
+        if key == "init":
+            return self.init
+        if (value := flatten(self.config).get(key)) is not None:
+            return value
+        group = self.config.get(key)
+        return self.parts.get(key) or (group.get("name") if isinstance(group, dict) else None)
+
+    @property
+    def seeds(self) -> tuple[Any, ...]:
+        return (self.seed, *(self.config.get(key) for key in SEED_KEYS))
+
+    @property
+    def encoder(self) -> str | None:
+        """How the encoder was started from the decoder (tied, gain, dual), where the configuration says."""
+        return (self.config.get("init") or {}).get("encoder")
+
+    @property
+    def weights(self) -> Path:
+        return self.path / WEIGHTS
+
+
+@dataclass(frozen=True)
+class Weights:
+    """An SAE's two dictionaries, float32 on the CPU."""
+
+    W_enc: Tensor  # [D, F]
+    W_dec: Tensor  # [F, D]
+
+
+def find_runs(run_root: Path) -> tuple[list[Run], list[str]]:
+    """All finished runs below `run_root`, ordered by init, L0, parts and seed; and a line for each unreadable one."""
+    if not run_root.is_dir():
+        what = "a file, not a folder" if run_root.exists() else "no such folder"
+        raise bad_value("run_root", run_root, f"{what}; give the run_root that the sweep was trained with")
+    runs, broken = [], []
+    for folder in find(run_root):
+        try:
+            runs.append(read_run(folder))
+        except UserError as error:
+            broken.append(str(error))
+    return sorted(runs, key=lambda run: (run.init, run.l0, sorted(run.parts.items()), run.seed)), sorted(broken)
+
+
+def read_run(path: Path) -> Run:
+    """A finished run's small files; of its weights only the shapes are read. `UserError` names what is amiss."""
+    place = place_of(path)
+    if place is None:
+        raise bad_value("run_dir", path, "runs lie in <run_root>/init=<label>/l0=<l0>/…/seed=<seed>")
+    try:
+        saved, metrics = read_config(path), read_metrics(path)
+        d_in, d_sae = sae_shape(path)
+        alive, cos_dec, cos_enc = _read_latents(path / LATENTS, d_sae)
+    except DamagedFileError as error:
+        reason = f"{error.path.name} {error.what}"
+        raise bad_value("run_dir", path, f"cannot be read ({reason}); remove this folder and train it again") from error
+    return Run(
+        path=path,
+        **vars(place),
+        d_in=d_in,
+        d_sae=d_sae,
+        saved=saved,
+        metrics=metrics,
+        alive=alive,
+        cos_dec_start=cos_dec,
+        cos_enc_start=cos_enc,
+    )
+
+
+def read_weights(run: Run) -> Weights:
+    """The two dictionaries of a run. Raises `UserError` where they are not finite, and so cannot be compared."""
+    with safe_open(run.weights, framework="pt") as file:
+        weights = Weights(W_enc=file.get_tensor("W_enc").float(), W_dec=file.get_tensor("W_dec").float())
+    for name, rows_FD in (("W_enc", weights.W_enc.T), ("W_dec", weights.W_dec)):
+        if broken := int((~rows_FD.isfinite()).any(dim=1).sum()):
+            what = f"{name}: {broken} of {run.d_sae} latents are NaN or infinite"
+            remedy = "remove this folder and train it again, with a lower recipe.lr"
+            raise bad_value("run_dir", run.path, f"{what}; {remedy}")
+    return weights
+
+
+def _read_latents(path: Path, d_sae: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """`alive` (bool [F]), `cos_dec_start` and `cos_enc_start` (float32 [F]). Raises `DamagedFileError`."""
+    remedy = "train this run again"
+    alive, cos_dec, cos_enc = read_npz(path, ("alive", "cos_dec_start", "cos_enc_start"), remedy)
+    for array, letter in ((alive, "b"), (cos_dec, "f"), (cos_enc, "f")):
+        if array.dtype.kind != letter or array.shape != (d_sae,):
+            what = f"has an array of {array.dtype} {list(array.shape)}, where {WEIGHTS} has {d_sae} latents"
+            raise DamagedFileError(path, what, remedy)
+    return alive, cos_dec, cos_enc

@@ -1,0 +1,123 @@
+"""What identifies a run: the part of its configuration that decides its weights, and its activations."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from saemd.errors import UserError
+from saemd.runs.files import CHECKPOINT, CONFIG, METRICS, read_config
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
+
+SEED_KEYS = ("seed", "init_seed", "data_seed")
+EARLIER = "its activations are others: files of the model or the text changed, or an earlier version identified them"
+
+_INPUTS = ("lm", "corpus")  # the fingerprint of the activations stands for them
+# These keys change where and how a run is computed, not its weights.
+_ELSEWHERE = (
+    "folder", "logger", "run_root", "cache_root", "accelerator", "threads", "checkpoint_minutes",
+)  # fmt: skip
+_SPEED = ("lm_batch_tokens", "prefetch_batches")  # of `activations`: memory and time alone
+
+
+class Origin(Protocol):
+    """Where activations come from."""
+
+    @property
+    def fingerprint(self) -> str: ...
+    @property
+    def lm_fingerprint(self) -> str: ...
+    @property
+    def corpus_fingerprint(self) -> str: ...
+
+
+def changes_runs(key: str) -> bool:
+    """Do two runs that differ in `key` have different weights? `key` is dotted, or a configuration group."""
+    top, _, rest = key.partition(".")
+    return not (top in _ELSEWHERE or top.partition("/")[0] == "hydra" or (top == "activations" and rest in _SPEED))
+
+
+def identify(config: DataclassInstance, origin: Origin) -> dict[str, Any]:
+    """What decides whether two runs are the same, or siblings. `origin` is that of the activations."""
+    values = dataclasses.asdict(config)
+    matters = decisive(values, origin.fingerprint)
+    siblings = {key: value for key, value in matters.items() if key not in SEED_KEYS}
+    return {
+        "config": values,
+        "fingerprint": _fingerprint(matters),
+        "sibling_fingerprint": _fingerprint(siblings),
+        "cache_fingerprint": origin.fingerprint,
+        "lm_fingerprint": origin.lm_fingerprint,  # parts of the cache's, so that a refusal can say which one changed
+        "corpus_fingerprint": origin.corpus_fingerprint,
+    }
+
+
+def decisive(values: Mapping[str, Any], cache_fingerprint: str) -> dict[str, Any]:
+    """The part of a configuration that decides a run's weights; `cache` stands for the language model and the text."""
+    matters = {key: value for key, value in values.items() if key not in (*_ELSEWHERE, *_INPUTS)}
+    reading = {key: value for key, value in (values.get("activations") or {}).items() if key not in _SPEED}
+    return {**matters, "activations": reading, "cache": cache_fingerprint}
+
+
+def refuse_another(folder: Path, about: dict[str, Any]) -> None:
+    """Raise `UserError` with the differing keys where `folder` holds a run of another configuration than `about`.
+
+    Also where its configuration cannot be read.
+    """
+    if not any((folder / name).exists() for name in (CONFIG, CHECKPOINT, METRICS)):
+        return
+    existing = read_config(folder)
+    old, new = (flatten(decisive(side["config"], side["cache_fingerprint"])) for side in (existing, about))
+    if old == new:
+        return
+    del old["cache"], new["cache"]
+    shown = _shown(old, new)
+    if existing["cache_fingerprint"] != about["cache_fingerprint"]:
+        shown += _changed_inputs(existing, about) or ([] if shown else [EARLIER])
+    raise UserError(
+        f"{folder} holds a run of another configuration ({', '.join(shown)}); choose another run_root, or delete it"
+    )
+
+
+def differences(a: DataclassInstance, b: DataclassInstance) -> dict[str, tuple[Any, Any]]:
+    """The keys, joined with dots, in which two configurations differ, with both values."""
+    return _differing(flatten(dataclasses.asdict(a)), flatten(dataclasses.asdict(b)))
+
+
+def flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested keys joined with dots."""
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat |= flatten(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}": value}
+    return flat
+
+
+def _differing(old: dict[str, Any], new: dict[str, Any]) -> dict[str, tuple[Any, Any]]:
+    return {key: (old.get(key), new.get(key)) for key in sorted(old | new) if old.get(key) != new.get(key)}
+
+
+def _shown(old: dict[str, Any], new: dict[str, Any]) -> list[str]:
+    return [f"{key}: {before} there, {asked} asked for" for key, (before, asked) in _differing(old, new).items()]
+
+
+def _changed_inputs(existing: dict[str, Any], about: dict[str, Any]) -> list[str]:
+    """Why the activations differ: the differing keys of model and text, or that their files changed."""
+    shown: list[str] = []
+    for group, name in (("lm", "lm.name"), ("corpus", "corpus.path")):
+        old, new = (flatten({group: side["config"].get(group) or {}}) for side in (existing, about))
+        earlier = existing.get(f"{group}_fingerprint")
+        if keys := _shown(old, new):
+            shown += keys
+        elif earlier and earlier != about[f"{group}_fingerprint"]:
+            shown.append(f"the files of {name}={new.get(name)} have changed since")
+    return shown
+
+
+def _fingerprint(values: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
