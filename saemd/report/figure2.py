@@ -14,10 +14,11 @@ from matplotlib.axes import Axes
 from matplotlib.colors import to_rgb
 from matplotlib.lines import Line2D
 
-from saemd.report.figures import Points
 from saemd.report.style import BLUE, DRIFT, FLOOR, GREY, INK, ORANGE, WARNING, Figure, new_figure, quiet
 from saemd.report.table import number, shares_start
 from saemd.stability.records import Record, label, seeds
+
+Points = tuple[np.ndarray, np.ndarray, np.ndarray]  # cos_dec, cos_enc float32 [F]; same bool [F]
 
 LIMITS = (-0.1, 1.05)
 APART_POINT: dict[str, Any] = {"marker": "x", "markersize": 8, "markeredgewidth": 2, "color": INK, "linestyle": ""}

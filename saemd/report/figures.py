@@ -23,6 +23,8 @@ from saemd.stability.records import Record, record_name
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
+    from saemd.report.figure2 import Points
+
 STYLE_VERSION = 1  # raise it when the drawing changes
 DOTS_PER_INCH = 150
 
@@ -47,7 +49,6 @@ def draw_all(folder: Path, records: list[Record]) -> None:
     _draw(folder, tasks)
 
 
-Points = tuple[np.ndarray, np.ndarray, np.ndarray]  # cos_dec, cos_enc float32 [F]; same bool [F]
 Task = tuple[Path, list[Record], "Callable[[], Figure]"]  # where, what it shows, how
 
 

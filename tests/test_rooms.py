@@ -1,0 +1,97 @@
+"""The rooms of `saemd/` and what each may import: arrows only downwards, and no circle of files.
+
+All imports count, also those inside functions and for type checkers. `KNOWN` lists what is still to be mended.
+"""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Iterator
+from graphlib import CycleError, TopologicalSorter
+from pathlib import Path
+
+import pytest
+
+import saemd
+
+ROOT = Path(saemd.__file__).parent
+TOOLS = {
+    "arguments", "digests", "errors", "files", "locks", "once", "packages", "progress", "threads",
+}  # fmt: skip
+ENTRIES = {"__init__", "cache", "cli", "evaluate", "export", "preflight", "train"}
+PROGRAMS = {"saemd.stability.__main__", "saemd.logging.dashboard"}  # entries that live in a room
+CONFIGS = {"saemd.config", *(f"saemd.{room}.config" for room in ("activations", "corpus", "lm", "logging", "training"))}
+BELOW: dict[str, set[str]] = {
+    "tools": set(),
+    "sae": {"tools"},
+    "config": {"tools", "sae"},  # the typed configuration, each room's part in the room
+    "lm": {"tools", "config"},
+    "corpus": {"tools", "config"},
+    "logging": {"tools", "config"},
+    "activations": {"tools", "config", "lm", "corpus"},
+    "runs": {"tools", "sae"},
+    "training": {"tools", "config", "lm", "logging", "sae", "activations", "runs"},
+    "stability": {"tools", "sae", "runs"},
+    "quality": {"tools", "config", "lm", "corpus", "logging", "sae", "activations", "runs"},
+    "report": {"tools", "stability", "quality", "runs"},
+}
+EVERYTHING = {*BELOW, "entries"}
+KNOWN = {
+    ("saemd.training.callbacks", "saemd.stability"),
+    ("saemd.training.callbacks", "saemd.report.figures"),
+    ("saemd.quality.config", "saemd.cli"),
+    ("saemd.quality.core", "saemd.training.metrics"),
+}
+
+
+def module_of(path: Path) -> str:
+    return ".".join(("saemd", *path.relative_to(ROOT).with_suffix("").parts)).removesuffix(".__init__")
+
+
+MODULES = {module_of(path): path for path in sorted(ROOT.rglob("*.py"))}
+
+
+def room_of(module: str) -> str:
+    top = module.split(".")[1] if "." in module else "__init__"
+    if module in CONFIGS:
+        return "config"
+    if module in PROGRAMS or top in ENTRIES:
+        return "entries"
+    return "tools" if top in TOOLS else top
+
+
+def imported(module: str) -> Iterator[str]:
+    """The files of saemd that a file imports."""
+    for node in ast.walk(ast.parse(MODULES[module].read_text())):
+        names = []
+        if isinstance(node, ast.Import):
+            names = [alias.name for alias in node.names]
+        elif isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names if alias.name != "__version__"]
+        for name in names:
+            while name and name not in MODULES:
+                name = name.rpartition(".")[0]
+            if name and name != module:
+                yield name
+
+
+def test_every_file_has_a_room():
+    assert {room_of(module) for module in MODULES} == EVERYTHING
+
+
+def test_no_files_import_each_other_in_a_circle():
+    try:
+        tuple(TopologicalSorter({module: set(imported(module)) for module in MODULES}).static_order())
+    except CycleError as error:
+        pytest.fail(" → ".join(error.args[1]))
+
+
+def test_rooms_know_only_what_lies_below():
+    tuple(TopologicalSorter(BELOW).static_order())  # the table itself has no circle
+    upward = {
+        (module, other)
+        for module in MODULES
+        for other in imported(module)
+        if room_of(module) != "entries" and room_of(other) not in BELOW[room_of(module)] | {room_of(module)}
+    }
+    assert upward == KNOWN
