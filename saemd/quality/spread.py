@@ -50,14 +50,14 @@ def tests(records: list[Record]) -> list[dict[str, Any]]:
         if record["status"] == "done" and record["seed"] is not None:
             of_start = values.setdefault(record["score"], {}).setdefault(record["init"], {})
             of_start[record["l0"], record["seed"]] = record["value"]
-    found = []
+    results = []
     for score, starts in values.items():
         for a, b in combinations(starts, 2):
             shared = sorted(starts[a].keys() & starts[b].keys())
             if shared:
                 differences = [starts[a][cell] - starts[b][cell] for cell in shared]
-                found.append({"score": score, "init": [a, b], "cells": shared, **paired(differences)})
-    return found
+                results.append({"score": score, "init": [a, b], "cells": shared, **paired(differences)})
+    return results
 
 
 def paired(differences: list[float]) -> dict[str, Any]:

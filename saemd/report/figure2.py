@@ -1,7 +1,7 @@
 """Figure 2 of the paper: each latent at (C^dec_{iσ(i)}, C^enc_{iπ(i)}), blue where π(i) = σ(i), orange where not.
 
-Beside the paper's: the drift from the start and the random floor as lines, and, where the
-seeds share their start, a cross at what unrelated movement would have left (`apart_*`) and a remark.
+Added to the paper's figure: the drift from the start and the random floor as lines, and, where the seeds share their
+start, a cross at the cosines that unrelated movement would have left (`apart_*`) and a remark.
 """
 
 from __future__ import annotations

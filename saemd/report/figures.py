@@ -1,7 +1,7 @@
 """Figures as PNG: figure 2 of the paper for each pair, all of them in one grid, and the summary over L0.
 
-A figure carries the digest of what it shows, and is drawn again only when that has changed; only then is
-matplotlib imported.
+A figure's file has the digest of its data. It is drawn again only when the data have changed; matplotlib is imported
+only then.
 """
 
 from __future__ import annotations
@@ -93,11 +93,11 @@ def _draw(folder: Path, tasks: list[Task]) -> None:
 
 
 def _digest(folder: Path, records: list[Record]) -> str:
-    shown = hashlib.sha256(json.dumps([STYLE_VERSION, records]).encode())
+    digest = hashlib.sha256(json.dumps([STYLE_VERSION, records]).encode())
     for record in records:
         with np.load(folder / "pairs" / f"{record_name(record)}.npz") as file:
-            shown.update(str(file["inputs"]).encode())
-    return shown.hexdigest()
+            digest.update(str(file["inputs"]).encode())
+    return digest.hexdigest()
 
 
 def _digest_of(path: Path) -> str | None:

@@ -101,11 +101,11 @@ def listing(rows: Sequence[tuple[str, str]]) -> str:
     return f'<div class="scroll"><table class="plain"><tbody>{lines}</tbody></table></div>'
 
 
-def image(path: Path, text: str, kind: str = "", narrow: Path | None = None) -> str:
+def image(path: Path, text: str, css_class: str = "", narrow: Path | None = None) -> str:
     """A PNG inside the page, and another for narrow screens; `text` describes it for those who cannot see it."""
     source = f'<source media="(max-width: 640px)" srcset="{_data(narrow)}">' if narrow else ""
     picture = f'<picture>{source}<img alt="{escape(text)}" src="{_data(path)}"></picture>'
-    return f'<figure class="{kind}">{picture}</figure>' if kind else f"<figure>{picture}</figure>"
+    return f'<figure class="{css_class}">{picture}</figure>' if css_class else f"<figure>{picture}</figure>"
 
 
 def _data(path: Path) -> str:
@@ -116,5 +116,5 @@ def definitions(items: dict[str, str]) -> str:
     return "<dl>" + "".join(f"<dt>{escape(name)}</dt><dd>{escape(text)}</dd>" for name, text in items.items()) + "</dl>"
 
 
-def paragraph(text: str, kind: str = "") -> str:
-    return f'<p class="{kind}">{escape(text)}</p>' if kind else f"<p>{escape(text)}</p>"
+def paragraph(text: str, css_class: str = "") -> str:
+    return f'<p class="{css_class}">{escape(text)}</p>' if css_class else f"<p>{escape(text)}</p>"

@@ -1,9 +1,8 @@
-"""`report.html`: one file that says what was compared, what came out, and what it does not show."""
+"""`report.html`: one file with what was compared, the result, and what the result does not show."""
 
 from __future__ import annotations
 
 from html import escape
-from typing import Any
 
 from saemd.files import write_text
 from saemd.report import html
@@ -91,27 +90,23 @@ def _configuration(runs: list[Run]) -> list[tuple[str, str]]:
     rows = [(key, _values(runs, key)) for key in keys if key not in SEED_KEYS]
     rows.append(("seed", ", ".join(dict.fromkeys(str(run.seed) for run in runs))))
     for key in ("scale", "n_train"):
-        found = dict.fromkeys(str((run.saved.get("cache") or {}).get(key, "–")) for run in runs)
-        rows.append((f"cache.{key}", ", ".join(found)))
+        values = dict.fromkeys(str((run.saved.get("cache") or {}).get(key, "–")) for run in runs)
+        rows.append((f"cache.{key}", ", ".join(values)))
     return rows
 
 
 def _versions(runs: list[Run]) -> list[tuple[str, str]]:
-    kinds: dict[str, dict[str, None]] = {}
+    versions_of: dict[str, dict[str, None]] = {}
     for run in runs:
         for name, version in {**(run.saved.get("versions") or {}), "git commit": run.saved.get("git_commit")}.items():
-            kinds.setdefault(name, {})[str(version or "unknown")] = None
-    return [(name, ", ".join(found)) for name, found in kinds.items()]
+            versions_of.setdefault(name, {})[str(version or "unknown")] = None
+    return [(name, ", ".join(versions)) for name, versions in versions_of.items()]
 
 
 def _values(runs: list[Run], key: str) -> str:
     """The values of one flattened key over all runs, each once."""
-    found: dict[str, None] = {}
-    for run in runs:
-        config: dict[str, Any] = flatten(run.config)
-        if key in config:
-            found[str(config[key])] = None
-    return ", ".join(found)
+    configs = [flatten(run.config) for run in runs]
+    return ", ".join(dict.fromkeys(str(config[key]) for config in configs if key in config))
 
 
 def _count(value: float | None) -> str:

@@ -1,29 +1,22 @@
-"""Figures 3 and 4 of the paper as PNG: every score over the measured L0, by start; and the same for each seed.
+"""Figures 3 and 4 of the paper as PNG: every score over the measured L0, by start (3) and by seed (4).
 
-One panel per score. A score without a value anywhere says in words why. Importing this file imports matplotlib.
+One panel per score. Importing this file imports matplotlib.
 """
 
 from __future__ import annotations
 
-import textwrap
-from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, NullLocator
 
 from saemd.files import replacing
-from saemd.quality.published import remarks, titles
 from saemd.quality.records import Record
 from saemd.quality.spread import cells
-from saemd.report.style import GREY, INK, MARKERS, SERIES, WARNING, new_figure, quiet
+from saemd.report.score_panels import colours_of, draw_panels, handle, line, marker
 
 DOTS_PER_INCH = 150
 COLUMNS = 4
-WIDEST = 25  # characters of a title that fit over a panel in full size
 LINES = ("-", (0, (4, 2)), (0, (1, 1.5)), (0, (6, 2, 1, 2)))  # one per seed
 
 
@@ -40,23 +33,22 @@ def draw_figures(folder: Path, records: list[Record]) -> None:
 def figure3(records: list[Record], columns: int = COLUMNS) -> Figure:
     """Mean over seeds, bars of one standard deviation over seeds; of a single seed, the score's own."""
 
-    def draw(axes: Axes, mine: list[Record], colours: dict[str, str]) -> None:
+    def draw(axes: Axes, of_score: list[Record], colours: dict[str, str]) -> None:
         for init, colour in colours.items():
-            of_start = [cell for cell in cells(mine) if cell["init"] == init]
-            own = {(r["init"], r["l0"]): r["std"] for r in mine if r["status"] == "done"}
+            of_start = [cell for cell in cells(of_score) if cell["init"] == init]
+            own = {(r["init"], r["l0"]): r["std"] for r in of_score if r["status"] == "done"}
             stds = [own[init, cell["l0"]] if cell["std"] is None else cell["std"] for cell in of_start]
             points = [(c["achieved_l0"], c["mean"], s) for c, s in zip(of_start, stds, strict=True)]
-            _line(axes, points, color=colour, marker=_marker(colours, init))
+            line(axes, points, color=colour, marker=marker(colours, init))
 
-    inits = _inits(records)
-    colours = _colours(inits)
-    handles = [_handle(init, color=colours[init], marker=_marker(colours, init)) for init in inits]
+    colours = colours_of(records)
+    handles = [handle(init, color=colour, marker=marker(colours, init)) for init, colour in colours.items()]
     alone = {cell["std"] is None for cell in cells(records)}
     own = "the score's own standard deviation"
     caption = f"bars: {own}" if alone == {True} else "bars: one standard deviation over seeds"
     if alone == {True, False}:
         caption += f" (of a single seed: {own})"
-    return _panels(records, columns, draw, handles, caption)
+    return draw_panels(records, columns, draw, handles, caption)
 
 
 def figure4(records: list[Record], columns: int = COLUMNS) -> Figure:
@@ -64,122 +56,26 @@ def figure4(records: list[Record], columns: int = COLUMNS) -> Figure:
     seeds = sorted({record["seed"] for record in records if record["seed"] is not None})
     style = {seed: LINES[place % len(LINES)] for place, seed in enumerate(seeds)}
 
-    def draw(axes: Axes, mine: list[Record], colours: dict[str, str]) -> None:
+    def draw(axes: Axes, of_score: list[Record], colours: dict[str, str]) -> None:
         for init, colour in colours.items():
             for seed in [*seeds, None]:
                 points = [
                     (r["achieved_l0"], r["value"], r["std"])
-                    for r in mine
+                    for r in of_score
                     if r["status"] == "done" and (r["init"], r["seed"]) == (init, seed)
                 ]
-                marker = _marker(colours, init)
-                _line(axes, sorted(points), color=colour, marker=marker, linestyle=style.get(seed, "-"))
+                dashes = style.get(seed, "-")
+                line(axes, sorted(points), color=colour, marker=marker(colours, init), linestyle=dashes)
 
-    colours = _colours(_inits(records))
+    colours = colours_of(records)
     pairs = dict.fromkeys((record["init"], record["seed"]) for record in records)
     handles = [
-        _handle(
+        handle(
             init if seed is None else f"{init}, seed {seed}",
             color=colours[init],
-            marker=_marker(colours, init),
+            marker=marker(colours, init),
             linestyle=style.get(seed, "-"),
         )
         for init, seed in pairs
     ]
-    return _panels(records, columns, draw, handles, "bars: one standard deviation of the score's own")
-
-
-def _panels(
-    records: list[Record],
-    columns: int,
-    draw: Callable[[Axes, list[Record], dict[str, str]], None],
-    handles: list[Any],
-    caption: str,
-) -> Figure:
-    panels = titles(records)
-    columns = min(columns, len(panels))
-    rows = -(-len(panels) // columns)
-    width = max(3.1 * columns, 4.6)
-    per_row = max(1, int(width // 2.2))
-    said = textwrap.wrap("; ".join(["larger is better", caption, *remarks(records)]), int(13 * width))
-    below = 0.05 + 0.17 * len(said)  # inches, as all heights here
-    bottom = 0.55 + below + 0.22 * -(-len(handles) // per_row)
-    height = 2.6 * rows + bottom + 0.3
-    figure = new_figure(width, height)
-    grid = figure.subplots(rows, columns, squeeze=False)
-    colours = _colours(_inits(records))
-    targets = sorted({record["l0"] for record in records})
-    for axes in grid.flat[len(panels) :]:
-        axes.set_axis_off()
-    for axes, (score, title) in zip(grid.flat, panels.items(), strict=False):
-        mine = [record for record in records if record["score"] == score]
-        quiet(axes)
-        axes.set_title(title, fontsize=min(11, 11 * WIDEST / len(title)), fontweight="bold", color=INK, loc="left")
-        if any(record["status"] == "done" for record in mine):
-            draw(axes, mine, colours)
-            axes.set_xscale("log", base=2)
-            axes.xaxis.set_major_locator(FixedLocator(targets))
-            axes.xaxis.set_minor_locator(NullLocator())
-            axes.set_xticklabels([f"{target:g}" for target in targets])
-            axes.set_xlabel("L0", fontsize=10, color=INK)
-            axes.margins(x=0.07, y=0.1)
-            low, high = axes.get_xlim()
-            axes.set_xlim(
-                min(low, targets[0] / 1.05), max(high, targets[-1] * 1.05)
-            )  # each target has its tick in view
-        _say(axes, mine)
-    left, right = 0.62 / width, 1 - 0.12 / width
-    spaces = {"hspace": 0.42, "wspace": 0.3 if columns > 1 else 0}
-    figure.subplots_adjust(left=left, right=right, top=1 - 0.35 / height, bottom=bottom / height, **spaces)
-    place = {"loc": "lower left", "bbox_to_anchor": (0.1 / width, below / height), "frameon": False}
-    figure.legend(handles=handles, ncols=per_row, fontsize=9.5, labelcolor=INK, handlelength=2.6, **place)
-    figure.text(0.2 / width, 0.09 / height, "\n".join(said), fontsize=9, color=GREY)
-    return figure
-
-
-def _say(axes: Axes, mine: list[Record]) -> None:
-    """In words: why a panel is empty, or how many of its points are missing."""
-    missing = [record for record in mine if record["status"] != "done"]
-    if not missing:
-        return
-    kinds = dict.fromkeys((record["status"], record["reason"]) for record in missing)
-    status, reason = next(iter(kinds))
-    colour = WARNING if any(kind == "failed" for kind, _ in kinds) else GREY
-    if len(missing) < len(mine):
-        text = ", ".join(
-            f"{count} of {len(mine)} {kind}"
-            for kind in ("failed", "not applicable")
-            if (count := sum(record["status"] == kind for record in missing))
-        )
-        axes.text(0.98, 0.03, text, transform=axes.transAxes, ha="right", va="bottom", fontsize=8.5, color=colour)
-        return
-    axes.set_xticks([])
-    axes.set_yticks([])
-    more = f" (and {len(kinds) - 1} other reasons)" if len(kinds) > 1 else ""
-    lines = textwrap.wrap(textwrap.shorten(reason + more, 190, placeholder=" …"), 36)
-    text = "\n".join([status, *lines])
-    axes.text(0.5, 0.5, text, transform=axes.transAxes, ha="center", va="center", fontsize=8.5, color=colour)
-
-
-def _line(axes: Axes, points: list[tuple[float, float, float | None]], **style: Any) -> None:
-    """A line through points (x, y, half bar), without bars where there are none."""
-    if points:
-        x, y, bars = zip(*sorted(points), strict=True)
-        heights = [0.0 if bar is None else bar for bar in bars]
-        axes.errorbar(x, y, yerr=heights, linewidth=1.8, markersize=5, capsize=2.5, elinewidth=1.1, **style)
-
-
-def _inits(records: list[Record]) -> list[str]:
-    return list(dict.fromkeys(record["init"] for record in records))
-
-
-def _colours(inits: list[str]) -> dict[str, str]:
-    return {init: SERIES[place % len(SERIES)] for place, init in enumerate(inits)}
-
-
-def _marker(colours: dict[str, str], init: str) -> str:
-    return MARKERS[list(colours).index(init) % len(MARKERS)]
-
-
-def _handle(label: str, **style: Any) -> Any:
-    return Line2D([], [], linewidth=1.8, markersize=5, label=label, **style)
+    return draw_panels(records, columns, draw, handles, "bars: one standard deviation of the score's own")

@@ -1,6 +1,6 @@
 """The scores in the terminal: one row per score, start and target L0; then a row per test.
 
-As the comparison's table it is 100 columns wide, and more where its figures need them.
+Like the comparison's table it is 100 columns wide, or wider where the figures need it.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def print_table(records: list[Record], summary: dict[str, Any], console: Console
 
 
 def _print(console: Console, title: str, columns: list[str], rows: list[list[str]]) -> None:
-    """A score's name stands in its first row alone."""
+    """Print one table; a score's name is printed in its first row alone."""
     table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     for column in columns:
         words = column in ("score", "init", "starts", "missing")
@@ -51,39 +51,39 @@ def _print(console: Console, title: str, columns: list[str], rows: list[list[str
 
 
 def table_rows(records: list[Record], summary: dict[str, Any]) -> list[list[str]]:
-    """Cells as text, as `COLUMNS`."""
-    found = {(cell["score"], cell["init"], cell["l0"]): cell for cell in summary["cells"]}
-    shown = titles(records)
+    """Cells as text, in the order of `COLUMNS`."""
+    cell_of = {(cell["score"], cell["init"], cell["l0"]): cell for cell in summary["cells"]}
+    title_of = titles(records)
     rows = []
     for key in dict.fromkeys((record["score"], record["init"], record["l0"]) for record in records):
-        mine = [record for record in records if (record["score"], record["init"], record["l0"]) == key]
-        own = [record["std"] for record in mine if record["std"] is not None]
-        lacking = dict.fromkeys(record["status"] for record in mine if record["status"] != "done")
-        cell = found.get(key, {})
+        of_cell = [record for record in records if (record["score"], record["init"], record["l0"]) == key]
+        stds = [record["std"] for record in of_cell if record["std"] is not None]
+        statuses = dict.fromkeys(record["status"] for record in of_cell if record["status"] != "done")
+        cell = cell_of.get(key, {})
         rows.append(
             [
-                shown[key[0]],
+                title_of[key[0]],
                 key[1],
                 f"{key[2]:g}",
                 number(cell.get("achieved_l0"), 1),
                 number(cell.get("mean"), 4),
                 number(cell.get("std"), 4),
-                number(sum(own) / len(own) if own else None, 4),
+                number(sum(stds) / len(stds) if stds else None, 4),
                 ", ".join(str(seed) for seed in cell.get("seeds", []) if seed is not None) or "–",
-                ", ".join(lacking),
+                ", ".join(statuses),
             ]
         )
     return rows + published_rows(records)
 
 
-def test_rows(tests: list[dict[str, Any]], shown: dict[str, str]) -> list[list[str]]:
-    """Cells as text, as `TESTS`; `shown` has each score's title."""
+def test_rows(tests: list[dict[str, Any]], title_of: dict[str, str]) -> list[list[str]]:
+    """Cells as text, in the order of `TESTS`; `title_of` has each score's title."""
     rows = []
     for test in tests:
         interval = test["interval_95"]
         rows.append(
             [
-                shown[test["score"]],
+                title_of[test["score"]],
                 " − ".join(test["init"]),
                 f"{test['mean_difference']:+.4f}",
                 "–" if interval is None else f"{interval[0]:+.4f} to {interval[1]:+.4f}",
@@ -95,16 +95,16 @@ def test_rows(tests: list[dict[str, Any]], shown: dict[str, str]) -> list[list[s
 
 
 def test_remarks(tests: list[dict[str, Any]]) -> list[str]:
-    """What must stand beside these tests, each once."""
+    """The remarks on these tests, each once."""
     return list(dict.fromkeys(test["remark"] for test in tests if test["remark"]))
 
 
 def missing(records: list[Record]) -> list[str]:
-    """Why what was asked for is not there: a line for each score and reason."""
+    """Why scores are missing: a line for each score and reason."""
     lines = []
-    for (score, reason), lacking in reasons(records).items():
-        first = lacking[0]
+    for (score, reason), without in reasons(records).items():
+        first = without[0]
         seed = "" if first["seed"] is None else f" seed={first['seed']}"
-        whose = f"{len(lacking)} SAEs" if len(lacking) > 1 else f"init={first['init']} l0={first['l0']}{seed}"
+        whose = f"{len(without)} SAEs" if len(without) > 1 else f"init={first['init']} l0={first['l0']}{seed}"
         lines.append(f"{first['status']}: {score}, {whose}: {reason}")
     return lines

@@ -1,4 +1,4 @@
-"""The report's part on scores: what `saemd.evaluate` found, in `saemd.report.html`'s terms."""
+"""The report's part on the scores that `saemd.evaluate` has measured."""
 
 from __future__ import annotations
 
@@ -45,8 +45,8 @@ def scores(folder: Path) -> list[str]:
     records = read_records(path)
     if not records:
         return []
-    found = summary(records)
-    body = ["<h2>Scores</h2>", html.table(COLUMNS, table_rows(records, found), group=True)]
+    spread = summary(records)
+    body = ["<h2>Scores</h2>", html.table(COLUMNS, table_rows(records, spread), group=True)]
     body.append(html.paragraph("Larger is better. A score that failed has no value; it is never a zero.", "soft"))
     body += [html.paragraph(f"{remark}.") for remark in remarks(records)]
     body += _missing(records)
@@ -54,7 +54,7 @@ def scores(folder: Path) -> list[str]:
         image = folder / f"{name}.png"
         if image.is_file():
             body.append(html.image(image, text, "wide", narrow=folder / f"{name}_narrow.png"))
-    body += _tests(found["tests"], titles(records))
+    body += _tests(spread["tests"], titles(records))
     core = [record for record in records if record["score"] == "core" and record["values"]]
     if core:
         body += ["<details open><summary>Core measures of each run</summary>", _core_table(core), "</details>"]
@@ -65,18 +65,18 @@ def scores(folder: Path) -> list[str]:
 
 def _missing(records: list[Record]) -> list[str]:
     items = ""
-    for (_, reason), lacking in reasons(records).items():
-        seeds = ["" if record["seed"] is None else f" seed {record['seed']}" for record in lacking]
-        runs = [f"{record['init']} L0 {record['l0']}{seed}" for record, seed in zip(lacking, seeds, strict=True)]
-        head = f"{lacking[0]['title']}, {lacking[0]['status']}: {reason} ({', '.join(runs)})"
+    for (_, reason), without in reasons(records).items():
+        seeds = ["" if record["seed"] is None else f" seed {record['seed']}" for record in without]
+        runs = [f"{record['init']} L0 {record['l0']}{seed}" for record, seed in zip(without, seeds, strict=True)]
+        head = f"{without[0]['title']}, {without[0]['status']}: {reason} ({', '.join(runs)})"
         items += f"<li>{escape(head)}</li>"
     return [f'<div class="warning"><p><strong>Not measured</strong></p><ul>{items}</ul></div>'] if items else []
 
 
-def _tests(tests: list[dict[str, Any]], shown: dict[str, str]) -> list[str]:
+def _tests(tests: list[dict[str, Any]], title_of: dict[str, str]) -> list[str]:
     if not tests:
         return []
-    body = ["<h3>Do the starts differ?</h3>", html.table(TESTS, test_rows(tests, shown), group=True)]
+    body = ["<h3>Do the starts differ?</h3>", html.table(TESTS, test_rows(tests, title_of), group=True)]
     body += [html.paragraph(line) for line in test_remarks(tests)]
     note = (
         "Paired over the cells (target L0, seed) that both starts have. The cells are not independent: seeds of one "
@@ -100,7 +100,7 @@ def _core_table(records: list[Record]) -> str:
 
 
 def _on(record: Record) -> str:
-    """What the core measures were measured on, and whether published figures may stand beside them."""
+    """The data of the core measures, and whether published figures may be compared with them."""
     data = record["data"]
     text = (
         f"{data['tokens']:,} held-out tokens of {data['corpus']} in {data['contexts']} contexts of "

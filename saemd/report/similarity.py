@@ -12,25 +12,25 @@ from saemd.stability.records import Record, label, seeds
 
 
 def shared_start_warning(records: list[Record]) -> list[str]:
+    """HTML of the warning; empty where no seeds share their start."""
     shared = [record for record in records if shares_start(record)]
     if not shared:
         return []
     items = []
     for init in dict.fromkeys(label(record) for record in shared):
-        mine = [record for record in shared if label(record) == init]
-        parts = [name for name, key in (("decoder", "dec"), ("encoder", "enc")) if mine[0][f"same_start_{key}"]]
+        group = [record for record in shared if label(record) == init]
+        parts = [name for name, key in (("decoder", "dec"), ("encoder", "enc")) if group[0][f"same_start_{key}"]]
         figures = " ".join(
-            f"{name.capitalize()}: measured {_range(mine, f'mean_cos_{key}')}, drift {_range(mine, f'drift_{key}')}, "
-            f"if apart {_range(mine, f'apart_{key}')}."
+            f"{name.capitalize()}: measured {_range(group, f'mean_cos_{key}')}, drift {_range(group, f'drift_{key}')}, "
+            f"if apart {_range(group, f'apart_{key}')}."
             for name, key in (("decoder", "dec"), ("encoder", "enc"))
             if name in parts
         )
         items.append(f"<li><strong>{escape(init)}</strong>, same {' and '.join(parts)}. {escape(figures)}</li>")
     text = html.paragraph(
         "Weights that seeds share have similarity 1.0 before the first step, so a high value says nothing about "
-        "convergence. Read it "
-        "beside the drift (cosine with the start: how far the latents moved) and beside “if apart”, the value that "
-        "the same amount of movement in unrelated directions would leave."
+        "convergence. Compare it with the drift (cosine with the start: how far the latents moved) and with “if "
+        "apart”, the value that the same amount of movement in unrelated directions would leave."
     )
     head = "<p><strong>Some seeds share their starting weights.</strong></p>"
     return [f'<div class="warning">{head}{text}<ul>{"".join(items)}</ul></div>']

@@ -1,4 +1,4 @@
-"""The summary over L0: similarity beside drift and random floor, and the shares of matched and shared latents."""
+"""The summary over L0: similarity, drift and random floor in two panels, and two shares of latents in two more."""
 
 from __future__ import annotations
 
@@ -45,14 +45,14 @@ def summary_figure(records: list[Record], columns: int = 2) -> Figure:
         quiet(axes)
         axes.set_title(title, fontsize=11, fontweight="bold", color=INK, loc="left")
         for place, init in enumerate(inits):
-            mine = [record for record in records if label(record) == init]
+            group = [record for record in records if label(record) == init]
             if len(targets) == 1:  # no lines to follow: side by side, or they would hide each other
-                mine = [{**record, "l0": record["l0"] * 2 ** (place - (len(inits) - 1) / 2)} for record in mine]
+                group = [{**record, "l0": record["l0"] * 2 ** (place - (len(inits) - 1) / 2)} for record in group]
             colour = SERIES[place % len(SERIES)]
-            _line(axes, mine, key, MARKERS[place % len(MARKERS)], {"color": colour, "linewidth": 2, "markersize": 6})
+            _line(axes, group, key, MARKERS[place % len(MARKERS)], {"color": colour, "linewidth": 2, "markersize": 6})
             if drift and apart:
-                _line(axes, mine, drift, None, {**drift_style, "color": colour})
-                _line(axes, mine, apart, None, {**apart_style, "color": colour})
+                _line(axes, group, drift, None, {**drift_style, "color": colour})
+                _line(axes, group, apart, None, {**apart_style, "color": colour})
         if drift:
             for floor in {record["random_floor"] for record in records}:
                 axes.axhline(floor, **FLOOR)

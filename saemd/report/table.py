@@ -1,4 +1,4 @@
-"""The comparison in the terminal: one row per pair of seeds, 100 columns wide; more where its figures need them."""
+"""The comparison in the terminal: one row per pair of seeds, 100 columns wide, or wider where the figures need it."""
 
 from __future__ import annotations
 
@@ -43,7 +43,7 @@ def print_table(records: list[Record], console: Console | None = None) -> None:
 
 
 def set_width(console: Console, table: Table) -> None:
-    """`WIDTH` columns, or what the table needs so that no figure is cut; a terminal has no more than it has."""
+    """Set the width to `WIDTH` columns, or to what the table needs to cut no figure; a terminal keeps its own."""
     needed = console.measure(table, options=console.options.update(max_width=1000)).maximum
     console.width = min(max(WIDTH, needed), console.width if console.is_terminal else 1000)
 
@@ -54,12 +54,12 @@ def shares_start(record: Record) -> bool:
 
 
 def number(value: float | None, digits: int = 2) -> str:
-    """A figure for people; a dash where there is none."""
+    """A figure as text; a dash for None."""
     return "–" if value is None else f"{value:.{digits}f}"
 
 
 def percent(share: float | None) -> str:
-    """A share for people; a dash where there is none."""
+    """A share as text; a dash for None."""
     return "–" if share is None else f"{share:.1%}"
 
 

@@ -41,7 +41,7 @@ def pairs_across(runs: list[Run], key: str) -> tuple[list[Pair], list[str]]:
 
 
 def _other_folders(a: Run, b: Run, key: str) -> int:
-    """In how many keys but `key` do the two folders differ? One run may be there twice, under two names."""
+    """In how many keys but `key` do the two folders differ? One run may have been trained twice, in two folders."""
     return sum(a.parts.get(name) != b.parts.get(name) for name in a.parts | b.parts if name != key)
 
 

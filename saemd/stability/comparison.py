@@ -1,4 +1,4 @@
-"""Two SAEs latent by latent: encoder and decoder matched separately, and the figures that sum it up."""
+"""Two SAEs compared latent by latent: encoder and decoder are matched separately, then summarised in a few figures."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SHARED_THRESHOLD = 0.7  # Paulo & Belrose
 
 
 class Dictionary(Protocol):
-    """What `compare` needs of an SAE (`saemd.load_sae` gives one)."""
+    """The weights of an SAE that `compare` reads (`saemd.load_sae` returns such an SAE)."""
 
     @property
     def W_enc(self) -> Tensor: ...  # [D, F]  # noqa: N802
@@ -39,14 +39,14 @@ class Comparison:
     def alive_in_both(self, alive_a: np.ndarray, alive_b: np.ndarray) -> np.ndarray:
         """bool [F] over the latents of a: i fires in a, and both its partners π(i), σ(i) fire in b.
 
-        The matching is that of all latents, only the average is restricted: every figure then speaks of one set of
-        latents, and of the pairs that the figures and files show. A living latent whose partner is dead falls out, so
-        read the figures beside the size of this set (`alive`) and of each SAE's living latents (`alive_each`).
+        The matching is that of all latents; only the average is restricted. So all figures describe one set of latents,
+        and the pairs that the drawings and files show. A living latent whose partner is dead is not in the set, so read
+        the figures together with its size (`alive`) and the number of living latents in each SAE (`alive_each`).
         """
         return alive_a & alive_b[self.enc.index] & alive_b[self.dec.index]
 
     def summary(self, threshold: float = SHARED_THRESHOLD, keep: np.ndarray | None = None) -> dict[str, float | None]:
-        """Means over the latents `keep` (bool [F]; default all); None where there are no such latents.
+        """Means over the latents `keep` (bool [F]; default all); None where `keep` is empty.
 
         `mean_cos_enc`, `mean_cos_dec`: mean matched signed cosine; the decoder's is the PW-MCC of 2505.20254.
         `same_match`: share with π(i) = σ(i). `shared`: share with π(i) = σ(i) and both cosines above `threshold`.
@@ -84,5 +84,5 @@ def compare(sae_a: Dictionary, sae_b: Dictionary, *, done: Callable[[], None] = 
 
 
 def mean(values: np.ndarray) -> float | None:
-    """The mean as a plain float; None of nothing."""
+    """The mean as a plain float; None without a value."""
     return float(values.mean(dtype=np.float64)) if len(values) else None

@@ -25,7 +25,7 @@ def floor(folder: Path, d_sae: int, d_in: int) -> float:
 
 
 def _stored_floor(path: Path) -> float | None:
-    """None where there is no such file, or, with a line, a damaged one."""
+    """The floor in the file `path`; None without a file, or, with a printed line, for a damaged one."""
     if not path.is_file():
         return None
     again = "it is computed again"

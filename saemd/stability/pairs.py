@@ -24,7 +24,7 @@ def pair_path(folder: Path, pair: Pair) -> Path:
 
 
 def stored(folder: Path, pair: Pair) -> Comparison | None:
-    """The pair's comparison from its file; None where there is none, or it was made from other weights."""
+    """The pair's comparison from its file; None without a file, or where the weights have changed since."""
     path = pair_path(folder, pair)
     if not path.is_file():
         return None
@@ -64,17 +64,17 @@ def match_pairs(folder: Path, pairs: list[Pair]) -> list[str]:
             progress.note(record_name(pair_keys(pair)))
             inputs = [_identity(run.weights) for run in (pair.a, pair.b)]
             try:
-                found = compare(read_weights(pair.a), read_weights(pair.b), done=progress.advance)
+                comparison = compare(read_weights(pair.a), read_weights(pair.b), done=progress.advance)
             except UserError as error:  # names the run
                 broken.append(str(error))
                 continue
             with replacing(pair_path(folder, pair)) as aside:
                 np.savez_compressed(
                     aside,
-                    cos_enc=found.enc.cosine,
-                    cos_dec=found.dec.cosine,
-                    match_enc=found.enc.index.astype(np.int32),
-                    match_dec=found.dec.index.astype(np.int32),
+                    cos_enc=comparison.enc.cosine,
+                    cos_dec=comparison.dec.cosine,
+                    match_enc=comparison.enc.index.astype(np.int32),
+                    match_dec=comparison.dec.index.astype(np.int32),
                     inputs=np.array(json.dumps(inputs)),
                 )
     return list(dict.fromkeys(broken))  # a run that cannot be compared is in several pairs

@@ -16,10 +16,10 @@ Record = dict[str, Any]
 NAME_BYTES = 180  # of a pair's name: with what is put before and behind it, it names a file
 
 
-def make_record(pair: Pair, found: Comparison, floor: float, threshold: float) -> Record:
+def make_record(pair: Pair, comparison: Comparison, floor: float, threshold: float) -> Record:
     """A pair's figures; those of `_figures` for all latents and, suffix `_alive`, for those alive in both."""
     a, b = pair.a, pair.b
-    alive = found.alive_in_both(a.alive, b.alive)
+    alive = comparison.alive_in_both(a.alive, b.alive)
     everywhere = np.ones_like(alive)
     record: Record = {
         **pair_keys(pair),
@@ -34,8 +34,8 @@ def make_record(pair: Pair, found: Comparison, floor: float, threshold: float) -
         "achieved_l0": [a.metrics["l0"], b.metrics["l0"]],
         "fvu": [a.metrics["fvu"], b.metrics["fvu"]],
     }
-    record |= _figures(pair, found, floor, threshold, everywhere)
-    record |= {f"{key}_alive": value for key, value in _figures(pair, found, floor, threshold, alive).items()}
+    record |= _figures(pair, comparison, floor, threshold, everywhere)
+    record |= {f"{key}_alive": value for key, value in _figures(pair, comparison, floor, threshold, alive).items()}
     return record
 
 
@@ -99,7 +99,7 @@ def _number(l0: float) -> int | float:
     return int(l0) if l0 == int(l0) else l0
 
 
-def _figures(pair: Pair, found: Comparison, floor: float, threshold: float, keep: np.ndarray) -> Record:
+def _figures(pair: Pair, comparison: Comparison, floor: float, threshold: float, keep: np.ndarray) -> Record:
     """`Comparison.summary`, the drift from the start and the random floor over the latents `keep` (bool [F]) of a.
 
     `drift_*`: mean cos(w_t, w_0), over `keep` in a and over its partners in b. `apart_*`, only where the seeds share
@@ -109,11 +109,11 @@ def _figures(pair: Pair, found: Comparison, floor: float, threshold: float, keep
     """
     a, b = pair.a, pair.b
     drifts = {
-        "dec": _drift(a, b, "cos_dec_start", keep, found.dec.index[keep]),
-        "enc": _drift(a, b, "cos_enc_start", keep, found.enc.index[keep]),
+        "dec": _drift(a, b, "cos_dec_start", keep, comparison.dec.index[keep]),
+        "enc": _drift(a, b, "cos_enc_start", keep, comparison.enc.index[keep]),
     }
     return {
-        **found.summary(threshold, keep),
+        **comparison.summary(threshold, keep),
         "drift_dec": drifts["dec"],
         "drift_enc": drifts["enc"],
         "apart_dec": mean((a.cos_dec_start * b.cos_dec_start)[keep]) if pair.same_start("W_dec") else None,

@@ -65,7 +65,7 @@ def compare_again(run_root: Path) -> Outcome:
 
 
 def _earlier_threshold(path: Path) -> float:
-    """The threshold of the table `path`; the default where there is none, or, with a line, a damaged one."""
+    """The threshold of the table `path`; the default without a table, or, with a printed line, for a damaged one."""
     if not path.is_file():
         return SHARED_THRESHOLD
     again = f"it is made again, with shared_threshold={SHARED_THRESHOLD}"
@@ -96,13 +96,13 @@ def compare_run(run_dir: Path | str, shared_threshold: float = SHARED_THRESHOLD)
     runs, broken = find_runs(this.run_root)
     pairs, _ = siblings(runs)
     _refuse_unwritable(folder)
-    mine = [pair for pair in pairs if this.path in (pair.a.path, pair.b.path)]
-    broken += match_pairs(folder, mine)
+    own_pairs = [pair for pair in pairs if this.path in (pair.a.path, pair.b.path)]
+    broken += match_pairs(folder, own_pairs)
     for line in broken:
         print(line)
-    if not mine:
+    if not own_pairs:
         return []
-    names = {record_name(pair_keys(pair)) for pair in mine}
+    names = {record_name(pair_keys(pair)) for pair in own_pairs}
     return [record for record in _write_table(folder, pairs, shared_threshold) if record_name(record) in names]
 
 
@@ -112,8 +112,10 @@ def _write_table(folder: Path, pairs: list[Pair], threshold: float) -> list[Reco
         shape: floor(folder.parent / "stability", *shape) for shape in {(pair.a.d_sae, pair.a.d_in) for pair in pairs}
     }
     with locked(folder / ".lock"):
-        matched = [(pair, found) for pair in pairs if (found := stored(folder, pair)) is not None]
-        records = [make_record(pair, found, floors[pair.a.d_sae, pair.a.d_in], threshold) for pair, found in matched]
+        matched = [(pair, comparison) for pair in pairs if (comparison := stored(folder, pair)) is not None]
+        records = [
+            make_record(pair, comparison, floors[pair.a.d_sae, pair.a.d_in], threshold) for pair, comparison in matched
+        ]
         write_json(folder / "stability.json", records)
     return records
 

@@ -35,7 +35,7 @@ def siblings(runs: list[Run]) -> tuple[list[Pair], list[str]]:
         places = {(run.label, run.seeds) for run in group}
         for a, b in combinations(sorted(group, key=lambda run: run.seed), 2):
             repeated = a.label != b.label and bool({(a.label, b.seeds), (b.label, a.seeds)} & places)
-            if a.seeds != b.seeds and not repeated:  # a run that is there twice is compared in its own folder
+            if a.seeds != b.seeds and not repeated:  # of a run in two folders, that of the other run counts
                 pairs.append(Pair(a, b))
     remarks = []
     for (label, l0), by_fingerprint in cells.items():

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+
 import pytest
 
 
@@ -12,3 +15,9 @@ def blank_figures(monkeypatch):
 
     for name in ("_pair", "_grid", "_summary"):
         monkeypatch.setattr(f"saemd.report.figures.{name}", lambda *arguments: new_figure(1, 1))
+
+
+@pytest.fixture
+def pool() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as threads:
+        yield threads

@@ -30,9 +30,9 @@ def compress(n_latents, row_E, column_E, value_E):
         start_F[i] = size
         for place in range(first, last):
             e = order_E[place]
-            held = seen_F[column_E[e]]
-            if held >= start_F[i]:  # seen in this row
-                value_out_E[held] = max(value_out_E[held], value_E[e])
+            earlier = seen_F[column_E[e]]
+            if earlier >= start_F[i]:  # seen in this row
+                value_out_E[earlier] = max(value_out_E[earlier], value_E[e])
             else:
                 seen_F[column_E[e]] = size
                 column_out_E[size] = column_E[e]

@@ -43,11 +43,11 @@ class Pricing:
         by_row = Edges(*self._exceeding(rows, gain_F, price_F))
         column_E, row_E, value_E = self._exceeding(columns, price_F, gain_F)
         own_E = np.flatnonzero(diagonal_F > gain_F + price_F + SLACK).astype(np.int32)
-        found = by_row.joined(Edges(row_E, column_E, value_E), Edges(own_E, own_E, diagonal_F[own_E]))
+        violated = by_row.joined(Edges(row_E, column_E, value_E), Edges(own_E, own_E, diagonal_F[own_E]))
         if not self._cosines.exact:
-            found = self._exactly(found, gain_F, price_F)
-        if len(found.row):
-            return found
+            violated = self._exactly(violated, gain_F, price_F)
+        if len(violated.row):
+            return violated
         if self._reference_price_F is None:
             self._reference_price_F = price_F.copy()
         bounds = (rows.floor, columns.floor, self._reference_F, self._reference_price_F)
@@ -57,24 +57,24 @@ class Pricing:
         worst = float((single.value - gain_F[row_E] - price_F[column_E]).max(initial=-np.inf)) - SLACK
         parts = [single]
         many_F = np.flatnonzero(open_F > FEW).astype(np.int32)
-        held = (rows.index, rows.count, columns.index, columns.count)
+        listed = (rows.index, rows.count, columns.index, columns.count)
         for start in range(0, len(many_F), ROWS_AT_ONCE):
             row_R = many_F[start : start + ROWS_AT_ONCE]
-            *part, exceeding = nearest(self._cosines.rows(row_R), row_R, *held, gain_F, price_F, *bounds)
+            *part, exceeding = nearest(self._cosines.rows(row_R), row_R, *listed, gain_F, price_F, *bounds)
             parts.append(Edges(*part))
             worst = max(worst, exceeding)
-        return found if worst <= 0 else found.joined(*parts)
+        return violated if worst <= 0 else violated.joined(*parts)
 
     def _exceeding(self, lists: Lists, own_F: np.ndarray, other_F: np.ndarray) -> list[np.ndarray]:
         work = partial(listed_above, lists.value, lists.index, lists.count, own_F, other_F)
         return [np.concatenate(parts) for parts in zip(*in_parts(self._candidates.pool, len(own_F), work), strict=True)]
 
-    def _exactly(self, found: Edges, gain_F: np.ndarray, price_F: np.ndarray) -> Edges:
+    def _exactly(self, violated: Edges, gain_F: np.ndarray, price_F: np.ndarray) -> Edges:
         """The pairs that exceed gain and price exactly, not only by their bound; the lists then hold the exact values.
 
         If there are such pairs, those that nearly exceed come along: they would do so after the next change of prices.
         """
-        exact = computed(found, self._candidates, self._cosines)
+        exact = computed(violated, self._candidates, self._cosines)
         excess_E = exact.value - gain_F[exact.row] - price_F[exact.column]
         return exact.where(excess_E > (-NEAR if excess_E.max(initial=-1) > SLACK else np.inf))
 

@@ -1,0 +1,75 @@
+"""Cosines, their upper bounds, and the lists of the largest."""
+
+from __future__ import annotations
+
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+import torch
+
+from saemd.stability.matching import byte_cosines, hungarian
+from saemd.stability.matching.byte_cosines import ByteCosines, fastest_first
+from saemd.stability.matching.candidates import gather
+from saemd.stability.matching.cosines import FloatCosines
+from tests.stability.dictionaries import INPUTS, KERNELS, whole
+from tests.stability_fakes import rows
+
+
+@pytest.mark.parametrize("n", [1, 5, 300])
+@pytest.mark.parametrize("kind", INPUTS)
+def test_bounds_lie_above_the_cosines_and_near_them(kind: str, n: int, pool: ThreadPoolExecutor):
+    a_FD, b_FD = INPUTS[kind](n)
+    cosines = ByteCosines(*hungarian.rows_of_one_shape(100 * a_FD, 1e-3 * b_FD), pool)
+    above_FF = np.concatenate([block_BF.copy() for block_BF in cosines.blocks()]) - whole(a_FD.double(), b_FD.double())
+    assert above_FF.min() >= 0
+    assert above_FF.max() < 0.05
+    assert above_FF.mean() < 1.5 * cosines.mean_error + 1e-5
+
+
+def test_bounds_hold_where_rounding_is_worst(pool: ThreadPoolExecutor):
+    """All entries nearly half a step off, and in the direction of the other's row."""
+    a_FD = torch.arange(64)[:, None] % 5 + torch.full((64, 2000), 3.49)
+    a_FD[:, 0] = 127
+    cosines = ByteCosines(*hungarian.rows_of_one_shape(a_FD, a_FD), pool)
+    above_FF = next(cosines.blocks()) - whole(a_FD.double(), a_FD.double())
+    assert 0 <= above_FF.min() < 0.2 * cosines.mean_error  # no much smaller bound would have done
+
+
+def test_single_pairs_and_whole_rows_are_the_cosines(pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("saemd.stability.matching.cosines.CACHED", 1000)  # stretches of seven columns
+    a_FD, b_FD = 3 * rows(0, 90, 32), 0.1 * rows(1, 90, 32)
+    row_E, column_E = np.random.default_rng(0).integers(0, 90, (2, 500)).astype(np.int32)
+    for kernel in KERNELS:
+        cosines, expected_FF = kernel(*hungarian.rows_of_one_shape(a_FD, b_FD), pool), whole(a_FD, b_FD)
+        np.testing.assert_allclose(cosines.pairs(row_E, column_E), expected_FF[row_E, column_E], atol=1e-6)
+        assert np.array_equal(cosines.pairs(row_E[::-1], column_E[::-1])[::-1], cosines.pairs(row_E, column_E))
+        np.testing.assert_allclose(cosines.rows(row_E[:7]), expected_FF[row_E[:7]], atol=1e-6)
+
+
+def test_bytes_are_left_where_they_are_too_coarse(monkeypatch: pytest.MonkeyPatch, pool: ThreadPoolExecutor):
+    monkeypatch.setattr(byte_cosines, "SMALLEST", 2)
+    monkeypatch.setattr(byte_cosines, "bytes_are_faster", lambda: True)
+    given = hungarian.rows_of_one_shape(rows(0, 40), rows(1, 40))
+    assert [type(kernel) for kernel in fastest_first(*given, pool)] == [ByteCosines, FloatCosines]
+    spiky_FD = rows(0, 40)
+    spiky_FD[:, 3] *= 1000
+    given = hungarian.rows_of_one_shape(spiky_FD + 30 * rows(2, 40).sign(), rows(1, 40))
+    monkeypatch.setattr(byte_cosines, "COARSEST", 0.001)
+    assert [type(kernel) for kernel in fastest_first(*given, pool)] == [FloatCosines]
+    monkeypatch.setattr(byte_cosines, "bytes_are_faster", lambda: False)
+    assert [type(kernel) for kernel in fastest_first(*given, pool)] == [FloatCosines]
+
+
+def test_lists_hold_the_largest_and_bound_the_others(pool: ThreadPoolExecutor):
+    cosine_FF = np.random.default_rng(0).standard_normal((300, 300), dtype=np.float32)
+    candidates = gather(np.split(cosine_FF, [7, 150]), 300, 20, pool)
+    for lists, lines_FF in ((candidates.rows, cosine_FF), (candidates.columns, cosine_FF.T)):
+        for i in range(300):
+            held = lists.index[i, : lists.count[i]]
+            assert np.array_equal(lines_FF[i, held], lists.value[i, : lists.count[i]])
+            assert np.delete(lines_FF[i], held).max() <= lists.floor[i] <= np.sort(lines_FF[i])[-20]
+    row_E, column_E, value_E = candidates.rows.largest(5, pool)
+    assert np.array_equal(np.bincount(row_E), np.full(300, 5))
+    np.testing.assert_array_equal(cosine_FF[row_E, column_E], value_E)
+    assert (value_E.reshape(300, 5).min(axis=1) == np.sort(cosine_FF)[:, -5]).all()
