@@ -83,12 +83,17 @@ def _folder_parts(config: Config, choices: Mapping[str, str]) -> dict[str, str]:
     return parts
 
 
+def with_free_folder(words: list[str]) -> list[str]:
+    """The words with ++ before `folder`, whose keys are free."""
+    return [re.sub(r"^folder(?=[.=])", "++folder", word) for word in words]
+
+
 def job_overrides(arguments: list[str]) -> list[str]:
     """The overrides of a command line for Hydra, with `folder=…` for the keys that its sweep varies.
 
     Each job, wherever Hydra composes it, then finds its own folder.
     """
-    words = [re.sub(r"^folder(?=[.=])", "++folder", word) for word in overrides(arguments, FLAGS)]
+    words = with_free_folder(overrides(arguments, FLAGS))
     parsed = OverridesParser.create().parse_overrides(words)
     if not {*FLAGS} & {*arguments}:
         return words

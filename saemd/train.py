@@ -22,7 +22,7 @@ from omegaconf import DictConfig
 from rich.console import Console
 from rich.text import Text
 
-from saemd.cli import CONF, FLAGS, compose_all, entry, job_overrides, one_line, quiet_warnings, typed
+from saemd.cli import CONF, FLAGS, compose_all, entry, job_overrides, one_line, quiet_warnings, typed, with_free_folder
 from saemd.config import Config
 from saemd.errors import UserError
 from saemd.files import is_full_disk
@@ -81,6 +81,7 @@ def main(arguments: list[str]) -> int:
     if any(word.partition("=")[0] in SHOWS for word in arguments):
         if {*FLAGS} & {*arguments}:
             raise UserError("-m: Hydra shows the configuration of one job; leave -m out")
+        sys.argv[1:] = with_free_folder(arguments)
         job()
         return 0
     configs, multirun = compose_all(arguments), bool({*FLAGS} & {*arguments})

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from saemd.errors import UserError
+from saemd.logging.folders import curves
 from saemd.report.table import print_table
 from saemd.stability import compare_root, compare_run
 from saemd.stability.__main__ import main
@@ -42,6 +43,8 @@ def test_each_cell_of_a_sweep_has_its_own_pair_and_files(tmp_path, capsys):
     out = capsys.readouterr().out
     assert "uniform layer=6 " in out
     assert "left out" not in out
+    (row,) = curves(records)
+    assert {"stability/shared/uniform layer=6", "stability/shared/uniform layer=12"} <= row.keys()
     page = (tmp_path / "stability" / "report.html").read_text()
     assert page.count("<td>uniform layer=6</td>") == 5  # three tables of pairs, and both runs
 
