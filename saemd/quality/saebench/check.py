@@ -1,4 +1,4 @@
-"""Is this SAEBench's environment, as `make saebench` should have built it? Run by its own python, without arguments."""
+"""Checks SAEBench's environment. `make saebench` runs it with that environment's Python, without arguments."""
 
 import importlib.util
 import sys
@@ -8,17 +8,17 @@ WANTED = {"sae-bench": "0.6.0", "transformers": "4.", "transformer-lens": "2.", 
 
 
 def main() -> int:
-    """0 where it is; else one line for each package that is not what it should be."""
+    """0 where every package is as it should be; else 1, with a line for each that is not."""
     wrong = []
     for name, wanted in WANTED.items():
         try:
-            found = version(name)
+            installed = version(name)
         except PackageNotFoundError:
-            found = "missing"
-        if not found.startswith(wanted):
-            wrong.append(f"{name} is {found}, wanted {wanted}")
+            installed = "missing"
+        if not installed.startswith(wanted):
+            wrong.append(f"{name} is {installed}, wanted {wanted}")
     if importlib.util.find_spec("torchvision"):
-        wrong.append("torchvision is there; its build breaks the CPU torch")
+        wrong.append("torchvision is installed; its build breaks the CPU torch")
     for line in wrong:
         print(f"error: {line}: remove .venv-saebench and run `make saebench` again", file=sys.stderr)
     return 1 if wrong else 0

@@ -1,4 +1,4 @@
-"""The environment that `make saebench` builds, and whether it is the right one."""
+"""Where SAEBench's environment is, which `make saebench` builds, and whether it holds the right packages."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def environment() -> Path:
 
 
 def how_to_build() -> str:
-    """The command for it; the package of a wheel has no Makefile beside it, and brings the pinned set itself."""
+    """The command that builds it. An installed wheel has no Makefile, and brings the list of pinned packages itself."""
     if not LOCK.is_file():
         return "`make saebench`"
     place = os.environ.get(VARIABLE) or "~/saebench"
@@ -33,7 +33,7 @@ def how_to_build() -> str:
 
 
 def link_package(folder: Path) -> Path:
-    """`folder`, made to hold a link to this package alone, for PYTHONPATH: a wheel has other packages beside it."""
+    """Fill `folder`, for PYTHONPATH, with a link to this package alone: beside a wheel's package lie others."""
     folder.mkdir(exist_ok=True)
     (folder / "saemd").unlink(missing_ok=True)
     (folder / "saemd").symlink_to(PACKAGE)
@@ -41,15 +41,15 @@ def link_package(folder: Path) -> Path:
 
 
 def python() -> Path:
-    """Its interpreter. Raises `UserError` where it is not there."""
-    found = environment() / "bin" / "python"
-    if not found.is_file():
+    """Its interpreter. Raises `UserError` where there is none."""
+    interpreter = environment() / "bin" / "python"
+    if not interpreter.is_file():
         raise UserError(f"SAEBench's environment {environment()} is missing: run {how_to_build()} (2.3 GB, once)")
-    return found
+    return interpreter
 
 
 def versions() -> dict[str, str]:
-    """Of the packages that take part. Raises `UserError` where SAEBench is missing or another one."""
+    """The versions of `PACKAGES`. Raises `UserError` where one is missing, or where SAEBench is of another version."""
     return dict(_versions(python()))
 
 
@@ -60,7 +60,7 @@ def _versions(interpreter: Path) -> tuple[tuple[str, str], ...]:
     if ran.returncode:
         reason = (ran.stderr.strip().splitlines() or ["it does not start"])[-1]
         raise UserError(f"SAEBench's environment {environment()} is incomplete ({reason}): run {how_to_build()} again")
-    found = tuple((line.split()[0], line.split()[1]) for line in ran.stdout.splitlines())
-    if (sae_bench := dict(found)["sae-bench"]) != SAE_BENCH:
+    installed = tuple((line.split()[0], line.split()[1]) for line in ran.stdout.splitlines())
+    if (sae_bench := dict(installed)["sae-bench"]) != SAE_BENCH:
         raise bad_value("sae-bench", sae_bench, f"{SAE_BENCH} is wanted: remove {environment()}, run {how_to_build()}")
-    return found
+    return installed

@@ -1,7 +1,7 @@
-"""Gemma Scope's JumpReLU SAEs, to be measured beside the runs (arXiv 2408.05147; figure 3 of the paper).
+"""Gemma Scope's JumpReLU SAEs, measured beside the runs (arXiv 2408.05147; figure 3 of the paper).
 
 `params.npz` holds W_enc [D, F], W_dec [F, D], b_enc [F], b_dec [D], threshold [F] for raw activations. The SAEs were
-trained on 4 B tokens at width 16,384, so they are no baseline of equal budget.
+trained on 4 B tokens at width 16,384, so they are no baseline of equal budget. Imported in both environments.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ PARAMETERS = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
 
 
 def member(l0: int, layer: int = LAYER, width: str = WIDTH) -> str:
-    """Its path in the repository, as in a local copy of it."""
+    """The file's path in the repository and in a local copy of it."""
     return f"layer_{layer}/width_{width}/average_l0_{l0}/params.npz"
 
 
@@ -61,44 +61,34 @@ def locate(l0: int, folder: str = "", layer: int = LAYER, width: str = WIDTH) ->
         raise bad_value("gemma_scope", name, remedy) from error
 
 
-def average_l0(path: Path) -> int:
-    """The L0 that its folder is named by."""
-    found = re.fullmatch(r"average_l0_(\d+)", path.parent.name)
-    if found is None:
-        raise bad_value("gemma_scope", path, "lies in a folder average_l0_<L0>")
-    return int(found[1])
-
-
 def layer_of(path: Path) -> int:
-    """The layer that its folder is named by."""
-    found = re.fullmatch(r"layer_(\d+)", path.parents[2].name)
-    if found is None:
-        raise bad_value("gemma_scope", path, "lies in layer_<n>/width_<w>/average_l0_<L0>")
-    return int(found[1])
+    """The layer in the name of its folder."""
+    layer = re.fullmatch(r"layer_(\d+)", path.parents[2].name)
+    if layer is None:
+        raise bad_value("gemma_scope", path, "name a file below layer_<n>/width_<w>/average_l0_<L0>")
+    return int(layer[1])
 
 
 def subjects(results: Path, folder: str = "", l0s: tuple[int, ...] = L0S, layer: int = LAYER) -> list[Subject]:
-    """These SAEs as something to measure, from a local copy of the repository or the hub; scores go to `results`."""
-    found = []
-    for l0 in l0s:
-        path = locate(l0, folder, layer)
-        found.append(
-            Subject(
-                init="gemma-scope",
-                l0=l0,
-                seed=None,
-                measured_l0=l0,  # the published average, by which the folder is named
-                d_in=read_params(path).d_in,
-                folder=results / f"l0={l0}",
-                weights=path,
-                load=partial(read_params, path),
-            )
+    """These SAEs as subjects, from a local copy of the repository or the hub; their scores go to `results`."""
+    files = {l0: locate(l0, folder, layer) for l0 in l0s}
+    return [
+        Subject(
+            init="gemma-scope",
+            l0=l0,
+            seed=None,
+            measured_l0=l0,  # the published average, in the name of the folder
+            d_in=read_params(path).d_in,
+            folder=results / f"l0={l0}",
+            weights=path,
+            load=partial(read_params, path),
         )
-    return found
+        for l0, path in files.items()
+    ]
 
 
 def read_params(path: Path) -> JumpReLUSAE:
-    """The SAE in `params.npz`, read without pickle, decoder rows of unit norm. `UserError` names what is amiss."""
+    """The SAE in `params.npz`, read without pickle, decoder rows of unit norm. Raises `UserError` for another file."""
     if not zipfile.is_zipfile(path):
         raise bad_value("gemma_scope", path, "no such file, or no npz; fetch it again")
     try:
