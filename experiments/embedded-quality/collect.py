@@ -2,8 +2,9 @@
 
     python experiments/embedded-quality/collect.py [run_root=runs] [out=experiments/embedded-quality]
 
-Writes `quality.json`, `spread.json`, the figures 3 and 4, and `table.md`: the core measures and all scores of each run,
-the tests, and every number of SAEBench's as its mean over all cells; with sae-probes also `data_sets.md`, a line a set.
+Writes `spread.json`, the figures 3 and 4, `table.md` (the core measures and all scores of each run, the tests, and the
+mean over all cells of every number of SAEBench's), and `quality.json`: the records, shrunk to what these tables need.
+Where sae-probes was measured it also writes `data_sets.md`, with a line for each data set.
 """
 
 from __future__ import annotations
@@ -22,6 +23,9 @@ from saemd.report.score_table import TESTS, test_remarks, test_rows
 
 HERE = Path(__file__).parent
 FILES = ("spread.json", "figure3.png", "figure4.png")
+DIGITS = 9  # significant ones that are kept of a figure; with fewer some table would be rounded twice
+KEPT = ("init", "l0", "achieved_l0", "seed", "score", "title", "status", "reason", "value", "std", "values", "seconds")
+UNTRAINED_MASKS = ("nothing_swapped", "everything_swapped")  # of RAVEL, which README.md compares with the trained one
 COLUMNS = {
     "Loss Recovered": ("loss_recovered", ".4f"),
     "of mean ablation": ("loss_recovered_mean", ".4f"),
@@ -35,8 +39,30 @@ COLUMNS = {
 }
 
 
-def table(records: list[dict[str, Any]]) -> str:
-    """The core measures of each run; a run without them keeps its reason in their place."""
+def tables(records: list[dict[str, Any]], tests: list[dict[str, Any]]) -> str:
+    """The content of table.md, from whole or shrunk records."""
+    parts = [core_table(records), scores_table(records), tests_table(tests, records), means_table(records)]
+    return "\n".join(parts).replace("\n\n\n", "\n\n")
+
+
+def shrunk(record: dict[str, Any]) -> dict[str, Any]:
+    """What the tables need of a record."""
+    data = {key: record["data"][key] for key in ("lm", "layer") if key in record["data"]}
+    for key in ("packaged", "known"):  # their presence marks a score that no published number can be compared with
+        if described := record["data"].get(key):
+            data[key] = sorted(described)
+    details = {key: record["details"][key] for key in UNTRAINED_MASKS if key in record["details"]}
+    return _rounded({**{key: record[key] for key in KEPT}, "data": data, "details": details})
+
+
+def _rounded(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _rounded(item) for key, item in value.items()}
+    return float(f"{value:.{DIGITS}g}") if isinstance(value, float) else value
+
+
+def core_table(records: list[dict[str, Any]]) -> str:
+    """The core measures of each run; a run without them has its reason in their place."""
     lines = [
         f"| start | target L0 | seed | std | {' | '.join(COLUMNS)} | seconds |",
         "| --- | ---: | ---: " + "| ---: " * (len(COLUMNS) + 2) + "|",
@@ -77,16 +103,16 @@ def tests_table(tests: list[dict[str, Any]], records: list[dict[str, Any]]) -> s
 
 
 def means_table(records: list[dict[str, Any]]) -> str:
-    """Each value of SAEBench's scores, and the score's own deviation: means over cells (L0, seed) of both starts.
+    """The means over cells (L0, seed) of each value of a score, and of its own deviation, for both starts.
 
     A value that one of these SAEs lacks is left out.
     """
     lines = ["| score | value | mirror | uniform | cells | mirror ahead |", "| --- | --- " + "| ---: " * 4 + "|"]
     for score in titles(records):
         done = [r for r in records if r["score"] == score and r["status"] == "done"]
-        found = {(r["init"], r["l0"], r["seed"]): {**r["values"], "own deviation": r["std"]} for r in done}
-        names = found[("mirror", *cells[0])] if (cells := _cells(found)) else ()
-        both = [(found[("mirror", *cell)], found[("uniform", *cell)]) for cell in cells]
+        values = {(r["init"], r["l0"], r["seed"]): {**r["values"], "own deviation": r["std"]} for r in done}
+        names = values[("mirror", *cells[0])] if (cells := _cells(values)) else ()
+        both = [(values[("mirror", *cell)], values[("uniform", *cell)]) for cell in cells]
         for name in names:
             if all(isinstance(of.get(name), int | float) for cell in both for of in cell):
                 pairs = [(mirror[name], uniform[name]) for mirror, uniform in both]
@@ -94,9 +120,9 @@ def means_table(records: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _cells(found: Mapping[tuple[Any, ...], Any]) -> list[list[Any]]:
-    """The L0 and seed of each run of (init, L0, seed) that both starts have."""
-    return [cell for init, *cell in found if init == "mirror" and ("uniform", *cell) in found]
+def _cells(runs: Mapping[tuple[Any, ...], Any]) -> list[list[Any]]:
+    """The L0 and seed of each run (init, L0, seed) that both starts have."""
+    return [cell for init, *cell in runs if init == "mirror" and ("uniform", *cell) in runs]
 
 
 def _compared(pairs: list[tuple[float, float]]) -> str:
@@ -110,7 +136,7 @@ def sets_table(records: list[dict[str, Any]]) -> str:
 
     Read from SAEBench's own files, which lie in the cache of the machine that measured.
     """
-    found: dict[str, dict[tuple[Any, ...], float]] = {}
+    latent: dict[str, dict[tuple[Any, ...], float]] = {}  # data set → run → accuracy
     layer: dict[str, float | None] = {}
     for record in records:
         if record["score"] != "saebench_sae_probes" or record["status"] != "done":
@@ -118,18 +144,18 @@ def sets_table(records: list[dict[str, Any]]) -> str:
         run = (record["init"], record["l0"], record["seed"])
         for path in record["details"]["results"]:
             for one in json.loads(Path(path).read_text())["eval_result_details"]:
-                found.setdefault(one["dataset_name"], {})[run] = one["sae_top_1_test_accuracy"]
+                latent.setdefault(one["dataset_name"], {})[run] = one["sae_top_1_test_accuracy"]
                 layer[one["dataset_name"]] = one.get("llm_test_accuracy")
     lines = ["| data set | whole layer | mirror | uniform | cells | mirror ahead |", "| --- " + "| ---: " * 5 + "|"]
     means: dict[str, tuple[float, ...]] = {}
-    for name in sorted(found, key=lambda name: -statistics.mean(found[name].values())):
-        pairs = [(found[name][("mirror", *cell)], found[name][("uniform", *cell)]) for cell in _cells(found[name])]
+    for name in sorted(latent, key=lambda name: -statistics.mean(latent[name].values())):
+        pairs = [(latent[name][("mirror", *cell)], latent[name][("uniform", *cell)]) for cell in _cells(latent[name])]
         if pairs:
             means[name] = tuple(statistics.mean(values) for values in zip(*pairs, strict=True))
-            whole = "" if (accuracy := layer[name]) is None else f"{accuracy:.3f}"
-            lines.append(f"| {name} | {whole} | {_compared(pairs)} |")
+            on_layer = "" if (accuracy := layer[name]) is None else f"{accuracy:.3f}"
+            lines.append(f"| {name} | {on_layer} | {_compared(pairs)} |")
     lines.append("")
-    for said, chosen in (
+    for label, chosen in (
         ("all sets", means),
         ("without agnews", [name for name in means if "agnews" not in name]),
         ("where a start reaches .6", [name for name in means if max(means[name]) >= 0.6]),
@@ -140,11 +166,11 @@ def sets_table(records: list[dict[str, Any]]) -> str:
             low, high = test["interval_95"]
             ahead, behind = (sum(sign * d > 1e-9 for d in differences) for sign in (1, -1))
             lines.append(
-                f"- {said}: mirror − uniform = {test['mean_difference']:+.4f} over {test['n']} sets "
+                f"- {label}: mirror − uniform = {test['mean_difference']:+.4f} over {test['n']} sets "
                 f"(95 % interval {low:+.4f} to {high:+.4f}; "
                 f"Wilcoxon p = {test['wilcoxon_p']:.2g}); ahead in {ahead}, behind in {behind}"
             )
-    return "\n".join(lines) + "\n" if found else ""
+    return "\n".join(lines) + "\n" if latent else ""
 
 
 def _cell(record: dict[str, Any] | None) -> str:
@@ -157,9 +183,9 @@ def _cell(record: dict[str, Any] | None) -> str:
 
 
 def main(words: list[str]) -> None:
-    given = dict(word.split("=", 1) for word in words)
-    folder = Path(given.get("run_root", "runs")) / "quality"
-    out = Path(given.get("out", HERE))
+    options = dict(word.split("=", 1) for word in words)
+    folder = Path(options.get("run_root", "runs")) / "quality"
+    out = Path(options.get("out", HERE))
     if not all((folder / name).is_file() for name in ("quality.json", *FILES)):
         sys.exit(f"run_root={folder.parent}: nothing measured here; run python -m saemd.evaluate first")
     spread = json.loads((folder / "spread.json").read_text())
@@ -174,15 +200,9 @@ def main(words: list[str]) -> None:
         shutil.copy(folder / name, out)
     if sets:
         (out / "data_sets.md").write_text(sets)
-    for record in records:  # places on this machine say nothing elsewhere
-        record["details"].pop("results", None)
-        for known in record["data"].get("packaged", {}).values():
-            known.pop("folder", None)
-        for place in ("text", "data"):
-            record["data"].pop(place, None)
-    (out / "quality.json").write_text(json.dumps(records, indent=1) + "\n")
-    tests = tests_table(spread["tests"], records)
-    text = f"{table(records)}\n{scores_table(records)}\n{tests}\n{means_table(records)}".replace("\n\n\n", "\n\n")
+    lines = ",\n".join(json.dumps(shrunk(record), ensure_ascii=False) for record in records)
+    (out / "quality.json").write_text(f"[\n{lines}\n]\n")
+    text = tables(records, spread["tests"])
     (out / "table.md").write_text(text)
     print(text)
 
