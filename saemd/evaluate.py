@@ -1,12 +1,12 @@
-"""Measure the quality of finished SAEs: what their reconstructions cost the language model, and whatever else is known.
+"""Measure the quality of finished SAEs: what their reconstructions cost the language model, and other scores.
 
     python -m saemd.evaluate                                   # the core measures of every finished run below runs
     python -m saemd.evaluate run_root=runs/big scores=null     # every score (scores=a: one; scores=a,b: several)
     python -m saemd.evaluate run_root=runs core.tokens=50_000  # a score's own settings
 
-The same command again measures only what is missing, failed, or asked for with other settings. Results: a file per run
-and score, <run>/quality/<score>.json; <run_root>/quality/ has quality.json, spread.json, figure3.png and figure4.png;
-<run_root>/stability/report.html shows them beside the stability.
+The same command again measures only scores that are missing, failed, or have other settings. Results: one file for each
+run and score, <run>/quality/<score>.json; for all runs quality.json, spread.json, figure3.png and figure4.png in
+<run_root>/quality/; and a section of <run_root>/stability/report.html.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ def main(arguments: list[str]) -> int:
 
 
 def conclude(config: Any, evaluation: Evaluation) -> None:
-    """The table with what failed, the figures, the report and wandb; then where everything is."""
+    """Draw the figures, print the table, renew the report, log to wandb, and print where everything is."""
     from saemd.logging import log_quality
     from saemd.quality.spread import summary
     from saemd.report.page import write_report

@@ -1,7 +1,7 @@
-"""What the core measures need of the language model alone: its clean pass and its ablations, computed once, on disk.
+"""The part of the core measures that depends on the language model alone, computed once: clean pass and ablations.
 
-A folder of batches, each written aside and renamed, so that an interrupted pass goes on. Shape suffixes: B contexts in
-a batch, T tokens in a context, D d_in.
+They are a folder of batches on disk, so an interrupted pass continues. Shape suffixes: B contexts in a batch, T tokens
+in a context, D d_in.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from saemd.corpus.pack import Context
 from saemd.errors import bad_value
 from saemd.files import read_tensors, remove_partial, replacing
 from saemd.lm.patch import clean_pass, upper_states
@@ -26,17 +27,17 @@ ABLATIONS = ("zero", "mean", "zero_everywhere", "zero_ordinary")
 
 @dataclass(frozen=True)
 class Batch:
-    """Contexts with their clean pass. A position counts where it is not special and has a next token."""
+    """Contexts with their clean pass. A position counts if it is not special and has a next token."""
 
     ids: Tensor  # int64 [B, T]
-    patch: Tensor  # bool [B, T]: not special (BOS, EOS, padding); these positions are patched, the others stay clean
+    patch: Tensor  # bool [B, T]: positions that are patched, all but special ones (BOS, EOS, padding)
     x: Tensor  # float32 [B, T, D], the layer's output
-    states: Tensor  # float32 [B, T, D], what the head sees
+    states: Tensor  # float32 [B, T, D], the head's input
     ce: Tensor  # float32 [B, T-1], clean, on the CPU
 
     @property
     def counts(self) -> Tensor:
-        """bool [B, T-1]: positions whose losses are averaged, those of input tokens that are not special."""
+        """bool [B, T-1]: positions whose losses are averaged; their input tokens are not special."""
         return self.patch[:, :-1].cpu()
 
     def per_context(self, losses_BT: Tensor) -> Tensor:
@@ -46,7 +47,7 @@ class Batch:
 
 @dataclass(frozen=True)
 class Baseline:
-    """The batches on disk and what is known of all of them."""
+    """The batches on disk, and figures of all of them together."""
 
     folder: Path
     contexts: int
@@ -54,8 +55,8 @@ class Baseline:
     device: str
     limit: float  # tokens whose norm exceeds it are outliers: massive activations, dropped from training
     outliers: int  # tokens, special ones left out
-    tokens: int  # patched, outliers included
-    mean: Tensor  # [D], of the tokens that are neither special nor outliers, float32
+    tokens: int  # patched ones, with outliers
+    mean: Tensor  # [D], float32, over the tokens that are neither special nor outliers
 
     def __iter__(self) -> Iterator[Batch]:
         for index in range(self.batches):
@@ -71,10 +72,10 @@ class Baseline:
 
 
 def make_baseline(bench: Bench, tokens: int, outlier_factor: float | None) -> Baseline:
-    """The clean pass and the ablations over `tokens` tokens of held-out text; only what is missing is computed.
+    """The clean pass and the ablations over `tokens` tokens of held-out text; only missing batches are computed.
 
-    Ablations: the layer's output is replaced by 0 (`zero`) or by the mean (`mean`) where an SAE would be patched in;
-    `zero_everywhere` also at special tokens, as SAEBench does; `zero_ordinary` leaves outliers clean. Raises
+    Ablations: at the positions of `Batch.patch` the layer's output is replaced by 0 (`zero`) or by the mean (`mean`);
+    `zero_everywhere` replaces it at special tokens too, as SAEBench does; `zero_ordinary` leaves outliers clean. Raises
     `UserError` where there is less held-out text.
     """
     n = tokens // bench.context_length
@@ -84,14 +85,17 @@ def make_baseline(bench: Bench, tokens: int, outlier_factor: float | None) -> Ba
     folder = bench.folder(f"core-{n}x{at_once}-{factor}")
     steps = batches * len(ABLATIONS)  # zero_ordinary takes next to no time
     if any(not _path(folder, kind, index).is_file() for kind in ("clean", "ablated") for index in range(batches)):
-        found = bench.contexts(n)  # loads the model and reads the corpus: these may show a bar of their own
-        if len(found) < n:
-            there = f"the held-out documents of {bench.corpus.name} give {len(found) * bench.context_length:,} tokens"
-            raise bad_value("core.tokens", tokens, f"{there}; use fewer, or train with more corpus.heldout_fraction")
-        remove_partial(folder)  # of the core score alone, which one process measures at a time
+        contexts = bench.contexts(n)  # loads the model and reads the corpus: these may show a bar of their own
+        if len(contexts) < n:
+            total = f"{len(contexts) * bench.context_length:,} tokens"
+            remedy = "use fewer, or train with more corpus.heldout_fraction"
+            raise bad_value(
+                "core.tokens", tokens, f"the held-out documents of {bench.corpus.name} give {total}; {remedy}"
+            )
+        remove_partial(folder)  # one process at a time measures this score
         with bar("language model, clean and ablated", total=steps, unit="passes") as progress:
             for index in range(batches):
-                _write_clean(bench, folder, index, found[index * at_once : (index + 1) * at_once])
+                _write_clean(bench, folder, index, contexts[index * at_once : (index + 1) * at_once])
                 progress.advance()
             baseline = _describe(folder, n, batches, bench.device, outlier_factor)
             for index in range(batches):
@@ -100,17 +104,17 @@ def make_baseline(bench: Bench, tokens: int, outlier_factor: float | None) -> Ba
     return _describe(folder, n, batches, bench.device, outlier_factor)
 
 
-def _write_clean(bench: Bench, folder: Path, index: int, found: list) -> None:
+def _write_clean(bench: Bench, folder: Path, index: int, contexts: list[Context]) -> None:
     path = _path(folder, "clean", index)
     if path.is_file():
         return
-    ids_BT = torch.stack([context.input_ids for context in found]).to(bench.device)
-    patch_BT = torch.stack([context.keep for context in found])
+    ids_BT = torch.stack([context.input_ids for context in contexts]).to(bench.device)
+    patch_BT = torch.stack([context.keep for context in contexts])
     x_BTD, states_BTD = clean_pass(bench.lm.model, bench.layer, ids_BT)
     ce_BT, _ = token_losses(bench.lm.model, ids_BT, states_BTD)
     tensors = {"ids": ids_BT.cpu(), "patch": patch_BT, "x": x_BTD.cpu(), "states": states_BTD.cpu(), "ce": ce_BT}
-    with replacing(path) as aside:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, aside)
+    with replacing(path) as partial:
+        save_file({name: value.contiguous() for name, value in tensors.items()}, partial)
 
 
 def _write_ablated(bench: Bench, baseline: Baseline, index: int, progress: Bar) -> None:
@@ -136,24 +140,25 @@ def _write_ablated(bench: Bench, baseline: Baseline, index: int, progress: Bar) 
     losses["ce_zero_ordinary"] = outliers_clean(
         bench.lm.model, bench.layer, baseline, batch, zero_BTD, losses["ce_zero"]
     )
-    with replacing(path) as aside:
-        save_file(losses, aside)
+    with replacing(path) as partial:
+        save_file(losses, partial)
 
 
 def outliers_clean(
     model: nn.Module, layer: int, baseline: Baseline, batch: Batch, replacement_BTD: Tensor, ce_BT: Tensor
 ) -> Tensor:
-    """CE [B, T-1] where outliers are left clean as special tokens are; `ce_BT` is that with them replaced.
+    """CE [B, T-1] with outliers left clean, as special tokens are; `ce_BT` is the CE with outliers replaced.
 
     Only contexts that hold an outlier are run again: in the others nothing changes.
     """
     ordinary_BT = baseline.ordinary(batch)
-    other_B = (batch.patch & ~ordinary_BT).any(1)
+    with_outliers_B = (batch.patch & ~ordinary_BT).any(1)
     ce_BT = ce_BT.clone()
-    if other_B.any():
-        residual_BTD = _where(ordinary_BT[other_B], replacement_BTD[other_B], batch.x[other_B])
-        states_BTD = upper_states(model, layer, batch.ids[other_B], residual_BTD)
-        ce_BT[other_B.cpu()], _ = token_losses(model, batch.ids[other_B], states_BTD)
+    if with_outliers_B.any():
+        x_BTD, ids_BT = batch.x[with_outliers_B], batch.ids[with_outliers_B]
+        residual_BTD = _where(ordinary_BT[with_outliers_B], replacement_BTD[with_outliers_B], x_BTD)
+        states_BTD = upper_states(model, layer, ids_BT, residual_BTD)
+        ce_BT[with_outliers_B.cpu()], _ = token_losses(model, ids_BT, states_BTD)
     return ce_BT
 
 
@@ -166,12 +171,12 @@ def _where(mask_BT: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _read(folder: Path, index: int, device: str) -> Batch:
-    there = read_tensors(_path(folder, "clean", index), device=device)
-    return Batch(there["ids"], there["patch"], there["x"], there["states"], there["ce"].cpu())
+    tensors = read_tensors(_path(folder, "clean", index), device=device)
+    return Batch(tensors["ids"], tensors["patch"], tensors["x"], tensors["states"], tensors["ce"].cpu())
 
 
 def _describe(folder: Path, n: int, batches: int, device: str, outlier_factor: float | None) -> Baseline:
-    """Norms first, for the limit; then the mean of the tokens within it. Two passes over the disk, none of the LM."""
+    """Reads the batches twice: the norms for the limit, then the mean of the tokens within it. No pass of the model."""
     norms = torch.cat([(b := _read(folder, i, "cpu")).x[b.patch].norm(dim=-1) for i in range(batches)])
     limit = float("inf") if outlier_factor is None else outlier_factor * norms.median().item()
     total_D, count = torch.zeros(1), 0

@@ -1,4 +1,4 @@
-"""What SAEs are measured on: the runs' own language model, layer and held-out text. Loaded when first asked for."""
+"""What SAEs are measured on: the runs' own language model, layer and held-out text, loaded when first needed."""
 
 from __future__ import annotations
 
@@ -30,10 +30,10 @@ from saemd.runs import Run
 
 
 class Bench:
-    """One language model, layer and corpus, out of a run's configuration, and the folder for what is kept of them.
+    """The language model, layer and corpus of a run's configuration, and the folder for what is computed from them.
 
-    The language model runs whole and in float32, whatever the activation cache was written with. Raises `UserError`
-    where the configuration, the model or the corpus cannot be read.
+    The language model has all its layers and runs in float32, whatever dtype the activation cache has. Raises
+    `UserError` where the configuration, the model or the corpus cannot be read.
     """
 
     def __init__(self, run_config: dict[str, Any], cache_root: Path, device: str = "cpu") -> None:
@@ -54,7 +54,7 @@ class Bench:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Identifies model, layer and text; not how many of its contexts a score takes."""
+        """Identifies model, layer and text, but not the number of contexts that a score takes."""
         about = [
             self.info.fingerprint,
             self.layer,
@@ -65,7 +65,7 @@ class Bench:
 
     @cached_property
     def lm(self) -> LM:
-        """The whole model in eval mode, float32, on `device`, with its tokenizer."""
+        """The model in eval mode, float32, on `device`, with its tokenizer."""
         lm = load_lm(self.lm_config, self.cache_root, dtype=torch.float32, device=self.device)
         lm.model.requires_grad_(False)
         return lm
@@ -79,12 +79,12 @@ class Bench:
         return list(itertools.islice(contexts(self.texts(), self.lm.tokenizer, self.context_length), n))
 
     def folder(self, name: str) -> Path:
-        """Where a score keeps what it computes once for all SAEs: not made here, safe to delete."""
+        """Where a score keeps what it computes once for all SAEs. It may not exist yet, and may be deleted."""
         return self.cache_root / "quality" / f"{label(self.info.name)}-layer{self.layer}-{self.fingerprint}" / name
 
     @property
     def data(self) -> dict[str, Any]:
-        """What a record says of it."""
+        """The bench's part of a record's `data`."""
         return {
             "lm": self.info.name,
             "lm_fingerprint": self.info.fingerprint,
@@ -98,16 +98,16 @@ class Bench:
     def versions(self) -> dict[str, str]:
         return {"saemd": __version__, **{name: importlib.metadata.version(name) for name in ("torch", "transformers")}}
 
-    def refuse_stranger(self, run: Run) -> None:
-        """Raises `UserError` for a run of another width, model or activations than its configuration finds here."""
+    def refuse_other_origin(self, run: Run) -> None:
+        """Raise `UserError` where model, text or width are no longer those that the run was trained on."""
         if run.d_in != self.info.d_model:
             width = f"{self.info.name} has activations of width {self.info.d_model}"
             raise bad_value("run_dir", run.path, f"its SAE takes width {run.d_in}, but {width}; remove this folder")
-        its_own = _typed(ActivationsConfig, run.config, "activations")  # runs of a bench may differ in tokens or dtype
-        origin = harvest.describe(self.lm_config, self.layer, self.corpus, its_own, self.cache_root)
+        activations = _typed(ActivationsConfig, run.config, "activations")  # runs of a bench may differ in these
+        origin = harvest.describe(self.lm_config, self.layer, self.corpus, activations, self.cache_root)
         if origin.fingerprint != run.saved["cache_fingerprint"]:
-            there = f"lm={self.info.name}, layer={self.layer}, corpus={self.corpus.name}"
-            remedy = f"{there} are not what it was trained on any more; bring these back, or train it again"
+            present = f"lm={self.info.name}, layer={self.layer}, corpus={self.corpus.name}"
+            remedy = f"{present} are not what it was trained on any more; bring these back, or train it again"
             raise bad_value("run_dir", run.path, remedy)
 
 

@@ -1,4 +1,4 @@
-"""The typed configuration of an evaluation: `conf/evaluate.yaml`, and every score's settings under the score's name."""
+"""The typed configuration of an evaluation: `conf/evaluate.yaml`, with each score's settings under the score's name."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ class EvaluateConfig:
     """Top-level keys; the defaults are in `conf/evaluate.yaml`."""
 
     run_root: str = MISSING  # the sweep: <run_root>/init=<label>/l0=<l0>/seed=<seed>
-    cache_root: str = MISSING  # packages, converted models, what is computed once for all SAEs
+    cache_root: str = MISSING  # packages, converted models, and results that all SAEs share
     scores: list[str] | None = None  # null: all
-    gemma_scope: str | None = None  # Gemma Scope beside the runs: hub, or a folder with a copy of its repository
+    gemma_scope: str | None = None  # measure Gemma Scope's SAEs too: hub, or a folder with a copy of its repository
     device: str = "cpu"  # torch's: cpu, cuda
     threads: int | None = None  # CPU threads of torch; null: all cores
     logger: LoggerConfig = MISSING
@@ -42,7 +42,7 @@ FullConfig = full_config(SCORES)
 
 
 def compose_evaluation(arguments: list[str]) -> Any:
-    """The checked `FullConfig` of a command line. Raises `UserError` or Hydra's errors, which `saemd.cli` tells."""
+    """The checked `FullConfig` of a command line. Raises `UserError` or Hydra's errors, which `saemd.cli` reports."""
     words = overrides(arguments)
     for word in words:
         if "=" not in word:
@@ -68,6 +68,6 @@ def compose_evaluation(arguments: list[str]) -> Any:
 
 
 def _list_of_scores(word: str) -> str:
-    """`scores=a,b` as Hydra's list, `scores=[a,b]`."""
+    """`scores=a,b` in Hydra's form of a list, `scores=[a,b]`."""
     key, _, value = word.partition("=")
     return word if key != "scores" or value.startswith("[") or value == "null" else f"scores=[{value}]"

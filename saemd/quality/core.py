@@ -4,9 +4,9 @@ On held-out text, pooled over tokens, with CE the cross-entropy of the next toke
 
     Loss Recovered = (CE_ablated − CE_sae) / (CE_ablated − CE_clean)
 
-The reconstruction, or in its place 0 or the mean activation, is put in at the layer's output of every token that is not
-special (BOS, EOS, padding); these stay clean, and losses at them are not counted. `README.md` beside this file says
-where this differs from SAEBench and why. Shape suffixes: B contexts in a batch, T tokens in a context, C contexts.
+The reconstruction (or 0, or the mean activation) replaces the layer's output at every token that is not special (BOS,
+EOS, padding). Special tokens stay clean, and losses at them are not counted. `README.md` beside this file says where
+this differs from SAEBench and why. Shape suffixes: B contexts in a batch, T tokens in a context, C contexts.
 """
 
 from __future__ import annotations
@@ -35,8 +35,8 @@ DENSITY_EDGES = [-5 + 0.25 * step for step in range(21)]  # log10 of the share o
 class CoreSettings:
     """`core.…`"""
 
-    tokens: int = 16_384  # of held-out text, whole contexts; what is left of the last one is not used
-    outlier_factor: float | None = 10.0  # tokens beyond so many median norms count as outliers; null: none do
+    tokens: int = 16_384  # of held-out text, rounded down to full contexts
+    outlier_factor: float | None = 10.0  # tokens longer than so many median norms are outliers; null: there are none
     resamples: int = 1000  # of the contexts, with replacement, for the standard deviation
 
     def check(self, context_length: int) -> None:
@@ -52,7 +52,7 @@ def measure(bench: Bench, settings: CoreSettings, subjects: list[Subject]) -> It
     """The language model's own passes once, then SAE by SAE."""
     settings.check(bench.context_length)
     baseline = make_baseline(bench, settings.tokens, settings.outlier_factor)
-    model = bench.lm.model  # loaded here, so that no SAE's seconds hold it
+    model = bench.lm.model  # loaded here, so that no SAE's seconds include it
     with bar("core measures", total=len(subjects) * baseline.batches, unit="batches") as progress:
 
         def one(subject: Subject) -> Outcome:
@@ -97,7 +97,7 @@ def _patched_losses(model: nn.Module, layer: int, baseline: Baseline, batch: Bat
 
 
 def losses(sums: dict[str, Tensor]) -> dict[str, Tensor]:
-    """The figures of sums over tokens; each of the same shape as `sums`' entries, as [] or [resamples]."""
+    """The figures from sums over tokens, each of the shape of the sums: [] or [resamples]."""
     means = {name: value / sums["count"] for name, value in sums.items() if name != "count"}
     clean, sae = means["ce_clean"], means["ce_sae"]
 
@@ -117,11 +117,11 @@ def losses(sums: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def resampled(sums_C: dict[str, Tensor], n: int) -> dict[str, Tensor]:
-    """Sums [n] over contexts drawn with replacement, the same draws for every sum; seeded by nothing but `n`."""
+    """Sums [n] over contexts drawn with replacement. The draws are the same for every sum; the seed is `n`."""
     contexts = len(sums_C["count"])
     drawn = torch.randint(contexts, (n, contexts), generator=torch.Generator().manual_seed(n))
-    times_RC = torch.zeros(n, contexts, dtype=torch.float64).scatter_add_(1, drawn, torch.ones(n, contexts).double())
-    return {name: times_RC @ values for name, values in sums_C.items()}
+    counts_RC = torch.zeros(n, contexts, dtype=torch.float64).scatter_add_(1, drawn, torch.ones(n, contexts).double())
+    return {name: counts_RC @ values for name, values in sums_C.items()}
 
 
 def _outcome(

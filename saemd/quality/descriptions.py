@@ -1,4 +1,4 @@
-"""Find, for a latent, the shortest sort of description that a person can read: 'the word before is one of: of, in'.
+"""Finds a short readable description of a latent, as 'the word before is one of: of, in'.
 
 A position of a text has a few readable attributes (the token, the word so far, the word before, …). A description
 names one attribute and at most `most` of its values, and says that the latent fires where the attribute has one of
@@ -14,14 +14,14 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-FEWEST_HITS = 3  # firings at a value before it may be named: what is seen once or twice says nothing of other text
+FEWEST_HITS = 3  # firings at a value before it may be named: one or two say nothing about other text
 Codes = NDArray[np.int64]  # [N], a number for each value of an attribute
 Fires = NDArray[np.bool_]  # [N]
 
 
 @dataclass(frozen=True)
 class Attribute:
-    """A readable property of positions: `codes[i]` is the place of its value in `values`."""
+    """A readable property of positions: at position i its value is `values[codes[i]]`."""
 
     codes: Codes
     values: list[str]
@@ -35,8 +35,9 @@ class Description:
     codes: list[int]
     values: list[str]
 
-    def holds(self, attributes: Mapping[str, Attribute], where: slice) -> Fires:
-        return np.isin(attributes[self.attribute].codes[where], self.codes)
+    def predicts(self, attributes: Mapping[str, Attribute], part: slice) -> Fires:
+        """Where in this part of the text the latent should fire."""
+        return np.isin(attributes[self.attribute].codes[part], self.codes)
 
     def __str__(self) -> str:
         return f"{self.attribute} is one of: {', '.join(map(repr, self.values))}"
@@ -44,7 +45,7 @@ class Description:
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well what is said agrees with what is: counts of positions."""
+    """How well predicted and true firings agree, as counts of positions."""
 
     true_positives: int
     false_positives: int
@@ -77,20 +78,20 @@ class Agreement:
         return tuple(np.float64(count) for count in counts)  # type: ignore[return-value]
 
 
-def agreement(said: Fires, fires: Fires) -> Agreement:
-    tp = int((said & fires).sum())
-    fp, fn = int(said.sum()) - tp, int(fires.sum()) - tp
+def agreement(predicted: Fires, fires: Fires) -> Agreement:
+    tp = int((predicted & fires).sum())
+    fp, fn = int(predicted.sum()) - tp, int(fires.sum()) - tp
     return Agreement(tp, fp, fn, len(fires) - tp - fp - fn)
 
 
-def describe(attributes: Mapping[str, Attribute], fires: Fires, where: slice, most: int) -> Description:
-    """The description that agrees best with `fires` in the part `where` of the text.
+def describe(attributes: Mapping[str, Attribute], fires: Fires, part: slice, most: int) -> Description:
+    """The description that agrees best with `fires` in this part of the text.
 
-    Values of one attribute exclude each other, so their counts add up: the best next value is taken while one helps.
+    Values of one attribute exclude each other, so their counts add up: the best next value is added while it helps.
     """
     best, best_mcc = Description(next(iter(attributes)), [], []), -1.0
     for name, attribute in attributes.items():
-        codes, mcc = _best_codes(attribute.codes[where], fires[where], most)
+        codes, mcc = _best_codes(attribute.codes[part], fires[part], most)
         if mcc > best_mcc:
             best, best_mcc = Description(name, codes, [attribute.values[code] for code in codes]), mcc
     return best
@@ -105,13 +106,13 @@ def _best_codes(codes: Codes, fires: Fires, most: int) -> tuple[list[int], float
     tp, fp, reached = 0, 0, 0.0
     while len(chosen) < most and len(values):
         gains = _mcc(tp + hits, fp + misses, positives - tp - hits, negatives - fp - misses)
-        place = int(gains.argmax())
-        if gains[place] <= reached:
+        i = int(gains.argmax())
+        if gains[i] <= reached:
             break
-        reached = float(gains[place])
-        chosen.append(int(values[place]))
-        tp, fp = tp + int(hits[place]), fp + int(misses[place])
-        values, hits, misses = (np.delete(left, place) for left in (values, hits, misses))
+        reached = float(gains[i])
+        chosen.append(int(values[i]))
+        tp, fp = tp + int(hits[i]), fp + int(misses[i])
+        values, hits, misses = (np.delete(remaining, i) for remaining in (values, hits, misses))
     return chosen, reached
 
 
@@ -126,7 +127,7 @@ def _ratio(a: float, b: float) -> float:
 
 
 def readable_attributes(contexts: list[list[str]]) -> dict[str, Attribute]:
-    """The attributes of every position of some contexts, each a list of its tokens' texts; all look back alone."""
+    """The attributes of every position of contexts, each a list of its tokens' texts. None depends on later text."""
     rows: dict[str, list[str]] = {name: [] for name in _NAMES}
     for tokens in contexts:
         word, before, last = "", "", ""
@@ -134,7 +135,9 @@ def readable_attributes(contexts: list[list[str]]) -> dict[str, Attribute]:
             if begins_word(token) or not word:
                 before, word = word or before, ""
             word = (word + token).strip().casefold()
-            for name, value in zip(_NAMES, (token, word, kind(token), last, before, f"{before} {word}"), strict=True):
+            for name, value in zip(
+                _NAMES, (token, word, token_class(token), last, before, f"{before} {word}"), strict=True
+            ):
                 rows[name].append(value)
             last = token
     return {name: _coded(values) for name, values in rows.items()}
@@ -144,12 +147,12 @@ _NAMES = ("token", "word so far", "kind of token", "token before", "word before"
 
 
 def begins_word(token: str) -> bool:
-    """Whether a new word begins with this token: behind a space, or at anything that is no letter or digit."""
+    """Whether a new word begins with this token: it starts with a space, or with no letter or digit."""
     return not token[:1].isalnum()
 
 
-def kind(token: str) -> str:
-    """One of a few classes that a person tells apart at a glance."""
+def token_class(token: str) -> str:
+    """One of a few classes that a reader recognises at once."""
     text = token.strip()
     if not text:
         return "white space"
@@ -163,5 +166,5 @@ def kind(token: str) -> str:
 
 
 def _coded(values: list[str]) -> Attribute:
-    found, codes = np.unique(np.array(values, dtype=object).astype(str), return_inverse=True)
-    return Attribute(codes.astype(np.int64), found.tolist())
+    distinct, codes = np.unique(np.array(values, dtype=object).astype(str), return_inverse=True)
+    return Attribute(codes.astype(np.int64), distinct.tolist())

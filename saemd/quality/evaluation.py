@@ -1,4 +1,4 @@
-"""A run root evaluated: every score of every finished run, measured where it is missing."""
+"""Evaluates a run root: measures every score of every finished run that has no record of it yet."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from saemd.sae.export import load_finite
 from saemd.threads import use_threads
 
 Group = tuple[Bench, list[tuple[Run, Subject]]]
-Failures = dict[tuple[Path, str], Record]  # by the SAE's folder and the score
+Failures = dict[tuple[Path, str], Record]  # this call's failed records, by the SAE's folder and the score
 
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What an evaluation of a run root found."""
+    """The result of evaluating a run root."""
 
     folder: Path  # <run_root>/quality
-    records: list[Record]  # every score of every run that has one, earlier ones included; what failed now as failed
-    failures: int  # runs that were refused, and scores of SAEs that failed, of those asked for now
-    broken: list[str]  # runs that cannot be read, or whose language model cannot
+    records: list[Record]  # of all runs, earlier ones included; this call's failures in place of earlier records
+    failures: int  # of this call: runs that were refused, and scores of SAEs that failed
+    broken: list[str]  # a line for each run that cannot be read, or whose language model cannot
 
 
 def evaluate_root(config: Any) -> Evaluation:
-    """Measure what `config` (a `FullConfig`) asks for and is missing; write `<run_root>/quality/quality.json`.
+    """Measure the scores of `config` (a `FullConfig`) that have no record; write `<run_root>/quality/quality.json`.
 
-    A failing score is recorded as failed, with its reason, and the others go on; where an earlier value was measured
-    with other settings, the run keeps that one, and only this call shows the failure. Raises `UserError` for a run
-    root without a finished run whose language model is there.
+    A failed score is recorded with its reason, and the others go on. Where the run has an earlier value, measured with
+    other settings, it keeps that value, and only this call shows the failure. Raises `UserError` for a run root without
+    a finished run whose language model can be read.
     """
     use_threads(config.threads)
     check_account(config.logger)
@@ -55,35 +55,34 @@ def evaluate_root(config: Any) -> Evaluation:
         more = f" ({broken[0]})" if broken else ""
         remedy = f"no finished run init=…/l0=…/seed=… in it{more}; train one with python -m saemd.train"
         raise bad_value("run_root", run_root, remedy)
-    wanted = [SCORES[name] for name in config.scores or SCORES]
+    scores = [SCORES[name] for name in config.scores or SCORES]
     failures = 0
-    now: Failures = {}
+    failed_now: Failures = {}
     benches, unreadable = _benches(runs, config)
     if not benches:
         raise UserError(unreadable[0])
-    published = [published_beside(bench, config) for bench, _ in benches]  # refused before hours of work
-    for (bench, members), beside in zip(benches, published, strict=True):
-        accepted = _refuse_strangers(bench, members, wanted, config, now)
+    published = [gemma_scope_subjects(bench, config) for bench, _ in benches]  # refused before hours of work
+    for (bench, members), more in zip(benches, published, strict=True):
+        accepted = _of_this_bench(bench, members, scores, config, failed_now)
         failures += len(members) - len(accepted)
-        accepted += beside
-        for score in wanted:
-            failures += _measure(score, getattr(config, score.name), bench, accepted, now)
+        for score in scores:
+            failures += _measure_missing(score, getattr(config, score.name), bench, [*accepted, *more], failed_now)
     subjects = sorted(
         (subject for _, members in benches for _, subject in members), key=lambda s: (s.init, s.l0, s.seed)
     )
-    subjects += {subject.folder: subject for beside in published for subject in beside}.values()
+    subjects += {subject.folder: subject for more in published for subject in more}.values()
     pairs = [(subject, score) for score in SCORES.values() for subject in subjects]
     folder = run_root / "quality"
-    with locks.locked(folder / ".lock"):  # and read within: of two evaluations the last to write has what both measured
-        found = [now.get((subject.folder, score.name)) or read_record(subject, score) for subject, score in pairs]
-        records = [record for record in found if record]
+    with locks.locked(folder / ".lock"):  # read within: of two evaluations the last to write has the records of both
+        read = [failed_now.get((subject.folder, score.name)) or read_record(subject, score) for subject, score in pairs]
+        records = [record for record in read if record]
         write_json(folder / "quality.json", records)
         write_json(folder / "spread.json", summary(records))
     return Evaluation(folder, records, failures, broken + unreadable)
 
 
 def subject_of(run: Run) -> Subject:
-    """A finished run as something to measure."""
+    """A finished run's SAE, to be measured."""
     return Subject(
         init=run.label,
         l0=run.l0,
@@ -96,8 +95,8 @@ def subject_of(run: Run) -> Subject:
     )
 
 
-def published_beside(bench: Bench, config: Any) -> list[Subject]:
-    """Gemma Scope's SAEs of the bench's layer, where `gemma_scope` asks for them.
+def gemma_scope_subjects(bench: Bench, config: Any) -> list[Subject]:
+    """Gemma Scope's SAEs of the bench's layer; none where `gemma_scope` is null.
 
     Raises `UserError` where they cannot be had, or are for activations of another width than the bench's model has.
     """
@@ -107,17 +106,17 @@ def published_beside(bench: Bench, config: Any) -> list[Subject]:
     if not folder and bench.info.name != gemma_scope.LM:
         remedy = f"it is of {gemma_scope.LM}, and these runs are of {bench.info.name}; leave it out"
         raise bad_value("gemma_scope", config.gemma_scope, remedy)
-    found = gemma_scope.subjects(Path(config.run_root) / "quality" / "gemma-scope", folder, layer=bench.layer)
-    if (d_in := found[0].d_in) != bench.info.d_model:
+    subjects = gemma_scope.subjects(Path(config.run_root) / "quality" / "gemma-scope", folder, layer=bench.layer)
+    if (d_in := subjects[0].d_in) != bench.info.d_model:
         remedy = f"its SAEs take width {d_in}, {bench.info.name} has {bench.info.d_model}; leave it out"
         raise bad_value("gemma_scope", config.gemma_scope, remedy)
-    return found
+    return subjects
 
 
 def _benches(runs: list[Run], config: Any) -> tuple[list[Group], list[str]]:
-    """The runs by the language model, layer and text that they are measured on, and by what counts as an outlier.
+    """The runs grouped by language model, layer, text, and the factor that defines outliers.
 
-    And a line for each run of whose model or text nothing can be read any more.
+    Also a line for each run whose model or text can no longer be read.
     """
     groups: dict[tuple[str, float | None], Group] = {}
     unreadable = []
@@ -131,78 +130,71 @@ def _benches(runs: list[Run], config: Any) -> tuple[list[Group], list[str]]:
     return list(groups.values()), unreadable
 
 
-def _refuse_strangers(
-    bench: Bench, members: list[tuple[Run, Subject]], wanted: list[Score], config: Any, now: Failures
+def _of_this_bench(
+    bench: Bench, members: list[tuple[Run, Subject]], scores: list[Score], config: Any, failed_now: Failures
 ) -> list[Subject]:
-    """The subjects that belong to this language model; the others fail every score that is wanted."""
+    """The subjects that were trained on this bench's activations; every score of the others fails."""
     accepted = []
     for run, subject in members:
         try:
-            bench.refuse_stranger(run)
+            bench.refuse_other_origin(run)
             accepted.append(subject)
         except UserError as error:
-            for score in wanted:
-                _write(subject, score, getattr(config, score.name), bench, failed(error), now)
+            for score in scores:
+                _write(subject, score, getattr(config, score.name), bench, failed(error), failed_now)
     return accepted
 
 
-def _write(subject: Subject, score: Score, settings: Any, bench: Bench, outcome: Outcome, now: Failures) -> None:
-    """Note the outcome in the SAE's folder, a failure also in `now`; a failure never takes a measured value's place."""
+def _write(subject: Subject, score: Score, settings: Any, bench: Bench, outcome: Outcome, failed_now: Failures) -> None:
+    """Record the outcome in the SAE's folder. A failure goes to `failed_now` and never replaces a measured value."""
     record = make_record(subject, score, settings, bench, outcome)
     if outcome.status == "failed":
-        now[subject.folder, score.name] = record
+        failed_now[subject.folder, score.name] = record
         earlier = read_record(subject, score)
         if earlier and earlier["status"] == "done":
             return
     write_record(subject, score, record)
 
 
-def _missing(score: Score, settings: Any, bench: Bench, subjects: list[Subject]) -> dict[Subject, None]:
+def _missing(score: Score, settings: Any, bench: Bench, subjects: list[Subject]) -> list[Subject]:
     """Those whose record is missing, failed, or of other settings, data, weights or version."""
-    found = {}
-    for subject in subjects:
+
+    def is_missing(subject: Subject) -> bool:
         record = read_record(subject, score)
-        fresh = record and record["fingerprint"] == fingerprint(score, settings, bench.fingerprint, record["weights"])
-        if not record or not fresh or record["status"] == "failed":
-            found[subject] = None
-    return found
+        if not record or record["status"] == "failed":
+            return True
+        return record["fingerprint"] != fingerprint(score, settings, bench.fingerprint, record["weights"])
+
+    return [subject for subject in subjects if is_missing(subject)]
 
 
-def _measure(score: Score, settings: Any, bench: Bench, subjects: list[Subject], now: Failures) -> int:
-    """Measure what is missing; write each at once. Returns how many failed; their records go to `now`."""
+def _measure_missing(score: Score, settings: Any, bench: Bench, subjects: list[Subject], failed_now: Failures) -> int:
+    """Measure what is missing, and write each record at once. Returns the number of failures."""
     if not _missing(score, settings, bench, subjects):
         return 0
     wait = f"{score.name}: waiting for another evaluation that measures it on the same text"
     with locks.locked(bench.folder("locks") / f"{score.name}.lock", lambda: print(wait, file=sys.stderr)):
-        waiting = _missing(score, settings, bench, subjects)  # less what another evaluation has measured meanwhile
-        return _measure_waiting(score, settings, bench, waiting, now)
+        waiting = _missing(score, settings, bench, subjects)  # without those that another evaluation measured meanwhile
+        return _measure(score, settings, bench, waiting, failed_now)
 
 
-def _measure_waiting(score: Score, settings: Any, bench: Bench, waiting: dict[Subject, None], now: Failures) -> int:
+def _measure(score: Score, settings: Any, bench: Bench, waiting: list[Subject], failed_now: Failures) -> int:
     failures = 0
 
-    def note(subject: Subject, outcome: Outcome) -> None:
-        outcome = finite(outcome)
-        _write(subject, score, settings, bench, outcome, now)
-        del waiting[subject]
-        if outcome.status == "failed":
-            tell([subject], str(outcome.reason))
-
-    def tell(whose: list[Subject], reason: str) -> None:
+    def record(subjects: list[Subject], outcome: Outcome) -> None:
         nonlocal failures
-        failures += len(whose)
-        name = whose[0].name if len(whose) == 1 else f"{len(whose)} SAEs"
-        print(f"failed: {score.name}, {name}: {reason}", file=sys.stderr)
+        for subject in subjects:
+            _write(subject, score, settings, bench, outcome, failed_now)
+            waiting.remove(subject)
+        if outcome.status == "failed":
+            failures += len(subjects)
+            name = subjects[0].name if len(subjects) == 1 else f"{len(subjects)} SAEs"
+            print(f"failed: {score.name}, {name}: {outcome.reason}", file=sys.stderr)
 
-    if not waiting:
-        return 0
     try:
-        for subject, outcome in score.measure(bench, settings, list(waiting)):
-            note(subject, outcome)
+        for subject, outcome in score.measure(bench, settings, list(waiting)) if waiting else ():
+            record([subject], finite(outcome))
         assert not waiting, f"{score.name} yielded no outcome for {[subject.name for subject in waiting]}"
-    except Exception as error:  # reported: as failed, with its reason, and a traceback where it is a defect
-        outcome, left = failed(error), list(waiting)
-        for subject in left:
-            _write(subject, score, settings, bench, outcome, now)
-        tell(left, str(outcome.reason))
+    except Exception as error:  # recorded as failed outcomes, with a traceback where it is a defect
+        record(list(waiting), failed(error))
     return failures

@@ -1,9 +1,9 @@
 """Interpretability without a judge: do short readable descriptions, found automatically, predict where latents fire?
 
-Not SAEBench's AutoInterp, which asks a language model: this needs none, and sees nothing but tokens and words. For each
-sampled latent the best description of `saemd.quality.descriptions` is chosen on the first half of the held-out contexts
-and scored on the second by Matthews' correlation, which is 0 for chance whatever the latent's density (so that SAEs of
-different L0 can be compared) and 1 where the description says exactly where the latent fires. README.md has more.
+It is not SAEBench's AutoInterp, which asks a language model: it uses tokens and words alone. For each sampled latent
+the best description of `saemd.quality.descriptions` is chosen on the first half of the held-out contexts, and scored on
+the second half by Matthews' correlation. This is 0 for chance at any density of the latent, so that SAEs of different
+L0 can be compared, and 1 where the description predicts every firing and no other. README.md has more.
 """
 
 from __future__ import annotations
@@ -45,9 +45,9 @@ class NoJudgeSettings:
 
     tokens: int = 40_960  # of held-out text, whole contexts: half to find descriptions, half to score them
     n_latents: int = 400  # sampled among those that fire often enough; fewer where there are fewer
-    fewest_firings: int = 20  # in each half: on fewer, a description can neither be found nor scored
-    most_values: int = 10  # of a description: more, and nobody reads it
-    random_seed: int = 42  # of the sample, and of what the baseline shifts by
+    fewest_firings: int = 20  # of a latent in each half: fewer are too few to choose and score a description
+    most_values: int = 10  # of a description: nobody reads more
+    random_seed: int = 42  # of the sample, and of the baseline's shifts
 
     def check(self, context_length: int) -> None:
         if self.tokens < 4 * context_length:
@@ -60,7 +60,7 @@ class NoJudgeSettings:
 
 @dataclass(frozen=True)
 class Text:
-    """The held-out positions that count: not special, no outlier, as in training. `half`: where the second begins."""
+    """The held-out positions that count: not special, no outlier, as in training. The second half begins at `half`."""
 
     x: Tensor  # float32 [N, D]
     attributes: dict[str, Attribute]
@@ -87,12 +87,13 @@ def measure(bench: Bench, settings: NoJudgeSettings, subjects: list[Subject]) ->
 def read_text(bench: Bench, tokens: int) -> Text:
     """Activations and attributes of the first `tokens` held-out tokens; the activations are kept for other SAEs."""
     n = tokens // bench.context_length
-    found = bench.contexts(n)
-    if len(found) < n:
-        there = f"the held-out documents of {bench.corpus.name} give {len(found) * bench.context_length:,} tokens"
-        raise bad_value("autointerp_no_judge.tokens", tokens, f"{there}; use fewer")
-    ids_CT = torch.stack([context.input_ids for context in found])
-    keep_CT = torch.stack([context.keep for context in found])
+    contexts = bench.contexts(n)
+    if len(contexts) < n:
+        total = f"{len(contexts) * bench.context_length:,} tokens"
+        remedy = f"the held-out documents of {bench.corpus.name} give {total}; use fewer"
+        raise bad_value("autointerp_no_judge.tokens", tokens, remedy)
+    ids_CT = torch.stack([context.input_ids for context in contexts])
+    keep_CT = torch.stack([context.keep for context in contexts])
     x_CTD = _activations(bench, ids_CT)
     norms_CT = x_CTD.norm(dim=-1)
     factor = bench.activations.outlier_factor
@@ -118,9 +119,9 @@ def _activations(bench: Bench, ids_CT: Tensor) -> Tensor:
             for part in ids_CT.split(at_once):
                 parts.append(residual_stream(lm, bench.layer, part).cpu())
                 progress.advance(len(part))
-        remove_partial(path.parent)  # of this score alone, which one process measures at a time
-        with replacing(path) as aside:
-            save_file({"x": torch.cat(parts)}, aside)
+        remove_partial(path.parent)  # one process at a time measures this score
+        with replacing(path) as partial:
+            save_file({"x": torch.cat(parts)}, partial)
     return read_tensors(path)["x"]
 
 
@@ -128,7 +129,8 @@ def _activations(bench: Bench, ids_CT: Tensor) -> Tensor:
 def _measure_one(bench: Bench, settings: NoJudgeSettings, text: Text, subject: Subject, progress: Bar) -> Outcome:
     started = time.perf_counter()
     sae = subject.load().to(bench.device)
-    firings = [_firings(sae, text.x[half]) for half in text.halves]
+    firings = [torch.stack([fires_NF.sum(0) for fires_NF in _fires(sae, text.x[half], bench.device)]).sum(0).cpu()
+               for half in text.halves]  # fmt: skip
     often = torch.minimum(*firings) >= settings.fewest_firings
     eligible = often.nonzero()[:, 0]
     draw = torch.Generator().manual_seed(settings.random_seed)
@@ -137,23 +139,23 @@ def _measure_one(bench: Bench, settings: NoJudgeSettings, text: Text, subject: S
     if len(sampled) < 2:
         reason = f"{len(sampled)} of {sae.d_sae} latents fire {settings.fewest_firings} times in each half of the text"
         return not_applicable(f"{reason}; two are wanted", data=data, seconds=time.perf_counter() - started)
-    fires_NS = torch.cat([sae.encode(part.to(bench.device))[:, sampled.to(bench.device)].cpu() > 0
-                          for part in text.x.split(4096)]).numpy()  # fmt: skip
+    columns = sampled.to(bench.device)
+    fires_NS = torch.cat([fires_NF[:, columns].cpu() for fires_NF in _fires(sae, text.x, bench.device)]).numpy()
     shifts = torch.randint(len(text.x) // 4, 3 * len(text.x) // 4, (len(sampled),), generator=draw).tolist()
-    found: list[tuple[int, Description, Agreement]] = []
+    results: list[tuple[int, Description, Agreement]] = []
     chance: list[Agreement] = []
     for column, (latent, shift) in enumerate(zip(sampled.tolist(), shifts, strict=True)):
         fires = np.ascontiguousarray(fires_NS[:, column])
-        found.append((latent, *described(text, fires, settings.most_values)))
+        results.append((latent, *described(text, fires, settings.most_values)))
         chance.append(described(text, np.roll(fires, shift), settings.most_values)[1])
         progress.advance()
     progress.advance(settings.n_latents - len(sampled))
-    scores = [score for _, _, score in found]
+    scores = [score for _, _, score in results]
     values: dict[str, float | None] = {name: _mean(scores, name) for name in FIGURES}
     values |= {f"{name}_shifted": _mean(chance, name) for name in FIGURES}
-    used = Counter(description.attribute for _, description, _ in found)
-    values |= {f"share_{name.replace(' ', '_')}": n / len(found) for name, n in sorted(used.items())}
-    shown = [found[place] for place in np.linspace(0, len(found) - 1, min(SHOWN, len(found))).astype(int)]
+    used = Counter(description.attribute for _, description, _ in results)
+    values |= {f"share_{name.replace(' ', '_')}": n / len(results) for name, n in sorted(used.items())}
+    shown = [results[i] for i in np.linspace(0, len(results) - 1, min(SHOWN, len(results))).astype(int)]
     return Outcome(
         "done",
         value=values["mcc"],
@@ -169,15 +171,15 @@ def _measure_one(bench: Bench, settings: NoJudgeSettings, text: Text, subject: S
 
 
 def described(text: Text, fires: Fires, most: int) -> tuple[Description, Agreement]:
-    """The best description on the first half, and how it does on the second."""
+    """The best description on the first half, and its agreement on the second."""
     first, second = text.halves
     description = describe(text.attributes, fires, first, most)
-    return description, agreement(description.holds(text.attributes, second), fires[second])
+    return description, agreement(description.predicts(text.attributes, second), fires[second])
 
 
-def _firings(sae: SAE, x_ND: Tensor) -> Tensor:
-    """How often each latent fires [F]."""
-    return torch.stack([(sae.encode(part.to(sae.W_enc.device)) > 0).sum(0).cpu() for part in x_ND.split(4096)]).sum(0)
+def _fires(sae: SAE, x_ND: Tensor, device: str) -> Iterator[Tensor]:
+    """Whether each latent fires, bool [N, F] on `device`, part by part."""
+    return (sae.encode(part_ND.to(device)) > 0 for part_ND in x_ND.split(4096))
 
 
 def _mean(scores: list[Agreement], name: str) -> float:

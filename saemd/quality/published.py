@@ -1,6 +1,6 @@
-"""Published figures that a run on the paper's setting can be held against, and when they may be shown beside it.
+"""Published figures to compare a run on the paper's setting with, and when they may be shown beside it.
 
-Loss Recovered of SAEBench's own JumpReLU SAEs (Gemma-2-2B, layer 12, 16k latents), by a third party's reproduction of
+Loss Recovered of SAEBench's own JumpReLU SAEs (Gemma-2-2B, layer 12, 16k latents), from a third party's reproduction of
 SAEBench, within 0.0041 of the values published with it. These SAEs were trained on another text and budget.
 """
 
@@ -18,7 +18,7 @@ MARK = "†"  # beside the title of a score that was measured on packaged texts
 
 
 def comparable(record: Record) -> bool:
-    """Was this Loss Recovered measured on the model and the layer that the published ones are of?"""
+    """Whether this is a Loss Recovered on the model and layer of the published ones."""
     return record["score"] == "core" and _papers(record["data"])
 
 
@@ -27,22 +27,22 @@ def _papers(data: dict[str, Any]) -> bool:
 
 
 def titles(records: list[Record]) -> dict[str, str]:
-    """Each score's title, in the records' order, with `MARK` where packaged texts took the place of SAEBench's."""
+    """Each score's title, in the records' order, with `MARK` where it was measured on packaged texts."""
     marked = {r["score"] for r in records if r["data"].get("packaged") or r["data"].get("known")}  # known: RAVEL
     return {r["score"]: f"{r['title']} {MARK}" if r["score"] in marked else r["title"] for r in records}
 
 
 def remarks(records: list[Record]) -> list[str]:
-    """What must stand beside these scores: which of them no published number may be held against, and why."""
-    found = []
+    """Which of these scores cannot be compared with published numbers, and why: shown wherever the scores are."""
+    lines = []
     if any(title.endswith(MARK) for title in titles(records).values()):
-        found.append(f"{MARK} measured on packaged texts: not comparable with published numbers")
+        lines.append(f"{MARK} measured on packaged texts: not comparable with published numbers")
     done = [record for record in records if record["status"] == "done" and record["score"].startswith("saebench_")]
     others = dict.fromkeys((r["data"]["lm"], r["data"]["layer"]) for r in done if not _papers(r["data"]))
     if others:
         of = ", ".join(f"{lm}, layer {layer}" for lm, layer in others)
-        found.append(f"SAEBench's published numbers are of Gemma-2-2B, layer {LAYER}: not comparable with {of}")
-    return found
+        lines.append(f"SAEBench's published numbers are of Gemma-2-2B, layer {LAYER}: not comparable with {of}")
+    return lines
 
 
 def published_rows(records: list[Record]) -> list[list[str]]:

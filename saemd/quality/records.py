@@ -1,4 +1,4 @@
-"""One record per SAE and score: what `<run>/quality/<score>.json` holds, and the rows of `quality.json`."""
+"""Records, one per SAE and score: the content of `<run>/quality/<score>.json`, and the rows of `quality.json`."""
 
 from __future__ import annotations
 
@@ -37,8 +37,8 @@ def record_path(subject: Subject, score: Score) -> Path:
 
 def make_record(subject: Subject, score: Score, settings: Any, bench: Bench, outcome: Outcome) -> Record:
     """The outcome with all that it depends on. `l0` is the target; `achieved_l0` was measured on held-out text."""
-    found = dataclasses.asdict(outcome)
-    l0 = found["values"].get("l0") if subject.measured_l0 is None else subject.measured_l0
+    fields = dataclasses.asdict(outcome)
+    l0 = fields["values"].get("l0") if subject.measured_l0 is None else subject.measured_l0
     weights = subject.digest()
     return {
         "init": subject.init,
@@ -48,12 +48,12 @@ def make_record(subject: Subject, score: Score, settings: Any, bench: Bench, out
         "score": score.name,
         "score_version": score.version,
         "title": score.title,
-        **{key: found[key] for key in ("status", "reason", "value", "std", "repetitions", "spread", "values")},
-        "details": found["details"],
+        **{key: fields[key] for key in ("status", "reason", "value", "std", "repetitions", "spread", "values")},
+        "details": fields["details"],
         "settings": dataclasses.asdict(settings),
-        "data": found["data"],
-        "versions": {**bench.versions, **found["versions"]},
-        "seconds": found["seconds"],
+        "data": fields["data"],
+        "versions": {**bench.versions, **fields["versions"]},
+        "seconds": fields["seconds"],
         "weights": weights,
         "fingerprint": fingerprint(score, settings, bench.fingerprint, weights),
     }
@@ -64,63 +64,58 @@ def write_record(subject: Subject, score: Score, record: Record) -> None:
 
 
 def read_record(subject: Subject, score: Score) -> Record | None:
-    """What was measured of this SAE as it is now; None where nothing was, or its weights or what the score is have
-    changed since: beside others it would be compared with what it is not.
+    """The record of this SAE as it is now. None where there is none, or where the SAE's weights or the score's version
+    have changed since.
 
-    None also, with a line, where the file is damaged: then it is measured again.
+    Also None, with a line on stderr, where the file is damaged: then the score is measured again.
     """
     path = record_path(subject, score)
     if not path.is_file():
         return None
+    remedy = "so this score is measured again"
     try:
-        record = _read(path)
+        record = read_json(path, remedy)
+        _check(path, record, _KEPT, remedy)
     except DamagedFileError as error:
         print(error, file=sys.stderr)
         return None
     is_current = record["weights"] == subject.digest() and record.get("score_version", "1") == score.version
-    is_whole = record["status"] != "done" or record["value"] is not None  # null: not a number, once written as done
-    return record if is_current and is_whole else None
+    has_value = record["status"] != "done" or record["value"] is not None  # earlier versions wrote NaN as done and null
+    return record if is_current and has_value else None
 
 
 def read_records(path: Path) -> list[Record]:
-    """The rows of `quality.json`, as they are shown; none, with a line, where the file is damaged."""
+    """The rows of `quality.json`. None, with a line on stderr, where the file is damaged."""
     if not path.is_file():
         return []
-    again = "python -m saemd.evaluate writes it again"
+    remedy = "python -m saemd.evaluate writes it again"
     try:
-        records = read_json(path, again)
+        records = read_json(path, remedy)
         if not isinstance(records, list):
-            raise DamagedFileError(path, "is no list of scores", again)
+            raise DamagedFileError(path, "is no list of scores", remedy)
         for record in records:
-            _check(path, record, _SHOWN, again)
+            _check(path, record, _SHOWN, remedy)
     except DamagedFileError as error:
         print(error, file=sys.stderr)
         return []
     return records
 
 
-def _read(path: Path) -> Record:
-    again = "so this score is measured again"
-    record = read_json(path, again)
-    _check(path, record, _KEPT, again)
-    return record
-
-
-def _check(path: Path, record: Any, kinds_of: dict[str, Any], remedy: str) -> None:
-    """Raises `DamagedFileError` where it is no record of a score, with values of these kinds."""
+def _check(path: Path, record: Any, types: dict[str, Any], remedy: str) -> None:
+    """Raise `DamagedFileError` where `record` is no record of a score with values of these types."""
     if not isinstance(record, dict):
         raise DamagedFileError(path, "is no record of a score", remedy)
-    for key, kinds in kinds_of.items():
-        if not isinstance(record.get(key), kinds) or isinstance(record[key], bool):
+    for key, expected in types.items():
+        if not isinstance(record.get(key), expected) or isinstance(record[key], bool):
             raise DamagedFileError(path, f"is no record of a score ({key}: {record.get(key)!r:.40})", remedy)
     if record["status"] == "done" and record["achieved_l0"] is None:
         raise DamagedFileError(path, "is no record of a score (no achieved_l0)", remedy)
 
 
 def reasons(records: list[Record]) -> dict[tuple[str, str], list[Record]]:
-    """The records without a value by their score and the reason."""
-    found: dict[tuple[str, str], list[Record]] = {}
+    """The records without a value, by score and reason."""
+    groups: dict[tuple[str, str], list[Record]] = {}
     for record in records:
         if record["status"] != "done":
-            found.setdefault((record["score"], record["reason"]), []).append(record)
-    return found
+            groups.setdefault((record["score"], record["reason"]), []).append(record)
+    return groups

@@ -1,8 +1,8 @@
-"""What a score is, what it is measured on and what comes out of it. Every score is entered in `saemd.quality.scores`.
+"""What a score is, what it measures, and its outcome. `saemd.quality.scores` lists every score.
 
 A score measures all SAEs of a sweep in one call, so that what does not depend on the SAE (the language model's passes,
-probes, baselines) is done once. It yields each outcome as soon as it has it: the frame writes it down at once, and an
-interruption loses at most the SAE in hand.
+probes, baselines) is done once. It yields each outcome as soon as it has it; the outcome is written at once, so an
+interruption loses at most the SAE that is being measured.
 """
 
 from __future__ import annotations
@@ -29,19 +29,19 @@ Status = Literal["done", "failed", "not applicable"]
 
 @dataclass(frozen=True)
 class Outcome:
-    """One score of one SAE. A score that failed has a reason and no value: it is never a zero."""
+    """One score of one SAE. A failed score has a reason and no value, never a zero."""
 
     status: Status
-    reason: str | None = None  # one line; None where it is done
+    reason: str | None = None  # why it is not done, in one line
     value: float | None = None  # the headline figure: larger is better
     values: dict[str, float | None] = field(default_factory=dict)  # every named figure, `value` among them
     std: float | None = None  # standard deviation of `value` over the score's own draws or pieces
-    repetitions: int = 1  # how many of these there were
-    spread: str | None = None  # what they are, as "resampled contexts"
+    repetitions: int = 1  # the number of these draws or pieces
+    spread: str | None = None  # their name, as "resampled contexts"
     details: dict[str, Any] = field(default_factory=dict)  # plain data that is no single number: histograms, lists
     data: dict[str, Any] = field(default_factory=dict)  # what it was measured on: text, tokens, data sets, their sizes
-    versions: dict[str, str] = field(default_factory=dict)  # beyond the bench's own: packages that took part
-    seconds: float | None = None  # for this SAE alone, shared work left out
+    versions: dict[str, str] = field(default_factory=dict)  # of packages that the bench's versions do not name
+    seconds: float | None = None  # for this SAE alone, without shared work
 
     def __post_init__(self) -> None:
         assert (self.status == "done") == (self.value is not None), "a value exactly where the score is done"
@@ -49,37 +49,38 @@ class Outcome:
 
 
 def failed(error: BaseException | str) -> Outcome:
-    """The outcome of a measurement that broke; the traceback of what is not a user's error goes to stderr."""
+    """The outcome of a measurement that failed. An error that no user can mend has its traceback printed to stderr."""
+    name = ""
     if isinstance(error, BaseException) and not isinstance(error, UserError):
         traceback.print_exception(error, file=sys.stderr)
-    name = f"{type(error).__name__}: " if isinstance(error, BaseException) and not isinstance(error, UserError) else ""
+        name = f"{type(error).__name__}: "
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     return Outcome("failed", reason=name + (" ".join(lines) or "no message"))
 
 
 def finite(outcome: Outcome) -> Outcome:
-    """The outcome, as a failed one where its value is no finite number: nothing could be compared with it."""
+    """The outcome, or a failed one where its value is not a finite number and cannot be compared."""
     if outcome.value is None or math.isfinite(outcome.value):
         return outcome
     return failed(f"value={outcome.value}: the SAE's reconstruction is not finite; train this run again")
 
 
-def not_applicable(reason: str, **found: Any) -> Outcome:
-    """The outcome where the score makes no sense here; `found` holds what was measured to find that out."""
-    return Outcome("not applicable", reason=reason, **found)
+def not_applicable(reason: str, **fields: Any) -> Outcome:
+    """The outcome where the score makes no sense; `fields` of the outcome hold what was measured before."""
+    return Outcome("not applicable", reason=reason, **fields)
 
 
 @dataclass(frozen=True, eq=False)
 class Subject:
-    """An SAE to be measured: a finished run, or a published SAE to set beside the runs."""
+    """An SAE to measure: a finished run's, or a published one to compare the runs with."""
 
     init: str  # the start's label; for a published SAE its name
     l0: float  # target
     seed: int | None
-    measured_l0: float | None  # on held-out activations, where that is known
+    measured_l0: float | None  # on held-out activations; None where it was not measured
     d_in: int
     folder: Path  # its scores go to <folder>/quality/<score>.json
-    weights: Path  # the file that its digest stands for
+    weights: Path  # the file of `digest()`
     load: Callable[[], SAE]  # on raw activations, decoder rows of unit norm
 
     @property
@@ -99,32 +100,32 @@ Measure = Callable[["Bench", Any, list[Subject]], Iterator[tuple[Subject, Outcom
 class Score:
     """A score. `measure(bench, settings, subjects)` yields each subject once, with its outcome, in any order.
 
-    What it raises makes every subject that was not yielded yet a failed one; the other scores go on. `one_by_one` does
-    the same for single subjects. `settings` is a dataclass whose defaults are the documented ones: users set
-    `<name>.<key>=…`, and unknown keys and wrong types are refused.
+    When it raises, every subject that it has not yielded yet fails; the other scores go on. With `one_by_one` only the
+    subject in hand fails. `settings` is a dataclass with the documented defaults: users set `<name>.<key>=…`, and
+    unknown keys and wrong types are refused.
     """
 
     name: str  # in commands and files
     title: str  # in figures and tables
-    needs: str  # one line: models, data, environments
+    needs: str  # models, data and environments, in one line
     settings: type
     measure: Measure
-    version: str = "1"  # raised where its definition changes: then everything is measured again
+    version: str = "1"  # raised when the definition changes: then everything is measured again
 
 
 def one_by_one(subjects: list[Subject], measure: Callable[[Subject], Outcome]) -> Iterator[tuple[Subject, Outcome]]:
-    """Each subject with its outcome, measured when it is asked for; one that breaks does not take the others."""
+    """Each subject with its outcome, measured one after another. One that fails does not stop the others."""
     for subject in subjects:
         try:
             outcome = measure(subject)
-        except Exception as error:  # reported: as failed, with its reason, and a traceback where it is a defect
+        except Exception as error:  # reported as a failed outcome, with a traceback where it is a defect
             outcome = failed(error)
         yield subject, outcome
 
 
 def fingerprint(score: Score, settings: Any, bench_fingerprint: str, weights_digest: str) -> str:
-    """Identifies a measurement: another setting, data set, language model, SAE or version is measured anew."""
+    """Identifies a measurement. It changes with the settings, data sets, language model, SAE and version."""
     about = [score.name, score.version, dataclasses.asdict(settings), bench_fingerprint, weights_digest]
-    if files := getattr(settings, "local_files", dict)():  # their names, sizes and times: a path says nothing of them
+    if files := getattr(settings, "local_files", dict)():  # names, sizes and times, which a folder's path does not have
         about.append(files)
     return hashlib.sha256(json.dumps(about, sort_keys=True).encode()).hexdigest()[:16]

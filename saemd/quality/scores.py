@@ -1,4 +1,4 @@
-"""Every score, in the order of tables and figures."""
+"""The registry of all scores, in the order of tables and figures."""
 
 from __future__ import annotations
 

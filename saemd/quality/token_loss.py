@@ -1,4 +1,4 @@
-"""Cross-entropy and KL divergence token by token, from final states, with bounded memory.
+"""Cross-entropy and KL divergence of each token, from final states, with bounded memory.
 
 Shape suffixes: B contexts in a batch, T tokens in a context, D d_in, N tokens, V vocabulary.
 """
@@ -17,9 +17,9 @@ LOGITS_BYTES = 128 * 2**20  # of one float32 logits tensor; about four are alive
 def token_losses(
     model: nn.Module, ids_BT: Tensor, states_BTD: Tensor, clean_BTD: Tensor | None = None
 ) -> tuple[Tensor, Tensor | None]:
-    """CE [B, T-1] of the next token after each position; and KL(clean ‖ these) [B, T-1] where `clean_BTD` is given.
+    """The next token's cross-entropy [B, T-1] at each position, and KL(clean ‖ these) [B, T-1] with `clean_BTD`.
 
-    Both in nats, float32 on the CPU. `clean_BTD`: the final states of the clean pass.
+    Both are in nats, float32, on the CPU. `clean_BTD`: the final states of the clean pass.
     """
     B, T = ids_BT.shape
     targets_N = ids_BT[:, 1:].reshape(-1)

@@ -12,7 +12,7 @@ import torch
 
 from saemd.errors import UserError
 from saemd.quality.bench import Bench
-from saemd.quality.descriptions import Attribute, agreement, begins_word, describe, kind, readable_attributes
+from saemd.quality.descriptions import Attribute, agreement, begins_word, describe, readable_attributes, token_class
 from saemd.quality.no_judge import NO_JUDGE, NoJudgeSettings, described, read_text
 from saemd.quality.score import Outcome, Subject
 from saemd.sae import JumpReLUSAE
@@ -32,7 +32,7 @@ def test_words_and_kinds_are_read_as_a_person_reads_them():
     assert read["kind of token"][1:] == [
         "capitalised word", "inside of a word", "lower-case word", "punctuation", "digits",
     ]  # fmt: skip
-    assert kind("\n\n") == "white space"
+    assert token_class("\n\n") == "white space"
     assert [begins_word(token) for token in (" a", "a", "-", "")] == [True, False, True, True]
 
 

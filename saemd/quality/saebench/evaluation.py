@@ -63,6 +63,18 @@ class Call:
         return function(config, self.saes, self.job["device"], str(results or self.results), force_rerun=True)
 
 
+def labelled_sets(columns: int, size_key: str = "{}_set_size") -> Callable[[Bench, Any], Data]:
+    """`Evaluation.packaged` for texts with `columns` labels. `size_key`: the settings' key for a split's size."""
+
+    def packaged(bench: Bench, settings: Any) -> Data:
+        from saemd.quality.packaged import packaged_sets
+
+        sets = packaged_sets(settings, bench.cache_root, columns=columns, size_key=size_key)
+        return Data(settings, described={"packaged": sets})
+
+    return packaged
+
+
 def _no_reason(bench: Bench, settings: Any) -> str | None:
     return None
 

@@ -29,12 +29,9 @@ class RavelSettings(SAEBenchSettings):
 
     llm_batch_size: int = 8  # SAEBench: a quarter of the others'
     # A command line adds to it; {nobel_prize_winner: []} leaves a type out.
-    entity_attribute_selection: dict[str, list[str]] = field(
-        default_factory=lambda: {
-            "city": ["Country", "Continent", "Language"],
-            "nobel_prize_winner": ["Country of Birth", "Field", "Gender"],
-        }
-    )
+    entity_attribute_selection: dict[str, list[str]] = field(default_factory=lambda: {
+        "city": ["Country", "Continent", "Language"], "nobel_prize_winner": ["Country of Birth", "Field", "Gender"],
+    })  # fmt: skip
     top_n_entities: int = 500
     num_pairs_per_attribute: int = 5000
     train_test_split: float = 0.7

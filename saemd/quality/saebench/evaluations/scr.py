@@ -3,37 +3,27 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from saemd.errors import bad_value
-from saemd.quality.saebench.evaluation import Data, Evaluation
-from saemd.quality.saebench.evaluations.scr_and_tpp import ShiftSettings, call
+from saemd.quality.saebench.evaluation import Evaluation, labelled_sets
+from saemd.quality.saebench.evaluations.tpp import ShiftSettings, call
 from saemd.quality.saebench.results import Keys, details
-
-if TYPE_CHECKING:
-    from saemd.quality.bench import Bench
 
 
 @dataclass
 class ScrSettings(ShiftSettings):
     """`saebench_scr.…`"""
 
-    column1_vals_lookup: dict[str, list[list[str]]] = field(
-        default_factory=lambda: {
-            "LabHC/bias_in_bios_class_set1": [
-                ["professor", "nurse"],
-                ["architect", "journalist"],
-                ["surgeon", "psychologist"],
-                ["attorney", "teacher"],
-            ],
-            "canrager/amazon_reviews_mcauley_1and5": [
-                ["Books", "CDs_and_Vinyl"],
-                ["Software", "Electronics"],
-                ["Pet_Supplies", "Office_Products"],
-                ["Industrial_and_Scientific", "Toys_and_Games"],
-            ],
-        }
-    )
+    column1_vals_lookup: dict[str, list[list[str]]] = field(default_factory=lambda: {
+        "LabHC/bias_in_bios_class_set1": [
+            ["professor", "nurse"], ["architect", "journalist"], ["surgeon", "psychologist"], ["attorney", "teacher"],
+        ],
+        "canrager/amazon_reviews_mcauley_1and5": [
+            ["Books", "CDs_and_Vinyl"], ["Software", "Electronics"], ["Pet_Supplies", "Office_Products"],
+            ["Industrial_and_Scientific", "Toys_and_Games"],
+        ],
+    })  # fmt: skip
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -43,12 +33,6 @@ class ScrSettings(ShiftSettings):
 
     def config(self) -> dict[str, Any]:
         return {**super().config(), "perform_scr": True}
-
-
-def packaged(bench: Bench, settings: ScrSettings) -> Data:
-    from saemd.quality.packaged import packaged_sets
-
-    return Data(settings, described={"packaged": packaged_sets(settings, bench.cache_root, columns=2)})
 
 
 SCR = Evaluation(
@@ -62,5 +46,5 @@ SCR = Evaluation(
     call=call,
     version="2",  # every SAE has the same draws
     large_cache=True,
-    packaged=packaged,
+    packaged=labelled_sets(columns=2),
 )

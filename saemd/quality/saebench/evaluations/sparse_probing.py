@@ -4,14 +4,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
 
-from saemd.quality.saebench.evaluation import Call, Data, Evaluation
+from saemd.quality.saebench.evaluation import Call, Evaluation, labelled_sets
 from saemd.quality.saebench.results import Keys, details
 from saemd.quality.saebench.settings import SAEBenchSettings, refuse_headline
-
-if TYPE_CHECKING:
-    from saemd.quality.bench import Bench
 
 
 @dataclass
@@ -22,18 +18,11 @@ class ProbingSettings(SAEBenchSettings):
 
     headline: int = 1  # the k whose accuracy is the score
     k_values: list[int] = field(default_factory=lambda: [1, 2, 5])
-    dataset_names: list[str] = field(
-        default_factory=lambda: [
-            "LabHC/bias_in_bios_class_set1",
-            "LabHC/bias_in_bios_class_set2",
-            "LabHC/bias_in_bios_class_set3",
-            "canrager/amazon_reviews_mcauley_1and5",
-            "canrager/amazon_reviews_mcauley_1and5_sentiment",
-            "codeparrot/github-code",
-            "fancyzhx/ag_news",
-            "Helsinki-NLP/europarl",
-        ]
-    )
+    dataset_names: list[str] = field(default_factory=lambda: [
+        "LabHC/bias_in_bios_class_set1", "LabHC/bias_in_bios_class_set2", "LabHC/bias_in_bios_class_set3",
+        "canrager/amazon_reviews_mcauley_1and5", "canrager/amazon_reviews_mcauley_1and5_sentiment",
+        "codeparrot/github-code", "fancyzhx/ag_news", "Helsinki-NLP/europarl",
+    ])  # fmt: skip
     probe_train_set_size: int = 4000
     probe_test_set_size: int = 1000
     context_length: int = 128
@@ -42,13 +31,6 @@ class ProbingSettings(SAEBenchSettings):
     def __post_init__(self) -> None:
         super().__post_init__()
         refuse_headline("k_values", self.k_values, self.headline)
-
-
-def packaged(bench: Bench, settings: ProbingSettings) -> Data:
-    from saemd.quality.packaged import packaged_sets
-
-    sets = packaged_sets(settings, bench.cache_root, columns=1, size_key="probe_{}_set_size")
-    return Data(settings, described={"packaged": sets})
 
 
 def call(run: Call) -> None:
@@ -68,5 +50,5 @@ SPARSE_PROBING = Evaluation(
     call=call,
     version="2",  # every SAE has the same draws
     large_cache=True,
-    packaged=packaged,
+    packaged=labelled_sets(columns=1, size_key="probe_{}_set_size"),
 )

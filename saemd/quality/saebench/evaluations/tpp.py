@@ -1,38 +1,59 @@
-"""`saebench_tpp`: targeted probe perturbation, on each data set's classes."""
+"""`saebench_tpp`: targeted probe perturbation. And what SCR shares with it.
+
+Both train probes, and measure them before and after zeroing the N latents with the largest effect on them.
+"""
 
 # pyright: reportMissingImports=false
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from dataclasses import dataclass, field
+from typing import Any
 
-from saemd.quality.saebench.evaluation import Call, Data, Evaluation
-from saemd.quality.saebench.evaluations import scr_and_tpp
+from saemd.quality.saebench.evaluation import Call, Evaluation, labelled_sets
 from saemd.quality.saebench.results import Keys, details
-
-if TYPE_CHECKING:
-    from saemd.quality.bench import Bench
+from saemd.quality.saebench.settings import SAEBenchSettings, refuse_headline
 
 
 @dataclass
-class TppSettings(scr_and_tpp.ShiftSettings):
+class ShiftSettings(SAEBenchSettings):
+    """The keys of SCR and TPP."""
+
+    OURS = (*SAEBenchSettings.OURS, "headline")
+
+    headline: int = 20  # the N whose metric is the score
+    n_values: list[int] = field(default_factory=lambda: [2, 5, 10, 20, 50, 100, 500])
+    dataset_names: list[str] = field(
+        default_factory=lambda: ["LabHC/bias_in_bios_class_set1", "canrager/amazon_reviews_mcauley_1and5"]
+    )
+    train_set_size: int = 4000
+    test_set_size: int = 1000
+    context_length: int = 128
+    probe_train_batch_size: int = 16
+    probe_epochs: int = 20
+    probe_lr: float = 1e-3
+    probe_l1_penalty: float = 1e-3
+    sae_batch_size: int = 125
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        refuse_headline("n_values", self.n_values, self.headline)
+
+
+@dataclass
+class TppSettings(ShiftSettings):
     """`saebench_tpp.…`"""
 
     def config(self) -> dict[str, Any]:
         return {**super().config(), "perform_scr": False}
 
 
-def packaged(bench: Bench, settings: TppSettings) -> Data:
-    from saemd.quality.packaged import packaged_sets
-
-    return Data(settings, described={"packaged": packaged_sets(settings, bench.cache_root, columns=1)})
-
-
 def call(run: Call) -> None:
-    """On packaged sets without SCR's pairs, for SAEBench's JSON would name sets that were not measured."""
-    if run.job.get("packaged"):
-        run = replace(run, config={**run.config, "column1_vals_lookup": {}})
-    scr_and_tpp.call(run)
+    from sae_bench.evals.scr_and_tpp import main
+
+    config = main.ScrAndTppEvalConfig(**run.config)
+    if run.job.get("packaged") and not config.perform_scr:
+        config.column1_vals_lookup = {}  # SCR's pairs: TPP's JSON would name data sets that were not measured
+    run.run_eval(main.run_eval, config)
 
 
 TPP = Evaluation(
@@ -46,5 +67,5 @@ TPP = Evaluation(
     call=call,
     version="2",  # every SAE has the same draws
     large_cache=True,
-    packaged=packaged,
+    packaged=labelled_sets(columns=1),
 )

@@ -30,15 +30,9 @@ class UnlearningSettings(SAEBenchSettings):
 
     lm: str = "google/gemma-2-2b-it"  # hub id or local folder; its last part must be gemma-2-2b-it or gemma-2-9b-it
     llm_batch_size: int = 4  # SAEBench: an eighth of the others', for contexts of 1,024
-    dataset_names: list[str] = field(
-        default_factory=lambda: [
-            "wmdp-bio",
-            "high_school_us_history",
-            "college_computer_science",
-            "high_school_geography",
-            "human_aging",
-        ]
-    )
+    dataset_names: list[str] = field(default_factory=lambda: [
+        "wmdp-bio", "high_school_us_history", "college_computer_science", "high_school_geography", "human_aging",
+    ])  # fmt: skip
     retain_thresholds: list[float] = field(default_factory=lambda: [0.001, 0.01])
     n_features_list: list[int] = field(default_factory=lambda: [10, 20])
     multipliers: list[int] = field(default_factory=lambda: [25, 50, 100, 200])
