@@ -11,7 +11,7 @@ COMPARED = """
 import sys, torch
 from pathlib import Path
 from saemd.quality.saebench.worker import adapter, fast, last_tokens, models, one_thread, residual
-from saemd.quality.saebench.worker.first_letters import first_letters
+from saemd.quality.saebench.evaluations.absorption import first_letters
 from sae_probes import generate_model_activations
 from sklearn.linear_model import LogisticRegression
 from threadpoolctl import threadpool_info

@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from torch import Tensor
+
 from saemd.quality.saebench.evaluation import Call, Evaluation, NotApplicableError
 from saemd.quality.saebench.results import Keys, Result
 from saemd.quality.saebench.settings import SAEBenchSettings
@@ -42,7 +44,6 @@ def call(run: Call) -> None:
     from sae_bench.evals.absorption import common, feature_absorption, main
     from transformer_lens import HookedTransformer
 
-    from saemd.quality.saebench.worker.first_letters import first_letters
     from saemd.quality.saebench.worker.replaced import replaced
 
     config, artifacts = run.config, Path("artifacts/absorption").absolute()
@@ -80,6 +81,34 @@ def call(run: Call) -> None:
             f"only {readable} of 26 first letters can be read from this layer (F1 above {config['min_GT_probe_f1']}), "
             f"{config['min_feats_for_eval']} are wanted"
         )
+
+
+class FirstLetters:
+    """A HookedTransformer as Absorption uses it, sooner: for one position of one layer.
+
+    It goes no further than the layer, as the logits are dropped, and keeps the activations: every SAE has the same
+    prompts. `tests/quality/saebench/test_fast.py` compares it with the HookedTransformer. B texts, D d_in.
+    """
+
+    def __init__(self, model: Any, layer: int, position: int) -> None:
+        assert position < 0
+        self._model, self._layer, self._position = model, layer, position
+        self._kept: dict[tuple[str, ...], dict[str, Tensor]] = {}  # prompts → hook → [B, D]
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._model, name)
+
+    def run_with_cache(self, prompts: list[str], names_filter: list[str]) -> tuple[None, dict[str, Tensor]]:
+        """The activations [B, -position, D]. The first one, which Absorption reads, stands at all positions."""
+        key = tuple(prompts)
+        if key not in self._kept:
+            stop = self._layer + 1
+            _, cache = self._model.run_with_cache(prompts, names_filter=names_filter, stop_at_layer=stop)
+            self._kept[key] = {name: cache[name][:, self._position].clone() for name in names_filter}
+        return None, {name: x_BD[:, None].expand(-1, -self._position, -1) for name, x_BD in self._kept[key].items()}
+
+
+first_letters = functools.lru_cache(maxsize=1)(FirstLetters)  # the same one for all SAEs of a job
 
 
 def vocabulary(tokenizer: Any, most: int, seed: int) -> list[str]:

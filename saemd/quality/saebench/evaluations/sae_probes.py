@@ -66,6 +66,6 @@ SAE_PROBES = Evaluation(
     keys=Keys("sae.sae_top_{headline}_test_accuracy", "data sets", details),
     output="sae_bench.evals.sparse_probing_sae_probes.eval_output:SparseProbingSaeProbesEvalOutput",
     call=call,
-    sae_dtype="float32",  # as the activations that it is given
+    sae_dtype="float32",  # the dtype of sae-probes' activations
     inputs=inputs,
 )
