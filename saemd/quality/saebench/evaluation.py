@@ -1,9 +1,9 @@
-"""What one of SAEBench's evaluations owns: settings, inputs, the call of SAEBench, and how its result is read.
+"""What one of SAEBench's evaluations owns: settings, inputs, the call of SAEBench, and the keys of its result.
 
-To add one: a file in `evaluations/`, and a line in the registry there. The file is imported in both environments: by
-this project, which measures the inputs and reads the result, and by the worker in SAEBench's environment, which makes
-the call. So its functions import on their own what only one side has: `sae_bench` and `saebench.worker` on the worker's
-side, `saemd.lm`, `saemd.quality.packaged` and `saemd.quality.knowledge` on this project's.
+To add one: a file in `evaluations/`, and a line in the registry of that folder. The file is imported in both
+environments: by this project, which prepares the inputs and reads the result, and by the worker in SAEBench's
+environment, which makes the call. What only one environment has is therefore imported inside a function: `sae_bench`
+and `saebench.worker` in `call`, `saemd.lm`, `saemd.quality.packaged` and `saemd.quality.knowledge` in the others.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ class NotApplicableError(UserError):
 class Data:
     """The data sets that an evaluation reads; neither `folder` nor `described`: those on the hub."""
 
-    settings: SAEBenchSettings  # the user's, completed where the data decide
+    settings: SAEBenchSettings  # the user's; RAVEL's are completed with the entities that the data have
     folder: Path | None = None  # holds data sets under their hub names
     described: dict[str, Any] = field(default_factory=dict)  # goes into the job and the record, as `packaged`, `known`
 
@@ -103,7 +103,7 @@ class Evaluation:
     large_cache: bool = False  # keeps activations at all tokens, tens of GB: removed after each job
     hooked: bool = True  # SAEBench asks for a HookedTransformer; false: `call` loads the model itself
     sae_dtype: str | None = None  # None: `llm_dtype`
-    # A reason why the evaluation is not applicable to the bench's model. Raises `UserError` for settings to be refused.
+    # Why the evaluation is not applicable to the bench's model, or None. Raises `UserError` for settings to be refused.
     not_applicable: Callable[[Bench, Any], str | None] = _no_reason
     lm: Callable[[Bench, Any], LMConfig] = _lm_of_the_runs  # the model that is asked
     packaged: Callable[[Bench, Any], Data] | None = None  # the data sets of `data: packaged`; None: there are none
