@@ -25,7 +25,7 @@ from saemd.lm.files import resolve
 from saemd.lm.quiet import quiet_transformers
 from saemd.progress import bar, duration, lines
 from saemd.quality.saebench import caller, gemma_scope
-from saemd.stability.table import print_table
+from saemd.report.table import print_table
 from tests.quality.saebench.scripted import measure, scripted, worker_job
 
 
