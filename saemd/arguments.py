@@ -19,6 +19,10 @@ from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from saemd.errors import UserError, bad_value
 
+_PACKAGE = Path(__file__).resolve().parent
+_CARRIED = _PACKAGE / "conf"  # by a wheel; the source tree has it at its top
+CONF = _CARRIED if _CARRIED.is_dir() else _PACKAGE.parent / "conf"
+
 
 def overrides(arguments: list[str], flags: Collection[str] = ()) -> list[str]:
     """The arguments without `flags`, as Hydra reads them. Raises `UserError` for any other word with a dash before it.

@@ -13,7 +13,6 @@ import re
 import sys
 import warnings
 from collections.abc import Callable, Mapping
-from pathlib import Path
 
 from hydra import compose, initialize_config_dir
 from hydra.conf import HydraConf
@@ -23,7 +22,7 @@ from hydra.errors import HydraException, MissingConfigException, OverrideParseEx
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import MissingMandatoryValue, OmegaConfBaseException
 
-from saemd.arguments import folder, overrides, refuse_unread, unknown_key
+from saemd.arguments import CONF, folder, overrides, refuse_unread, unknown_key
 from saemd.config import Config, check
 from saemd.corpus.config import CorpusConfig
 from saemd.errors import UserError, bad_value
@@ -37,9 +36,6 @@ from saemd.sae.registry import ARCHITECTURES
 from saemd.sae.starts import INITS
 from saemd.training.config import RecipeConfig
 
-_PACKAGE = Path(__file__).resolve().parent
-_CARRIED = _PACKAGE / "conf"  # by a wheel; the source tree has it at its top
-CONF = _CARRIED if _CARRIED.is_dir() else _PACKAGE.parent / "conf"
 FLAGS = ("-m", "--multirun")
 
 

@@ -39,8 +39,6 @@ EVERYTHING = {*BELOW, "entries"}
 KNOWN = {
     ("saemd.training.callbacks", "saemd.stability"),
     ("saemd.training.callbacks", "saemd.report.figures"),
-    ("saemd.quality.config", "saemd.cli"),
-    ("saemd.quality.core", "saemd.training.metrics"),
 }
 
 

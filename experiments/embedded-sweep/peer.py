@@ -27,9 +27,9 @@ from saemd.activations.config import ActivationsConfig
 from saemd.cli import entry
 from saemd.progress import bar
 from saemd.sae import JumpReLUConfig, JumpReLUSAE
+from saemd.sae.measures import Pooled
 from saemd.sae.warmup import warmup_length
 from saemd.training.config import RecipeConfig, check_recipe
-from saemd.training.metrics import Pooled
 from saemd.training.schedules import schedule
 
 sys.path.insert(0, str(Path(__file__).parent.parent))

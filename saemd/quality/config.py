@@ -10,8 +10,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.config_store import ConfigStore
 from omegaconf import MISSING, OmegaConf
 
-from saemd.arguments import folder, overrides, refuse_unread
-from saemd.cli import CONF
+from saemd.arguments import CONF, folder, overrides, refuse_unread
 from saemd.errors import UserError, bad_value
 from saemd.logging.config import LoggerConfig
 from saemd.logging.config import check as check_logger

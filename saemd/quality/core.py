@@ -26,7 +26,7 @@ from saemd.quality.bench import Bench
 from saemd.quality.score import Outcome, Score, Subject, not_applicable, one_by_one
 from saemd.quality.token_loss import token_losses
 from saemd.sae import SAE
-from saemd.training.metrics import Pooled
+from saemd.sae.measures import Pooled
 
 DENSITY_EDGES = [-5 + 0.25 * step for step in range(21)]  # log10 of the share of tokens on which a latent is active
 

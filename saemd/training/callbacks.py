@@ -22,7 +22,7 @@ from saemd.progress import Bar, bar
 from saemd.runs import CHECKPOINT, LATENTS, METRICS, run_dir
 from saemd.sae import save_sae
 from saemd.sae.export import not_finite
-from saemd.training.metrics import row_cosines
+from saemd.sae.measures import row_cosines
 from saemd.training.module import SAETraining
 
 

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from saemd.errors import bad_value
 from saemd.sae import SAE, Loss, Progress
+from saemd.sae.measures import HeldOut, Pooled, row_cosines
 from saemd.sae.twins import Twin, fast_twin
 from saemd.training.config import RecipeConfig
-from saemd.training.metrics import HeldOut, Pooled, row_cosines
 from saemd.training.optimizer import SAEAdam
 from saemd.training.schedules import schedule
 

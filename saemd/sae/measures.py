@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import cosine_similarity
 
-from saemd.sae import SAE
+from saemd.sae.base import SAE
 from saemd.sae.fused import fused
 
 

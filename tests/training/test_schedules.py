@@ -5,8 +5,8 @@ import torch
 
 from saemd.errors import UserError
 from saemd.sae import JumpReLUConfig, Progress
+from saemd.sae.measures import Pooled
 from saemd.training.config import RecipeConfig, check_recipe
-from saemd.training.metrics import Pooled
 from saemd.training.schedules import schedule
 from tests.sae.test_jumprelu import batch, random_sae
 
