@@ -1,5 +1,8 @@
 """Gradients against their closed form, and the fast path against the reference."""
 
+import os
+import subprocess
+import sys
 from contextlib import nullcontext
 
 import pytest
@@ -210,3 +213,28 @@ def test_step_on_pre_activations_is_the_slope_of_the_smoothed_l0():
     theta.grad.zero_()
     Step.apply(JumpReLU.apply(pre, theta.detach(), WIDTH), theta, WIDTH).mean().backward()
     assert theta.grad.item() == pytest.approx(slope.item() / 2, rel=0.05)
+
+
+DIGEST = """
+import hashlib, numpy as np
+from saemd.sae.jumprelu_fast import kernels
+draw, f = np.random.default_rng(0), np.float32
+pre, grad = draw.normal(0.3, 0.02, (64, 300)).astype(f), draw.normal(size=(64, 300)).astype(f)
+theta, bias, grad_theta = draw.normal(0.3, 0.01, 300).astype(f), np.empty(300, f), np.empty(300, f)
+kernels.activate_backward(pre, theta, f(0.02), f(0.001), True, f(1 / 32), grad, bias, grad_theta)
+print(hashlib.sha256(grad.tobytes() + bias.tobytes() + grad_theta.tobytes()).hexdigest())
+"""
+
+
+@pytest.mark.slow
+def test_vectorised_and_scalar_loops_round_alike(tmp_path):
+    """LLVM chooses between the two when a loop starts, by where its arrays lie; a run must have the same bits."""
+    digests = set()
+    for vectorised in ("0", "1"):
+        switches = {"NUMBA_LOOP_VECTORIZE": vectorised, "NUMBA_SLP_VECTORIZE": vectorised}
+        environment = {**os.environ, **switches, "NUMBA_CACHE_DIR": str(tmp_path / vectorised)}
+        done = subprocess.run(
+            [sys.executable, "-c", DIGEST], env=environment, capture_output=True, text=True, check=True
+        )
+        digests.add(done.stdout)
+    assert len(digests) == 1

@@ -231,7 +231,9 @@ def activate(
             active_F[first + i] = count_F[i]
 
 
-@njit(parallel=True, fastmath=True, cache=True)
+# Without fastmath: with it, θ's gradient is rounded in one way where the inner loop runs vectorised and in another
+# where it does not, and which of the two runs depends on where the two local arrays lie in memory.
+@njit(parallel=True, cache=True)
 def activate_backward(
     pre_BF, threshold_F, width, grad_step, step_on_pre, scale, grad_z_BF, grad_b_enc_F, grad_threshold_F
 ):
