@@ -182,8 +182,8 @@ def one_line(error: BaseException) -> str:
     text = " ".join(lines)
     if is_full_disk(error):  # of a library's write, as a logger's
         return f"the disk is full ({text}); make room, and the same command goes on from what is there"
-    if isinstance(error, MissingConfigException) and (found := re.search(r"Could not find '([^']+)/([^'/]+)'", text)):
-        group, value = found.groups()
+    if isinstance(error, MissingConfigException) and (match := re.search(r"Could not find '([^']+)/([^'/]+)'", text)):
+        group, value = match.groups()
         known = [option for option in error.options or () if not option.startswith("base_")]
         install = "; others come in packages, as hydra-joblib-launcher" if group.startswith("hydra/") else ""
         return f"{group}={value}: known are {', '.join(known)}{install}"
@@ -194,13 +194,13 @@ def one_line(error: BaseException) -> str:
         return (
             f"{error.override}: cannot be read; put a value with commas, brackets or $ in quotes, \"{key}='{value}'\""
         )
-    if found := re.search(r"Could not override '([^']+)'", text):
-        return str(unknown_key(found[1], ()))
-    if found := re.search(r"Error merging override (\S+)", text):
+    if match := re.search(r"Could not override '([^']+)'", text):
+        return str(unknown_key(match[1], ()))
+    if match := re.search(r"Error merging override (\S+)", text):
         reason = str(error.__cause__ or "").split("\n")[0]
-        return f"{found[1]}: {reason or 'not a value of this key'}"
-    if found := re.search(r"Ambiguous value for argument '([^']+)'", text):
-        return f"{found[1]}: several values are a sweep; add -m"
+        return f"{match[1]}: {reason or 'not a value of this key'}"
+    if match := re.search(r"Ambiguous value for argument '([^']+)'", text):
+        return f"{match[1]}: several values are a sweep; add -m"
     if isinstance(error, MissingMandatoryValue):
         return f"{error.full_key}: has no value; give one, {error.full_key}=…"
     return text

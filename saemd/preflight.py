@@ -104,12 +104,10 @@ def _check_size(config: Config) -> None:
 
 def _check_memory(config: Config, d_in: int, d_sae: int) -> None:
     """A run holds two matrices [d_in, d_sae], their gradients and Adam's second moments, in float32."""
-    needed, there = 6 * 4 * d_in * d_sae, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if needed > there:
-        remedy = (
-            f"a run takes {needed / 1e9:,.0f} GB of memory, this machine has {there / 1e9:,.0f} GB; use fewer latents"
-        )
-        raise bad_value("d_sae", config.d_sae, remedy)
+    needed, available = 6 * 4 * d_in * d_sae, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > available:
+        memory = f"a run takes {needed / 1e9:,.0f} GB of memory, this machine has {available / 1e9:,.0f} GB"
+        raise bad_value("d_sae", config.d_sae, f"{memory}; use fewer latents")
 
 
 def _check_run(config: Config, origin: Origin) -> dict[str, Any] | None:

@@ -27,8 +27,8 @@ def fused(function: Callable[P, R]) -> Callable[P, R]:
     def call(*args: P.args, **kwargs: P.kwargs) -> R:
         first = args[0]
         assert isinstance(first, Tensor)
-        way = _compiled(function) if first.device.type in COMPILED_ON else function
-        return way(*args, **kwargs)
+        kernel = _compiled(function) if first.device.type in COMPILED_ON else function
+        return kernel(*args, **kwargs)
 
     return call
 

@@ -26,7 +26,7 @@ def onednn() -> Iterator[None]:
 
 @lru_cache(maxsize=1)
 def is_exact() -> bool:
-    """Whether `onednn` products are float32 to rounding on this CPU, found out by one."""
+    """Whether `onednn` products are float32 to rounding on this CPU, by the error of one of them."""
     generator = torch.Generator().manual_seed(0)
     a, b = torch.randn(256, 256, generator=generator), torch.randn(256, 256, generator=generator)
     with onednn():

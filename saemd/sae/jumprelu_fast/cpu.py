@@ -1,4 +1,4 @@
-"""The loss of `JumpReLUSAE.objective` and its gradients in closed form, on a CPU: the fast path beside that reference.
+"""The loss of `JumpReLUSAE.objective` and its gradients in closed form, on a CPU.
 
 Of the five matrix products of a step (encode, decode, ∂z, ∂W_dec, ∂W_enc) only the first needs all pairs of token and
 latent: about L0 of the d_sae latents of a token are active, and only those within half a bandwidth of their threshold
@@ -54,13 +54,13 @@ class _Batch:
         return np.float32(2 / len(self.x))
 
 
-def _limits(low_F: np.ndarray, width: np.float32, found: encoder.Encoded) -> tuple[np.ndarray, np.ndarray]:
-    """Where pairs are looked for in a product that may be rounded, given the lower bound of the exact one.
+def _limits(low_F: np.ndarray, width: np.float32, encoded: encoder.Encoded) -> tuple[np.ndarray, np.ndarray]:
+    """Bounds on a product that may be rounded, from `low_F`, above which the exact one matters.
 
     (limit, sure): pairs are those of values > limit − slack · norm; values > sure + slack · norm are surely active and
     outside of the straight-through window.
     """
-    times, output = np.float32(found.times), np.float32(found.output)
+    times, output = np.float32(encoded.times), np.float32(encoded.output)
     low_F, high_F = times * low_F, times * (low_F + width)
     return low_F - output * np.abs(low_F), high_F + output * np.abs(high_F)
 
@@ -89,20 +89,20 @@ class FastLoss:
             _array(sae.threshold), penalty,
         )  # fmt: skip
         low = batch.theta - np.float32(0.5) * batch.width - b_enc_F
-        found = encoder.encode(seen_BD, sae.W_enc.T, float(sae.scale), self._space)
-        limit, sure = _limits(low, batch.width, found)
+        product = encoder.encode(seen_BD, sae.W_enc.T, float(sae.scale), self._space)
+        limit, sure = _limits(low, batch.width, product)
         count = self._buffer("count", len(x_BD), dtype=np.int64)
-        kernels.count_pairs(found.values, limit, found.slack, found.norm, count)
-        if count.sum() > dense_above(batch.W_dec.nbytes) * found.values.size:
+        kernels.count_pairs(product.values, limit, product.slack, product.norm, count)
+        if count.sum() > dense_above(batch.W_dec.nbytes) * product.values.size:
             self._since_whole = 0
-            return self._whole(sae, batch, found, limit, sure)
+            return self._whole(sae, batch, product, limit, sure)
         self._since_whole += 1
         if self._since_whole == GIVE_BACK_AFTER:
             for name in ("pre", "z", "grad_z"):
                 self._buffers.pop(name, None)
-        return self._pairs(sae, batch, found, low, limit, sure, count)
+        return self._pairs(sae, batch, product, low, limit, sure, count)
 
-    def _pairs(self, sae, batch, found, low, limit, sure, count) -> Loss:
+    def _pairs(self, sae, batch, product, low, limit, sure, count) -> Loss:
         buffer, (B, D), F = self._buffer, batch.x.shape, sae.d_sae
         start_B1 = np.concatenate([[0], np.cumsum(count)])
         P = int(start_B1[-1])
@@ -110,9 +110,9 @@ class FastLoss:
         pre, z, grad_z = (buffer(f"{name}_P", P) for name in ("pre", "z", "grad_z"))
         square, error = buffer("square", B), buffer("error", B, D)
         kernels.token_pass(
-            batch.seen, found.values, np.float32(1 / found.times), batch.W_enc, batch.b_enc, batch.W_dec, batch.b_dec,
-            batch.theta, low, limit, sure, found.slack, found.norm, batch.x, found.is_exact, start_B1, count, latent,
-            pre, z, grad_z, error, square,
+            batch.seen, product.values, np.float32(1 / product.times), batch.W_enc, batch.b_enc, batch.W_dec,
+            batch.b_dec, batch.theta, low, limit, sure, product.slack, product.norm, batch.x, product.is_exact,
+            start_B1, count, latent, pre, z, grad_z, error, square,
         )  # fmt: skip
         start_F1, active = buffer("start", F + 1, dtype=np.int64), buffer("active", F, dtype=np.int64)
         kernels.by_latent(start_B1, count, latent, pre, batch.theta, start_F1, token, pair, active)
@@ -124,14 +124,14 @@ class FastLoss:
         )  # fmt: skip
         return _loss(sae, batch, figures, grad_step, active, error, grads)
 
-    def _whole(self, sae, batch, found, limit, sure) -> Loss:
+    def _whole(self, sae, batch, product, limit, sure) -> Loss:
         buffer, (B, D), F = self._buffer, batch.x.shape, sae.d_sae
-        pre = found.values if found.is_exact else buffer("pre", B, F)
+        pre = product.values if product.is_exact else buffer("pre", B, F)
         z, grad_z, error = buffer("z", B, F), buffer("grad_z", B, F), buffer("error", B, D)
         active, square, grads = buffer("active", F, dtype=np.int64), buffer("square", B), self._gradients(F, D)
         kernels.activate(
-            batch.seen, found.values, np.float32(1 / found.times), batch.W_enc, batch.b_enc, batch.theta, limit, sure,
-            found.slack, found.norm, found.is_exact, pre, z, active,
+            batch.seen, product.values, np.float32(1 / product.times), batch.W_enc, batch.b_enc, batch.theta, limit,
+            sure, product.slack, product.norm, product.is_exact, pre, z, active,
         )  # fmt: skip
         z_BF, grad_z_BF, error_BD = (torch.from_numpy(array) for array in (z, grad_z, error))
         encoder.fastest(z_BF, sae.W_dec, error_BD, self._space)
@@ -167,7 +167,7 @@ def _figures(
 ) -> tuple[tuple[float, float, float], np.float32]:
     """(total, reconstruction, L0), and the derivative of the total by one step of one token."""
     penalty, B, on = batch.penalty, len(batch.x), active_F.sum()
-    if penalty.step_on == "post":  # there an inactive latent's 0 counts as active once θ < 0
+    if penalty.step_on == "post":  # where an inactive latent's 0 counts as active once θ < 0
         on += ((B - active_F) * (batch.theta < 0)).sum()
     reconstruction, l0 = square_B.sum(dtype=np.float64) / B, on / B
     excess = l0 / penalty.target_l0 - 1
@@ -179,13 +179,13 @@ def _loss(sae, batch, figures, grad_step, active_F, error_BD, grads) -> Loss:
     if batch.penalty.step_on == "post":  # an inactive latent's output, 0, lies in the window where |θ| < ε/2
         zero_near_F = np.abs(batch.theta / batch.width) < 0.5
         grads["threshold"] -= grad_step / batch.width * (len(error_BD) - active_F) * zero_near_F
-    found = {name: torch.from_numpy(grad) for name, grad in grads.items()}
-    found["W_enc"] = found["W_enc"].T
-    found["b_dec"] = torch.from_numpy(error_BD).sum(0) * float(batch.scale)
+    gradients = {name: torch.from_numpy(grad) for name, grad in grads.items()}
+    gradients["W_enc"] = gradients["W_enc"].T
+    gradients["b_dec"] = torch.from_numpy(error_BD).sum(0) * float(batch.scale)
     if sae.b_enc is None:  # the bias is also subtracted from the input
-        found["b_dec"] -= sae.W_enc @ found.pop("b_enc")
+        gradients["b_dec"] -= sae.W_enc @ gradients.pop("b_enc")
     total, reconstruction, l0 = (torch.tensor(value, dtype=torch.float32) for value in figures)
-    return Loss(total, reconstruction, l0, torch.from_numpy(active_F > 0), found)
+    return Loss(total, reconstruction, l0, torch.from_numpy(active_F > 0), gradients)
 
 
 def _array(tensor: Tensor) -> np.ndarray:

@@ -20,7 +20,7 @@ TINY = np.float32(1e-30)
 
 
 class Encoded(NamedTuple):
-    """`times` x W_encᵀ as this CPU finds it: what is p if exact was found within output·|p| + slack·norm of it.
+    """`times` x W_encᵀ as this CPU computes it: an exact product p was computed to within output·|p| + slack·norm.
 
     `is_exact`: but for float32's own rounding, so that the bounds are zero.
     """
@@ -93,11 +93,11 @@ class Workspace:
 
 
 def encode(x_BD: Tensor, W_enc_FD: Tensor, scale: float, space: Workspace) -> Encoded:
-    """x W_encᵀ in the fastest way this CPU has.
+    """x W_encᵀ by the kernel that is fastest on this CPU.
 
     Activations are stored in bfloat16 and divided by `scale`: multiplied by it, rounding takes nothing off them, and
     half as many pairs are so near to a threshold that they must be computed again.
-    The way is chosen by the CPU's capabilities, not by a clock: the same run must give the same bits on a busy machine.
+    The kernel is chosen by the CPU's capabilities, not by a clock: a run must have the same bits on a busy machine.
     """
     if products.halves_are_faster():
         x, W = space.measured("a", x_BD, scale), space.measured("b", W_enc_FD)

@@ -117,9 +117,9 @@ def token_pass(
         candidates, n = n, 0
         for p in range(start, start + candidates):
             f = latent_P[p]
-            found = _float(product_F[f])
-            product = found * inverse
-            if not exact and not found > sure_F[f] + slack * norm_F[f]:
+            rounded = _float(product_F[f])
+            product = rounded * inverse
+            if not exact and not rounded > sure_F[f] + slack * norm_F[f]:
                 product = dot(x_D, W_enc_FD[f])
                 if not product > low_F[f]:
                     continue
@@ -214,11 +214,11 @@ def activate(
             product_F, pre_F, z_F = product_BF[b, first:last], pre_BF[b, first:last], z_BF[b, first:last]
             slack, n_near = slack_B[b], np.int32(0)
             for i in range(last - first):
-                f, found = first + i, _float(product_F[i])
+                f, rounded = first + i, _float(product_F[i])
                 room = slack * norm_F[f]
-                near[i] = (found > limit_F[f] - room) & (found <= sure_F[f] + room)
+                near[i] = (rounded > limit_F[f] - room) & (rounded <= sure_F[f] + room)
                 n_near += np.int32(near[i])
-                pre_F[i] = found * inverse + b_enc_F[f]
+                pre_F[i] = rounded * inverse + b_enc_F[f]
             if n_near > 0 and not exact:
                 for i in range(last - first):
                     if near[i]:
