@@ -1,7 +1,9 @@
-"""Write the activation cache that `saemd.train` would write, and print its path and size.
+"""Write the activation cache that `saemd train` would write, and print its path and size.
 
-python -m saemd.cache                             # the defaults' cache
-python -m saemd.cache corpus=wiki layer=5 activations.tokens=200_000
+    saemd cache                             # the defaults' cache
+    saemd cache corpus=wiki layer=5 activations.tokens=200_000
+
+A cache that is finished already is only read.
 """
 
 from __future__ import annotations
@@ -9,7 +11,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from saemd.activations.harvest import ensure_cache
-from saemd.cli import compose_all, entry
+from saemd.cli import entry
+from saemd.composition import compose_all
 from saemd.preflight import check_caches
 from saemd.threads import use_threads
 

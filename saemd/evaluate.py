@@ -1,8 +1,8 @@
 """Measure the quality of finished SAEs: what their reconstructions cost the language model, and other scores.
 
-    python -m saemd.evaluate                                   # the core measures of every finished run below runs
-    python -m saemd.evaluate run_root=runs/big scores=null     # every score (scores=a: one; scores=a,b: several)
-    python -m saemd.evaluate run_root=runs core.tokens=50_000  # a score's own settings
+    saemd evaluate                                   # the core measures of every finished run below runs
+    saemd evaluate run_root=runs/big scores=null     # every score (scores=a: one; scores=a,b: several)
+    saemd evaluate run_root=runs core.tokens=50_000  # a score's own settings
 
 The same command again measures only scores that are missing, failed, or have other settings. Results: one file for each
 run and score, <run>/quality/<score>.json; for all runs quality.json, spread.json, figure3.png and figure4.png in

@@ -1,8 +1,8 @@
 """Hand trained SAEs to other tools, in the form these tools load.
 
-    python -m saemd.export run=runs/init=mirror/l0=40/seed=24 out=mirror-40                # for SAELens, SAEBench
-    python -m saemd.export run_root=runs out=exported                                      # every finished run
-    python -m saemd.export run_root=runs out=exported format=dictionary_learning           # ae.pt and config.json
+    saemd export run=runs/init=mirror/l0=40/seed=24 out=mirror-40                # for SAELens, SAEBench
+    saemd export run_root=runs out=exported                                      # every finished run
+    saemd export run_root=runs out=exported format=dictionary_learning           # ae.pt and config.json
 
 `out` is a new folder; with run_root it keeps the layout init=…/l0=…/…/seed=…. All formats take raw activations and have
 decoder rows of unit norm.

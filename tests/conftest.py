@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from transformers import LlamaConfig
 
-from saemd import cli, train
+from saemd import cli, jobs
 from tests.pipeline import WORDS, save_jsonl, save_model
 
 
@@ -39,7 +39,7 @@ def world(tmp_path_factory) -> list[str]:
 def command(monkeypatch):
     """Run an entry in this process, as typed; returns its exit code."""
 
-    def run(*arguments: str, main=train.main) -> int:
+    def run(*arguments: str, main=jobs.main) -> int:
         monkeypatch.setattr(sys, "argv", ["saemd", *arguments])
         with pytest.raises(SystemExit) as ended:
             cli.entry(main)

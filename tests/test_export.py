@@ -130,7 +130,7 @@ def test_truncated_weights(run, tmp_path, capsys):
 
 def test_help_holds_commands_that_parse(capsys):
     assert export.main(["--help"]) == 0
-    commands = [line.split("#")[0].split()[3:] for line in capsys.readouterr().out.splitlines() if "python -m" in line]
+    commands = [line.split("#")[0].split()[2:] for line in capsys.readouterr().out.splitlines() if "    saemd" in line]
     assert len(commands) == 3
     assert all(export.parse(command) for command in commands)
 

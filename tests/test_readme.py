@@ -5,24 +5,22 @@ from pathlib import Path
 
 import pytest
 
-from saemd import cache, evaluate, train
-from saemd.cli import CONF, compose_all, register
+from saemd import cache, evaluate, jobs
+from saemd.arguments import CONF
+from saemd.composition import compose_all
 from saemd.quality.config import compose_evaluation
 
 ROOT = Path(__file__).parent.parent
-TEXTS = [(ROOT / "README.md").read_text(), train.__doc__ or "", cache.__doc__ or "", evaluate.__doc__ or ""]
-COMMANDS = sorted(
-    {line.split("#")[0].strip() for text in TEXTS for line in text.splitlines() if "python -m saemd." in line}
-)
+TEXTS = [(ROOT / "README.md").read_text(), jobs.__doc__ or "", cache.__doc__ or "", evaluate.__doc__ or ""]
 COMPOSERS = {"train": compose_all, "cache": compose_all, "evaluate": compose_evaluation}
-COMMANDS = [command for command in COMMANDS if command.split()[2].removeprefix("saemd.") in COMPOSERS]
+COMMAND = re.compile(rf"^ *(?:saemd |python -m saemd\.)({'|'.join(COMPOSERS)})\b([^#\n]*)", re.MULTILINE)
+COMMANDS = sorted({(name, *words.split()) for text in TEXTS for name, words in COMMAND.findall(text)})
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", COMMANDS, ids=" ".join)
 def test_commands_compose(command):
-    register()
-    compose = COMPOSERS[command.split()[2].removeprefix("saemd.")]
-    assert compose(command.split()[3:])
+    name, *words = command
+    assert COMPOSERS[name](words)
 
 
 def test_make_targets_and_files_exist():
@@ -42,7 +40,6 @@ def test_named_group_values_exist():
 
 
 def test_presets_of_the_evaluation_compose():
-    register()
     presets = sorted(path.stem for path in (CONF / "quality").glob("*.yaml"))
     found = {preset: compose_evaluation([f"quality={preset}"]).run_root for preset in presets}
     assert found == {"packaged": "runs", "paper": "runs/paper"}

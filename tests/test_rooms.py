@@ -18,7 +18,9 @@ ROOT = Path(saemd.__file__).parent
 TOOLS = {
     "arguments", "digests", "errors", "files", "locks", "once", "packages", "progress", "threads",
 }  # fmt: skip
-ENTRIES = {"__init__", "cache", "cli", "evaluate", "export", "preflight", "train"}
+ENTRIES = {
+    "__init__", "__main__", "api", "cache", "cli", "composition", "evaluate", "export", "jobs", "preflight", "train",
+}  # fmt: skip
 PROGRAMS = {"saemd.stability.__main__", "saemd.logging.dashboard"}  # entries that live in a room
 CONFIGS = {"saemd.config", *(f"saemd.{room}.config" for room in ("activations", "corpus", "lm", "logging", "training"))}
 BELOW: dict[str, set[str]] = {

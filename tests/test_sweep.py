@@ -13,7 +13,7 @@ import pytest
 import torch
 import yaml
 
-from saemd import cache, load_sae, train
+from saemd import cache, jobs, load_sae
 from saemd.activations import harvest
 from saemd.activations.cache import ActivationCache
 from saemd.errors import UserError
@@ -88,7 +88,7 @@ def test_a_finished_sweep_is_only_told_of(world, command, tmp_path, monkeypatch,
     told = [line.split("  dead")[0] for line in capsys.readouterr().err.splitlines() if "dead" in line]
     cache_root = Path(next(word.split("=")[1] for word in world if word.startswith("cache_root")))
     with monkeypatch.context() as patch:
-        patch.setattr(train, "job", lambda: pytest.fail("a job was started"))
+        patch.setattr(jobs, "job", lambda: pytest.fail("a job was started"))
         os.rename(cache_root / "activations", tmp_path / "away")
         try:
             assert command(*sweep) == 0

@@ -121,9 +121,8 @@ def test_an_editable_install_is_the_source_tree(tmp_path):
     sources, folder = copy_of_sources(tmp_path / "sources"), tmp_path / "installed"
     editable = [*PIP, "install", *OFFLINE, "--target", str(folder), "--editable", str(sources)]
     subprocess.run(editable, check=True, env=clean())
-    code = (
-        "import site, sys; site.addsitedir(sys.argv[1]); sys.path += sys.argv[2:]; import saemd.cli as c; print(c.CONF)"
-    )
+    paths = "import site, sys; site.addsitedir(sys.argv[1]); sys.path += sys.argv[2:]"
+    code = f"{paths}; from saemd.arguments import CONF; print(CONF)"
     path = [str(folder), *(entry for entry in sys.path if entry.endswith("site-packages"))]
     ran = Installed(folder, folder).run("-I", "-S", "-c", code, *path)  # -S: no other editable install of saemd
     assert ran.stdout.strip() == str(sources / "conf"), ran.stderr

@@ -34,7 +34,7 @@ from saemd.activations.cache import ActivationCache
 from saemd.activations.config import ActivationsConfig
 from saemd.activations.order import Part, batched
 from saemd.activations.shards import disk_bytes
-from saemd.cli import compose_all, register
+from saemd.composition import compose_all
 
 sys.path.insert(0, str(Path(__file__).parent))
 from step import processor
@@ -44,7 +44,6 @@ B = 2048
 
 def written(tokens: int) -> dict[str, float]:
     """Seconds of a whole harvest behind its first batch, and those in the model's forward pass."""
-    register()
     (config,) = compose_all([])
     in_model, began = [0.0], [0.0]
     real = harvest.residual_stream

@@ -30,7 +30,7 @@ from saemd.activations.manifest import MANIFEST, Manifest, Origin, Outliers, Sha
 from saemd.activations.shards import disk_bytes
 from saemd.activations.statistics import Statistics
 from saemd.activations.stream import BatchStream
-from saemd.cli import compose_all, register
+from saemd.composition import compose_all
 from saemd.training.run import SAMPLE_TOKENS
 
 TOKENS, D, BATCHES = 500_000_000, 2304, 300
@@ -143,7 +143,6 @@ def alone(run: Callable[..., dict[str, Any]], *arguments: Any) -> dict[str, Any]
 
 def main(words: list[str]) -> None:
     given = dict(word.split("=", 1) for word in words)
-    register()
     result: dict[str, Any] = {"date": date.today().isoformat(), "torch": torch.__version__, "tokens": TOKENS, "d_in": D}
     for name, overrides in SETTINGS.items():
         (config,) = compose_all(overrides)

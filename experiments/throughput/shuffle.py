@@ -26,7 +26,7 @@ from saemd.activations.cache import ActivationCache
 from saemd.activations.config import ActivationsConfig
 from saemd.activations.manifest import Origin, SplitName
 from saemd.activations.write import Context, write_cache
-from saemd.cli import compose_all, register
+from saemd.composition import compose_all
 from saemd.config import Config
 from saemd.corpus import contexts, documents
 from saemd.lm.load import load_lm
@@ -102,7 +102,6 @@ def measured(cache: ActivationCache, groups: dict[str, np.ndarray], window: int)
 
 def main(words: list[str]) -> None:
     given = dict(word.split("=", 1) for word in words)
-    register()
     (config,) = compose_all([])
     tokenizer = load_lm(config.lm, Path(config.cache_root), n_layers=1, dtype=torch.float32, device="cpu").tokenizer
     default = ActivationsConfig()

@@ -46,7 +46,9 @@ def compose_evaluation(arguments: list[str]) -> Any:
     for word in words:
         if "=" not in word:
             raise UserError(f"{word}: write key=value; saemd.evaluate measures all runs of a run_root by itself")
-    ConfigStore.instance().store(name="base_evaluate", node=FullConfig)
+    store = ConfigStore.instance()
+    store.store(name="base_evaluate", node=FullConfig)
+    store.store(group="logger", name="base_logger", node=LoggerConfig)
     with initialize_config_dir(str(CONF), version_base="1.3"):
         composed = compose("evaluate", [_list_of_scores(word) for word in words])
     refuse_unread(composed)

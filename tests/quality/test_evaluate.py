@@ -288,5 +288,5 @@ def test_help_lists_the_scores(run_evaluate, capsys):
     out = capsys.readouterr().out
     assert "Loss Recovered: the runs' language model and held-out text" in out
     said = {line.split("#")[0].strip(): line.split("#")[1] for line in out.splitlines() if "#" in line}
-    assert said["python -m saemd.evaluate"] == " the core measures of every finished run below runs"
+    assert said["saemd evaluate"] == " the core measures of every finished run below runs"
     assert compose_evaluation([]).scores == ["core"]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 import torch
 
-from saemd.cli import compose_all, register
+from saemd.composition import compose_all
 from saemd.errors import UserError
 from saemd.quality.bench import Bench
 from saemd.quality.knowledge import answers, questions, ravel
@@ -217,7 +217,6 @@ def test_questions_read_as_saebenchs_in_the_models_own_chat_format():
 @pytest.mark.slow
 def test_smollm2_knows_enough_for_ravel(cache_root):
     """The real package and model: which types of entity remain, and what the files hold."""
-    register()
     (config,) = compose_all([f"cache_root={cache_root}"])
     found: PackagedRavel = ravel.packaged_ravel(Bench(dataclasses.asdict(config), cache_root))
     assert set(found.attributes) == {"country", "city", "person"}

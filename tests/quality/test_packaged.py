@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 
-from saemd.cli import register
 from saemd.corpus.documents import is_heldout
 from saemd.corpus.readers import wiki_summaries
 from saemd.errors import UserError
@@ -235,7 +234,6 @@ def test_no_set_bears_the_name_of_one_on_the_hub():
 
 def test_the_preset_asks_for_what_there_is():
     """Names and pairs; the sizes are held against the archives in the slow test below."""
-    register()
     config = compose_evaluation(["quality=packaged"])
     assert set(config.saebench_probing.dataset_names) == set(with_columns(1))
     assert set(config.saebench_tpp.dataset_names) <= set(with_columns(1))
@@ -249,7 +247,6 @@ def test_the_preset_asks_for_what_there_is():
 @pytest.mark.parametrize("evaluation", [SPARSE_PROBING, SCR, TPP], ids=lambda evaluation: evaluation.name)
 def test_the_real_archives_hold_what_the_preset_asks_for(evaluation, cache_root):
     """Downloads what is not in the cache: 150 MB at most."""
-    register()
     settings = getattr(compose_evaluation(["quality=packaged"]), evaluation.score)
     bench: Any = SimpleNamespace(cache_root=cache_root)
     assert list(evaluation.packaged(bench, settings).described["packaged"]) == settings.dataset_names

@@ -12,10 +12,9 @@ from tests.runs.short_run import PLACE, SHORT
 @pytest.fixture(scope="session")
 def whole(world, tmp_path_factory) -> Path:
     """The run directory of a training that nothing disturbed."""
-    from saemd.cli import compose_all, register
+    from saemd.composition import compose_all
     from saemd.training.run import train
 
-    register()
     root = tmp_path_factory.mktemp("whole")
     (config,) = compose_all([*world, *SHORT, f"run_root={root}"])
     train(config)

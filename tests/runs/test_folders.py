@@ -8,16 +8,11 @@ import pytest
 import yaml
 
 from saemd import export
-from saemd.cli import compose_all, job_overrides, register
+from saemd.composition import compose_all, job_overrides
 from saemd.errors import UserError
 from saemd.runs import find, is_among_runs, run_dir, run_name
 from saemd.runs.folders import check_name, part, place_of
 from tests.stability_fakes import fake_run
-
-
-@pytest.fixture(autouse=True)
-def registered():
-    register()
 
 
 def folders(*arguments: str) -> list[str]:

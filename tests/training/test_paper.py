@@ -6,7 +6,8 @@ import pytest
 import yaml
 from transformers import Gemma2Config
 
-from saemd.cli import CONF, compose_all, register
+from saemd.arguments import CONF
+from saemd.composition import compose_all
 from saemd.quality.config import compose_evaluation
 from saemd.sae import JumpReLUConfig
 from saemd.sae.warmup import warmup_length
@@ -15,7 +16,6 @@ from tests.pipeline import WORDS, save_jsonl, save_model
 
 
 def test_table_1():
-    register()
     sweep = ["-m", "experiment=paper", "init=mirror,uniform", "seed=24,42", "l0=20,40,80,160,320"]
     jobs = compose_all(sweep)
     assert len({(job.init.name, job.seed, job.l0) for job in jobs}) == 20
@@ -40,7 +40,6 @@ def test_table_1():
 
 @pytest.mark.parametrize("path", sorted(CONF.glob("*/*.yaml")), ids=lambda path: f"{path.parent.name}={path.stem}")
 def test_every_yaml_composes(path):
-    register()
     needs = {"hf": ["lm.name=x/y"], "files": ["corpus.path=."]}.get(path.stem, [])
     compose = compose_evaluation if path.parent.name == "quality" else compose_all
     assert compose([f"{path.parent.name}={path.stem}", *needs])

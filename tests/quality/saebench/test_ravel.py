@@ -9,7 +9,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
-from saemd.cli import compose_all, register
+from saemd.composition import compose_all
 from saemd.lm.files import resolve
 from tests.quality.saebench.real import CHOSEN, NEEDS_SAEBENCH, measure, other_python
 
@@ -93,7 +93,6 @@ for prompt in made.build_and_tokenize_prompts(tokenizer):
 
 def test_ravel_swaps_at_the_entitys_last_token(cache_root, tmp_path):
     """SAEBench counts on BOS for this: without it, it takes the token behind, or the prompt's first."""
-    register()
     (config,) = compose_all([f"cache_root={cache_root}"])
     ran = other_python(POSITIONS, resolve(config.lm, cache_root), tmp_path / "prepared")
     assert ran.returncode == 0, ran.stderr

@@ -1,0 +1,136 @@
+"""From Hydra overrides to checked configurations: one job, or every job of a sweep."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+
+from hydra import compose, initialize_config_dir
+from hydra.conf import HydraConf
+from hydra.core.config_store import ConfigStore
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from omegaconf import DictConfig, OmegaConf, open_dict
+
+from saemd.arguments import CONF, folder, overrides, refuse_unread, unknown_key
+from saemd.config import Config, check
+from saemd.corpus.config import CorpusConfig
+from saemd.errors import UserError, bad_value
+from saemd.lm.config import LMConfig
+from saemd.logging.config import LoggerConfig
+from saemd.runs import flatten
+from saemd.runs.folders import names_folder, part
+from saemd.sae.registry import ARCHITECTURES
+from saemd.sae.starts import INITS
+from saemd.training.config import RecipeConfig
+
+FLAGS = ("-m", "--multirun")
+
+
+def register() -> None:
+    """Enter the typed schemas that the YAML files in `conf/` build on."""
+    store = ConfigStore.instance()
+    store.store(name="base_config", node=Config)
+    for group, name, node in (
+        ("lm", "base_lm", LMConfig),
+        ("corpus", "base_corpus", CorpusConfig),
+        *(("sae", f"base_{name}", architecture.Config) for name, architecture in ARCHITECTURES.items()),
+        *(("init", f"base_{name}", start.Config) for name, start in INITS.items()),
+        ("recipe", "base_recipe", RecipeConfig),
+        ("logger", "base_logger", LoggerConfig),
+    ):
+        store.store(group=group, name=name, node=node)
+
+
+def typed(composed: DictConfig, choices: Mapping[str, str]) -> Config:
+    """The checked `Config` of what Hydra composed, its folders without `~`. Raises `UserError`.
+
+    `choices` has the chosen option of each configuration group.
+    """
+    refuse_unread(composed)
+    config = OmegaConf.to_object(composed)
+    assert isinstance(config, Config)
+    config.run_root, config.cache_root = folder("run_root", config.run_root), folder("cache_root", config.cache_root)
+    config.folder = _folder_parts(config, choices)
+    check(config)
+    return config
+
+
+def _folder_parts(config: Config, choices: Mapping[str, str]) -> dict[str, str]:
+    """The parts of the run's folder as text; null stands for the run's own value, or its option of a group."""
+    values = {**flatten(dataclasses.asdict(config)), **choices}
+    parts = {}
+    for key, value in flatten(config.folder).items():
+        if value is None and key not in values:
+            raise unknown_key(key, [*values])
+        parts[key] = part(key, values[key] if value is None else value)
+    return parts
+
+
+def is_sweep(arguments: Sequence[str]) -> bool:
+    return bool({*FLAGS} & {*arguments})
+
+
+def with_free_folder(words: list[str]) -> list[str]:
+    """The words with ++ before `folder`, whose keys are free."""
+    return [re.sub(r"^folder(?=[.=])", "++folder", word) for word in words]
+
+
+def job_overrides(arguments: list[str]) -> list[str]:
+    """The overrides of a command line for Hydra, with `folder=…` for the keys that its sweep varies.
+
+    Each job, wherever Hydra composes it, then finds its own folder.
+    """
+    words = with_free_folder(overrides(arguments, FLAGS))
+    parsed = OverridesParser.create().parse_overrides(words)
+    if not is_sweep(arguments):
+        return words
+    varied = [o.key_or_group for o in parsed if o.is_sweep_override() and len([*o.sweep_iterator()]) > 1]
+    named = ",".join(f"{key}:null" for key in sorted({*varied}) if names_folder(key))
+    return [f"++folder={{{named}}}", *words] if named else words
+
+
+def compose_all(arguments: list[str]) -> list[Config]:
+    """Every job a command line asks for, composed and checked before the first one starts.
+
+    `arguments` as Hydra takes them; comma-separated values are a sweep only behind -m. Raises `UserError` for flags and
+    keys that nothing would read.
+    """
+    register()
+    multirun = is_sweep(arguments)
+    choices, keys = [], set()
+    for override in OverridesParser.create().parse_overrides(job_overrides(arguments)):
+        if isinstance(override.value(), int | float | bool) and not override.key_or_group:
+            raise UserError(f"{override.input_line}: write key=value")
+        if override.key_or_group.startswith("hydra."):
+            _refuse_unread_by_hydra(override.key_or_group, override.value())
+        keys.add(override.key_or_group)
+        if multirun and override.is_sweep_override():
+            key = override.get_key_element()
+            choices.append([f"{key}={value}" for value in override.sweep_string_iterator()])
+        else:
+            choices.append([override.input_line])
+    with initialize_config_dir(str(CONF), version_base="1.3"):
+        configs = [_composed(list(job)) for job in itertools.product(*choices)]
+    for config in configs:
+        if "lm.name" in keys and "lm.packages" not in keys and config.lm.packages:  # the packages would be used
+            raise bad_value("lm.name", config.lm.name, "another model than the one in packages; add lm=hf")
+    return configs
+
+
+def _composed(words: list[str]) -> Config:
+    composed = compose("config", words, return_hydra_config=True)
+    choices = composed.hydra.runtime.choices
+    with open_dict(composed):
+        del composed["hydra"]
+    return typed(composed, choices)
+
+
+def _refuse_unread_by_hydra(key: str, value: object) -> None:
+    """With + before it, Hydra takes any key for its own part."""
+    part = key.split(".")[1]
+    if part == "mode":
+        raise bad_value(key, value, "leave it out; -m asks for a sweep")
+    if part not in (known := [field.name for field in dataclasses.fields(HydraConf)]):
+        raise unknown_key(key, [f"hydra.{name}" for name in known])

@@ -1,0 +1,122 @@
+"""Train SAEs: one, or a sweep with the comparison of its seeds at the end.
+
+    saemd train                                         # one run of the defaults
+    saemd train init=uniform l0=80 seed=42              # another
+    saemd train -m init=mirror,uniform seed=24,42 l0=20,40,80,160,320
+    saemd train -m layer=6,12 init=mirror,uniform seed=24,42    # any other key: it becomes a folder
+    saemd train -m experiment=paper init=mirror,uniform seed=24,42 l0=20,40,80,160,320
+
+The same command again skips what is finished and goes on with what is not. Results: <run_root>, `runs` by default.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import hydra
+from hydra.core.hydra_config import HydraConfig
+from omegaconf import DictConfig
+from rich.console import Console
+from rich.text import Text
+
+from saemd.arguments import CONF
+from saemd.cli import one_line, quiet_warnings
+from saemd.composition import FLAGS, compose_all, is_sweep, job_overrides, register, typed, with_free_folder
+from saemd.config import Config
+from saemd.errors import UserError
+from saemd.files import is_full_disk
+from saemd.preflight import check_jobs
+from saemd.runs import run_dir
+
+SHOWS = {"-c", "--cfg", "-i", "--info", "--hydra-help", "--version"}  # what Hydra shows of itself, and starts nothing
+
+
+class ReportedError(Exception):
+    """A job's failure that has been shown already; jobs in other processes hand it back to the sweep."""
+
+
+@hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
+def job(composed: DictConfig) -> dict[str, float]:
+    """One job of a sweep. Its failure is reported at once; Hydra goes on with the next job."""
+    quiet_warnings()  # in a launcher's own processes too
+    config = typed(composed, HydraConfig.get().runtime.choices)
+    try:
+        return run(config)
+    except Exception as error:
+        report_failure(config, error)
+        raise ReportedError(str(error)) from error
+
+
+def run(config: Config) -> dict[str, float]:
+    from saemd.training.run import train
+
+    started = time.monotonic()
+    metrics = train(config)
+    report(config, metrics, f"{time.monotonic() - started:.0f} s")
+    return metrics
+
+
+def report_failure(config: Config, error: Exception) -> None:
+    """One line on a failed run, behind the traceback where the failure is a defect of this program."""
+    if not isinstance(error, UserError) and not is_full_disk(error):
+        traceback.print_exception(error)
+    show(Text.assemble(("failed", "red"), f" {run_dir(config)}: {one_line(error)}"))
+
+
+def report(config: Config, metrics: dict[str, float], when: str) -> None:
+    """One line on a finished run."""
+    figures = f"L0 {metrics['l0']:.1f} (target {metrics['target_l0']})  FVU {metrics['fvu']:.3f}"
+    show(Text(f"{run_dir(config)}  {figures}  dead {metrics['dead_fraction']:.1%}  {when}"))
+
+
+def show(line: Text) -> None:
+    Console(stderr=True, highlight=False).print(line, soft_wrap=True)
+
+
+def main(arguments: list[str]) -> int:
+    if {"-h", "--help"} & set(arguments):
+        print(__doc__)
+        return 0
+    if any(word.partition("=")[0] in SHOWS for word in arguments):
+        if is_sweep(arguments):
+            raise UserError("-m: Hydra shows the configuration of one job; leave -m out")
+        register()
+        sys.argv[1:] = with_free_folder(arguments)
+        job()
+        return 0
+    configs, multirun = compose_all(arguments), is_sweep(arguments)
+    finished = check_jobs(configs)
+    failed = False
+    try:
+        if all(finished):  # said here: Hydra would compose each job twice more
+            for config, metrics in zip(configs, finished, strict=True):
+                assert metrics
+                report(config, metrics, "finished before")
+        elif multirun or any(word.startswith("hydra") for word in arguments):
+            sys.argv[1:] = [*({*FLAGS} & {*arguments}), *job_overrides(arguments)]
+            job()
+        else:  # without Hydra's own line on a failure
+            run(configs[0])
+    except ReportedError as error:
+        if not multirun and error.__cause__:
+            raise error.__cause__ from None
+        failed = True  # what is finished is compared all the same
+    if multirun:
+        conclude(configs)
+    return int(failed)
+
+
+def conclude(configs: list[Config]) -> None:
+    """Compare the seeds of every run root of the sweep, and log the result."""
+    from saemd.logging import log_stability
+    from saemd.stability.__main__ import main as compare
+    from saemd.threads import use_threads
+
+    use_threads(configs[0].threads)
+    for run_root in sorted({config.run_root for config in configs}):
+        compare([f"run_root={run_root}"])
+        if (Path(run_root) / "stability" / "stability.json").is_file():
+            log_stability(configs[0].logger, Path(run_root), group=Path(run_root).name)
