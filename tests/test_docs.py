@@ -73,7 +73,7 @@ def test_make_targets_and_links_exist(path):
         assert (path.parent / link).exists(), link
 
 
-@pytest.mark.parametrize("path", ["docs/api.md"])
+@pytest.mark.parametrize("path", ["README.md", "docs/api.md"])
 def test_shown_functions_exist(path):
     shown = {name for block in blocks(path, "python") for name in re.findall(r"saemd\.(\w+)", block)}
     assert shown >= {"compose", "train", "load_sae"}
