@@ -51,7 +51,7 @@ def train(config: Config) -> Run:
     end.
     """
     from saemd.preflight import check_jobs
-    from saemd.training.run import train as train_run
+    from saemd.seeds import train as train_run
 
     with warnings.catch_warnings():
         quiet_warnings()

@@ -89,8 +89,7 @@ def runs_to_export(values: Mapping[str, str]) -> dict[Path, Path]:
             raise bad_value("run", run, f"no finished run here ({METRICS} is missing); name init=…/l0=…/seed=…")
         return {run: Path()}
     root = Path(values["run_root"]).expanduser()
-    runs = find(root)
-    if not runs:
+    if not (runs := find(root)):
         raise bad_value("run_root", root, "no finished run below it; give the run_root that was trained with")
     return {run: run.relative_to(root) for run in runs}
 

@@ -51,7 +51,7 @@ def job(composed: DictConfig) -> dict[str, float]:
 
 
 def run(config: Config) -> dict[str, float]:
-    from saemd.training.run import train
+    from saemd.seeds import train
 
     started = time.monotonic()
     metrics = train(config)

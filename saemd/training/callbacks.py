@@ -1,4 +1,4 @@
-"""Callbacks of training: the progress bar, the checkpoint, the run's files, and its comparison with other seeds."""
+"""Callbacks of training: the progress bar, the checkpoint, and the run's files."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from saemd.config import Config
 from saemd.errors import bad_value
 from saemd.files import replacing, write_text
 from saemd.progress import Bar, bar
-from saemd.runs import CHECKPOINT, LATENTS, METRICS, run_dir
+from saemd.runs import CHECKPOINT, LATENTS, METRICS
 from saemd.sae import save_sae
 from saemd.sae.export import not_finite
 from saemd.sae.measures import row_cosines
@@ -144,21 +144,3 @@ class SaveRun(AtEnd):
             "held_out_tokens": held_out.tokens,
         }
         write_text(folder / METRICS, json.dumps(metrics, indent=2) + "\n")
-
-
-class CompareSiblings(AtEnd):
-    """Compares the run that `SaveRun` has just written with its finished siblings (Hungarian method), and logs it."""
-
-    def __init__(self, config: Config) -> None:
-        self.config = config
-
-    def act(self, trainer: pl.Trainer, module: SAETraining) -> None:
-        from saemd.report.figures import draw_pairs
-        from saemd.stability import compare_run
-
-        pairs = compare_run(run_dir(self.config))
-        draw_pairs(Path(self.config.run_root) / "stability", pairs)
-        for pair in pairs:
-            figures = {f"siblings/{key}": pair[key] for key in ("same_match", "shared", "mean_cos_enc", "mean_cos_dec")}
-            for logger in trainer.loggers:
-                logger.log_metrics(figures, step=trainer.global_step)

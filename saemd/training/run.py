@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import json
 import logging
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from saemd.runs import CHECKPOINT, METRICS, held, refuse_another, run_dir, run_n
 from saemd.sae import Sources, build, load_finite
 from saemd.threads import use_threads
 from saemd.training import record
-from saemd.training.callbacks import CompareSiblings, ProgressBar, SaveRun, TimedCheckpoint
+from saemd.training.callbacks import ProgressBar, SaveRun, TimedCheckpoint
 from saemd.training.checkpoints import SafeCheckpoints, step_of
 from saemd.training.module import SAETraining
 
@@ -35,8 +36,10 @@ SAMPLE_TOKENS = 16_384  # activations that a start may look at
 SHARED_SEED = 0  # of a start's generator that all seeds share
 
 
-def train(config: Config) -> dict[str, Any]:
+def train(config: Config, callbacks: Sequence[pl.Callback] = ()) -> dict[str, Any]:
     """Train, measure and save one SAE; returns `metrics.json`'s content. A finished run is read, not repeated.
+
+    `callbacks` act after those that write the run's files.
 
     Raises `UserError` where the directory holds a run of another configuration, before anything is written.
     """
@@ -57,7 +60,7 @@ def train(config: Config) -> dict[str, Any]:
         write_config(folder, about)
         logger = open_logger(config, folder, about)
         try:
-            fit(config, folder, module, make_data(config, source), logger)
+            fit(config, folder, module, make_data(config, source), logger, callbacks)
             metrics = json.loads((folder / METRICS).read_text())
             log_summary(logger, metrics)
         except BaseException:
@@ -112,7 +115,10 @@ def open_logger(config: Config, folder: Path, about: dict[str, Any]) -> Logger |
     return logger or None
 
 
-def fit(config: Config, folder: Path, module: SAETraining, data: ActivationDataModule, logger: Logger | None) -> None:
+def fit(
+    config: Config, folder: Path, module: SAETraining, data: ActivationDataModule, logger: Logger | None,
+    callbacks: Sequence[pl.Callback],
+) -> None:  # fmt: skip
     """Train to the last step, measure on held-out activations, and write the run's files."""
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # which devices it found, and advertisements
     steps, step = module.schedule.steps, step_of(folder, module)
@@ -127,7 +133,7 @@ def fit(config: Config, folder: Path, module: SAETraining, data: ActivationDataM
             ProgressBar(description, steps, config.batch_size),
             TimedCheckpoint(folder, config.checkpoint_minutes),
             SaveRun(config, folder),
-            CompareSiblings(config),
+            *callbacks,
         ],
         plugins=[LightningEnvironment(), SafeCheckpoints()],
         enable_checkpointing=False,
