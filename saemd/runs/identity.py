@@ -76,6 +76,9 @@ def refuse_another(folder: Path, about: dict[str, Any]) -> None:
     old, new = (flatten(decisive(side["config"], side["cache_fingerprint"])) for side in (existing, about))
     if old == new:
         return
+    if "sae" in about["config"] and "sae" not in existing["config"]:
+        what = "holds a run of an earlier version, which other commands read but training cannot go on with"
+        raise UserError(f"{folder} {what}; choose another run_root")
     del old["cache"], new["cache"]
     shown = _shown(old, new)
     if existing["cache_fingerprint"] != about["cache_fingerprint"]:

@@ -69,12 +69,12 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on(world, command, whole, tmp_
     assert same(run, whole)
 
 
-def test_a_full_disk_takes_one_run_of_a_group(world, command, tmp_path, capsys, monkeypatch):
-    """Runs that train together may have run_roots of their own: the others go on."""
+def test_a_full_disk_takes_one_run_of_a_sweep(world, command, tmp_path, capsys, monkeypatch):
+    """Runs may have run_roots of their own: the others go on."""
     real = torch.save
 
     def save(value, file):
-        if "seed=1" in str(file.file.name):
+        if "seed=1" in str(file.name):
             raise OSError(28, os.strerror(28))
         real(value, file)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from saemd.composition import compose_all, job_overrides
 from saemd.errors import UserError
 from saemd.runs import find, is_among_runs, run_dir, run_name
 from saemd.runs.folders import check_name, part, place_of
+from tests.runs.short_run import PLACE, SHORT
 from tests.stability_fakes import fake_run
 
 
@@ -118,3 +120,14 @@ def test_jobs_in_other_processes_find_their_folders(world, command, tmp_path):
     assert [run.relative_to(tmp_path) for run in find(tmp_path)] == [
         Path("init=mirror", "l0=4", f"init.encoder={encoder}", "seed=0") for encoder in ("dual", "tied")
     ]
+
+
+def test_a_run_of_an_earlier_version_is_refused_in_a_short_line(world, command, whole, tmp_path, capsys):
+    """Its configuration has no `sae`: every key that moved would be listed."""
+    run = tmp_path / PLACE
+    shutil.copytree(whole, run)
+    saved = yaml.safe_load((run / "config.yaml").read_text())
+    del saved["config"]["sae"]
+    (run / "config.yaml").write_text(yaml.safe_dump(saved))
+    assert command(*world, *SHORT, f"run_root={tmp_path}") == 2
+    assert f"{run} holds a run of an earlier version, which" in capsys.readouterr().err
