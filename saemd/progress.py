@@ -1,7 +1,8 @@
-"""Progress of everything that takes longer than two seconds, on stderr: bars on a terminal, plain lines in a file."""
+"""Progress of everything that takes longer than two seconds: bars on a terminal and in a notebook, lines in a file."""
 
 from __future__ import annotations
 
+import io
 import os
 import sys
 import threading
@@ -16,6 +17,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 LINE_SECONDS = 60.0  # between two lines about one part
 SHORT_SECONDS = 2.0  # a part that ends sooner prints one line
 LINE_WIDTH = 120  # characters
+REDRAW_SECONDS = 0.25  # of a bar in a notebook
 # Switches off the bars of tqdm, the hub and datasets, in a process that has not imported them yet.
 NO_BARS = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
 
@@ -43,7 +45,13 @@ def bar(description: str, total: float | None, done: float = 0, unit: str = "") 
     the start, one every `LINE_SECONDS`, and one at the end with the time. A part shorter than `SHORT_SECONDS` prints
     only the last line, so that many short parts do not fill a log, and none if it fails, since the error is printed.
     """
-    with _drawn(description, total, done) if is_drawn() else _Lines(description, total, done, unit) as running:
+    if is_notebook():
+        part = _displayed(description, total, done)
+    elif is_drawn():
+        part = _drawn(description, total, done)
+    else:
+        part = _Lines(description, total, done, unit)
+    with part as running:
         yield running
 
 
@@ -58,9 +66,13 @@ def lines(description: str, total: float | None, unit: str = "") -> Iterator[Bar
 
 
 def is_drawn() -> bool:
-    """Whether bars are redrawn in place: in a notebook, or on a terminal that rich finds able to."""
+    """Whether stderr is a terminal that redraws bars in place, as rich finds."""
     console = Console(stderr=True)
-    return console.is_jupyter or (console.is_terminal and console.is_interactive)
+    return console.is_terminal and console.is_interactive and not console.is_jupyter
+
+
+def is_notebook() -> bool:
+    return Console().is_jupyter
 
 
 def quiet_libraries() -> None:
@@ -69,30 +81,74 @@ def quiet_libraries() -> None:
         os.environ.update(NO_BARS)
 
 
-@contextmanager
-def _drawn(description: str, total: float | None, done: float) -> Iterator[Bar]:
-    columns = [
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=24),
-        TaskProgressColumn(),
-        TimeElapsedColumn(),
-        TimeRemainingColumn(),
-        TextColumn("{task.fields[note]}", markup=False),
-    ]
-    with Progress(*columns, console=Console(stderr=True)) as progress:
-        task = progress.add_task(description, total=total, completed=done, note="")  # type: ignore[arg-type]
-        yield _Drawn(progress, task)
-
-
 class _Drawn(Bar):
-    def __init__(self, progress: Progress, task: int) -> None:
-        self._progress, self._task = progress, task
+    """One bar of rich, on `console`."""
+
+    def __init__(self, console: Console, description: str, total: float | None, done: float) -> None:
+        self.progress = Progress(
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=24),
+            TaskProgressColumn(),
+            TimeElapsedColumn(),
+            TimeRemainingColumn(),
+            TextColumn("{task.fields[note]}", markup=False),
+            console=console,
+        )
+        self._task = self.progress.add_task(description, total=total, completed=done, note="")  # type: ignore[arg-type]
 
     def advance(self, amount: float = 1) -> None:
-        self._progress.advance(self._task, amount)  # type: ignore[arg-type]
+        self.progress.advance(self._task, amount)
 
     def note(self, text: str) -> None:
-        self._progress.update(self._task, note=text)  # type: ignore[arg-type]
+        self.progress.update(self._task, note=text)
+
+
+@contextmanager
+def _drawn(description: str, total: float | None, done: float) -> Iterator[Bar]:
+    running = _Drawn(Console(stderr=True), description, total, done)
+    with running.progress:
+        yield running
+
+
+class _Displayed(_Drawn):
+    """A bar as text in the output of a notebook's cell, where it stays when the notebook is saved. Needs no widgets."""
+
+    def __init__(self, description: str, total: float | None, done: float) -> None:
+        from IPython.display import display  # type: ignore[import-not-found]  # a notebook's own
+
+        console = Console(file=io.StringIO(), width=LINE_WIDTH, color_system=None, force_jupyter=False)
+        super().__init__(console, description, total, done)
+        self._handle = display(self._content(), raw=True, display_id=True)
+        self._shown = time.monotonic()
+
+    def advance(self, amount: float = 1) -> None:
+        super().advance(amount)
+        self.show(REDRAW_SECONDS)
+
+    def note(self, text: str) -> None:
+        super().note(text)
+        self.show(REDRAW_SECONDS)
+
+    def show(self, after_seconds: float = 0) -> None:
+        """Renew the text, at most once in so many seconds."""
+        if time.monotonic() - self._shown >= after_seconds:
+            self._handle.update(self._content(), raw=True)
+            self._shown = time.monotonic()
+
+    def _content(self) -> dict[str, str]:
+        console = self.progress.console
+        with console.capture() as text:
+            console.print(self.progress.get_renderable())
+        return {"text/plain": text.get().rstrip()}
+
+
+@contextmanager
+def _displayed(description: str, total: float | None, done: float) -> Iterator[Bar]:
+    running = _Displayed(description, total, done)
+    try:
+        yield running
+    finally:
+        running.show()
 
 
 class _Lines(Bar):

@@ -147,6 +147,29 @@ def test_a_terminal_that_can_redraw_gets_a_bar(term, monkeypatch):
     assert "matching" in shown
 
 
+def test_a_notebook_gets_a_bar_that_is_renewed_in_place(monkeypatch, capsys):
+    """As plain text in the cell's output, which is saved with the notebook and needs no widgets."""
+    shown: list[str] = []
+
+    def display(content: dict[str, str], raw: bool, display_id: bool = True) -> Any:
+        shown.append(content["text/plain"])
+        return SimpleNamespace(update=display)
+
+    monkeypatch.setattr(progress, "is_notebook", lambda: True)
+    monkeypatch.setattr(progress, "REDRAW_SECONDS", 0.05)
+    monkeypatch.setitem(sys.modules, "IPython.display", SimpleNamespace(display=display))
+    with bar("matching", total=1000) as running:
+        running.note("seed=1")
+        for _ in range(1000):
+            running.advance()
+        time.sleep(0.06)
+        running.note("seed=2")
+    assert len(shown) < 10  # not once a step
+    assert re.fullmatch(r"matching +0% 0:00:00 -:--:--", shown[0])
+    assert re.fullmatch(r"matching ━{24} 100% 0:00:00 0:00:00 seed=2", shown[-1])
+    assert capsys.readouterr().err == ""
+
+
 BARS = """printf 'bars off: %s\\r50 %%' "$TQDM_DISABLE$HF_HUB_DISABLE_PROGRESS_BARS" >&2"""
 
 

@@ -97,6 +97,11 @@ def test_a_sweep_and_its_comparison_run_from_another_folder(installed, world, tm
     assert len(list(out.rglob("sae_weights.safetensors"))) == 2
 
 
+def test_the_console_command_is_installed(installed):
+    said = installed.run(str(installed.folder / "bin" / "saemd"), "--version")
+    assert said.stdout == f"saemd {saemd.__version__}\n", said.stderr
+
+
 def test_without_saebenchs_environment_the_commands_that_build_it_are_said(installed, tmp_path):
     asked = "from saemd.quality.saebench import environment; environment.versions()"
     said = installed.run("-c", asked, SAEMD_SAEBENCH=str(tmp_path / "none")).stderr.splitlines()[-1]
