@@ -105,6 +105,9 @@ def compose_all(arguments: list[str]) -> list[Config]:
             raise UserError(f"{override.input_line}: write key=value")
         if override.key_or_group.startswith("hydra."):
             _refuse_unread_by_hydra(override.key_or_group, override.value())
+        if override.value() is None and not override.is_delete() and (CONF / override.key_or_group).is_dir():
+            options = ", ".join(sorted(path.stem for path in (CONF / override.key_or_group).glob("*.yaml")))
+            raise bad_value(override.key_or_group, "null", f"known are {options}; or leave it out")
         keys.add(override.key_or_group)
         if multirun and override.is_sweep_override():
             key = override.get_key_element()
