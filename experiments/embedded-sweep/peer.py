@@ -46,7 +46,7 @@ class Arguments:
     seed: int = 24
     lr: float = RecipeConfig.lr
     lr_warmup: float = RecipeConfig.lr_warmup_fraction  # fractions of the run, as in the short recipe
-    sparsity_warmup: float = RecipeConfig.sparsity_warmup_fraction
+    sparsity_warmup: float = JumpReLUConfig.sparsity_warmup_fraction
     decay: float = RecipeConfig.lr_decay_fraction
     window_tokens: int = ActivationsConfig.window_tokens
     threads: int | None = None  # CPU threads of torch; null: all cores
