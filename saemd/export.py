@@ -35,7 +35,7 @@ def write_saelens(run: Path, sae: SAE, folder: Path) -> None:
     """`sae_lens.SAE.load_from_disk(folder)`: a run is saved in this form; in older ones cfg.json lacks the version."""
     shutil.copyfile(run / WEIGHTS, folder / WEIGHTS)
     metadata = read_sae_config(run).get("metadata")
-    (folder / CONFIG).write_text(config_text(sae.folded(), metadata))
+    (folder / CONFIG).write_text(config_text(sae, metadata))
 
 
 def write_dictionary_learning(run: Path, sae: SAE, folder: Path) -> None:
@@ -43,7 +43,7 @@ def write_dictionary_learning(run: Path, sae: SAE, folder: Path) -> None:
 
     config.json names things as dictionary_learning's trainer and buffer do; what has no counterpart here is left out.
     """
-    if (theirs := sae.folded().dictionary_learning()) is None:
+    if (theirs := sae.dictionary_learning()) is None:
         raise bad_value("format", "dictionary_learning", f"it has no class for {run}'s architecture; use saelens")
     dict_class, weights = theirs
     config = read_config(run)["config"]
