@@ -91,7 +91,7 @@ def unknown_key(key: str, known: Collection[str]) -> UserError:
         return UserError("together: this version trains one job after another; leave it out")
     near = difflib.get_close_matches(key, known, n=1)
     meant = f"; did you mean {near[0]}?" if near else ""
-    return UserError(f"{key}: there is no such key here{meant}; saemd/config.py and the README list the keys")
+    return UserError(f"{key}: there is no such key here{meant}; docs/keys.md and saemd/config.py list the keys")
 
 
 def folder(key: str, value: str) -> str:

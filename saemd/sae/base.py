@@ -61,7 +61,7 @@ class SAEConfig:
 
 
 class SAE(nn.Module, ABC):
-    """A sparse autoencoder over raw activations, at most one bias each for encoder and decoder.
+    """A sparse autoencoder over raw activations.
 
     W_enc [D, F], W_dec [F, D], b_enc [F] (None where the architecture has none), b_dec [D], all float32. `target_l0` is
     the L0 that training aims at. Inside, inputs are divided by the scalar buffer `scale` (normalised units: mean

@@ -60,9 +60,9 @@ class BatchTopKSAE(TopKSAE):
         acts_BF = self.activations(x_BD)
         return acts_BF * (acts_BF > self.threshold) if self.threshold >= 0 else self.sparsify(acts_BF)
 
-    def observe(self, z_BF: Tensor, at: Progress) -> None:
+    def observe(self, z_BF: Tensor, fired_F: Tensor, at: Progress) -> None:
         """Also let `threshold` follow the smallest active latent of each batch."""
-        super().observe(z_BF, at)
+        super().observe(z_BF, fired_F, at)
         config = self.config
         if at.step > min(config.threshold_start_steps, int(config.threshold_start_fraction * at.steps)):
             smallest = torch.where(z_BF > 0, z_BF, torch.inf).min()

@@ -86,12 +86,12 @@ def sae_shape(folder: Path) -> tuple[int, int]:
 
     Raises `DamagedFileError`.
     """
-    sae = _empty(folder)
+    sae, _ = _empty(folder)
     return sae.d_in, sae.d_sae
 
 
-def _empty(folder: Path) -> SAE:
-    """The SAE that `folder` holds, on torch's meta device: names and shapes without values."""
+def _empty(folder: Path) -> tuple[SAE, dict[str, Any]]:
+    """The SAE that `folder` holds, on torch's meta device (names and shapes without values), and its `cfg.json`."""
     path, remedy = folder / WEIGHTS, _remedy(folder)
     try:
         with safe_open(path, framework="pt") as file:
@@ -104,8 +104,11 @@ def _empty(folder: Path) -> SAE:
         what = f"says architecture={architecture}; known are {', '.join(LOADED_AS)}"
         raise DamagedFileError(folder / CONFIG, what, remedy)
     d_in, d_sae = shapes["W_enc"] if len(shapes.get("W_enc", ())) == 2 else (0, 0)
-    with torch.device("meta"):
-        sae = LOADED_AS[architecture].from_saelens(d_in, d_sae, config)
+    try:
+        with torch.device("meta"):
+            sae = LOADED_AS[architecture].from_saelens(d_in, d_sae, config)
+    except KeyError as error:
+        raise DamagedFileError(folder / CONFIG, f"misses {error.args[0]}", remedy) from error
     expected = {name: tuple(parameter.shape) for name, parameter in sae.named_parameters()}
     if missing := expected.keys() - shapes.keys():
         raise DamagedFileError(path, f"lacks {', '.join(sorted(missing))}, so it is no {architecture} SAE", remedy)
@@ -116,7 +119,7 @@ def _empty(folder: Path) -> SAE:
         if config and config.get(key) != value:
             what = f"says {key}={config.get(key)}, but {WEIGHTS} has {value}"
             raise DamagedFileError(folder / CONFIG, what, remedy)
-    return sae
+    return sae, config
 
 
 def read_config(folder: Path) -> dict[str, Any]:
@@ -131,12 +134,11 @@ def read_config(folder: Path) -> dict[str, Any]:
 def _load(folder: Path) -> SAE:
     if not (folder / WEIGHTS).exists():
         raise DamagedFileError(folder / WEIGHTS, "there is no such file", "name a finished run's folder")
-    empty = _empty(folder)
+    empty, config = _empty(folder)
     try:
         weights = load_file(folder / WEIGHTS)
     except (OSError, SafetensorError) as error:
         raise DamagedFileError(folder / WEIGHTS, f"cannot be read ({one_line(error)})", _remedy(folder)) from error
-    config = read_config(folder) if (folder / CONFIG).exists() else {}
     sae = type(empty).from_saelens(empty.d_in, empty.d_sae, config)
     sae.load_state_dict(weights, strict=False)  # their names and shapes have been checked, and buffers stay as they are
     return sae

@@ -12,7 +12,6 @@ from math import isclose
 from torch import Tensor
 
 from saemd.errors import bad_value
-from saemd.sae.base import Loss, Progress
 from saemd.sae.batch_topk import BatchTopKConfig, BatchTopKSAE
 
 
@@ -45,17 +44,10 @@ class MatryoshkaBatchTopKSAE(BatchTopKSAE):
         sizes = [int(fraction * self.d_sae) for fraction in self.config.group_fractions[:-1]]
         return [*sizes, self.d_sae - sum(sizes)]
 
-    def objective(self, x_BD: Tensor, at: Progress) -> Loss:
-        """Σ over groups g of w_g · ‖x − x̂_g‖² + AuxK's share, mean over the batch; x̂_g: of all latents up to g's."""
-        acts_BF = self.activations(x_BD)
-        z_BF = self.sparsify(acts_BF)
-        self.observe(z_BF.detach(), at)
+    def errors(self, x_BD: Tensor, z_BF: Tensor) -> list[tuple[float, Tensor]]:
+        """Of each group g: w_g, and x − x̂_g, where x̂_g is of all latents up to the group's last."""
         sizes = self.group_sizes()
         parts = [z @ W_dec for z, W_dec in zip(z_BF.split(sizes, 1), self.W_dec.split(sizes), strict=True)]
-        errors = [x_BD - x_hat_BD for x_hat_BD in accumulate(parts, initial=self.b_dec.expand_as(x_BD))][1:]
-        squares = [error_BD.pow(2).sum(-1).mean() for error_BD in errors]
-        weights = self.config.group_weights or [1.0] * len(sizes)
-        total = sum(weight * square for weight, square in zip(weights, squares, strict=True))
-        total = total + self.config.auxk_coefficient * self.auxk(errors[-1].detach(), acts_BF)
-        active_BF = z_BF.detach() > 0
-        return Loss(total, squares[-1].detach(), active_BF.sum(-1).float().mean(), active_BF.any(0))
+        x_hats = accumulate(parts, initial=self.b_dec.expand_as(x_BD))
+        errors = [x_BD - x_hat_BD for x_hat_BD in x_hats][1:]
+        return list(zip(self.config.group_weights or [1.0] * len(sizes), errors, strict=True))

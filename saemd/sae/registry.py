@@ -1,4 +1,4 @@
-"""The architectures by name, and how one is made from its configuration."""
+"""The architectures by name: as configurations have it, and as saved SAEs do."""
 
 from __future__ import annotations
 

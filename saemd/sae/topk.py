@@ -61,26 +61,33 @@ class TopKSAE(SAE):
         return self.sparsify(self.activations(x_BD))
 
     def objective(self, x_BD: Tensor, at: Progress) -> Loss:
-        """‖x − x̂‖², mean over the batch, + AuxK's share."""
+        """Σ w · ‖error‖² over `errors`, mean over the batch, + AuxK's share."""
         acts_BF = self.activations(x_BD)
         z_BF = self.sparsify(acts_BF)
-        error_BD = x_BD - self.reconstruct(z_BF)
-        self.observe(z_BF.detach(), at)
-        reconstruction = error_BD.pow(2).sum(-1).mean()
-        total = reconstruction + self.config.auxk_coefficient * self.auxk(error_BD.detach(), acts_BF)
         active_BF = z_BF.detach() > 0
-        return Loss(total, reconstruction.detach(), active_BF.sum(-1).float().mean(), active_BF.any(0))
+        fired_F = active_BF.any(0)
+        self.observe(z_BF.detach(), fired_F, at)
+        weights, errors = zip(*self.errors(x_BD, z_BF), strict=True)
+        squares = [error_BD.pow(2).sum(-1).mean() for error_BD in errors]
+        total = torch.stack([weight * square for weight, square in zip(weights, squares, strict=True)]).sum()
+        total = total + self.config.auxk_coefficient * self.auxk(errors[-1].detach(), acts_BF)
+        return Loss(total, squares[-1].detach(), active_BF.sum(-1).float().mean(), fired_F)
 
-    def observe(self, z_BF: Tensor, at: Progress) -> None:
+    def errors(self, x_BD: Tensor, z_BF: Tensor) -> list[tuple[float, Tensor]]:
+        """The errors [B, D] that the loss sums, each with its weight; the last is that of the whole SAE."""
+        return [(1.0, x_BD - self.reconstruct(z_BF))]
+
+    def observe(self, z_BF: Tensor, fired_F: Tensor, at: Progress) -> None:
         """Count how long each latent has been silent."""
         self.tokens_silent += len(z_BF)
-        self.tokens_silent.masked_fill_((z_BF > 0).any(0), 0)
+        self.tokens_silent.masked_fill_(fired_F, 0)
 
     def auxk(self, error_BD: Tensor, acts_BF: Tensor) -> Tensor:
         """Share of the error's variance that its reconstruction by d_in/2 dead latents leaves (2406.04093, A.2)."""
+        if self.config.auxk_coefficient == 0:
+            return error_BD.new_zeros(())
         dead_F = self.tokens_silent >= self.config.dead_after_tokens
-        n_dead = int(dead_F.sum())
-        if n_dead == 0 or self.config.auxk_coefficient == 0:
+        if (n_dead := int(dead_F.sum())) == 0:
             return error_BD.new_zeros(())
         top = torch.where(dead_F, acts_BF, -torch.inf).topk(min(self.d_in // 2, n_dead), dim=-1, sorted=False)
         z_BF = torch.zeros_like(acts_BF).scatter(-1, top.indices, top.values)

@@ -39,9 +39,8 @@ SHARED_SEED = 0  # of a start's generator that all seeds share
 def train(config: Config, callbacks: Sequence[pl.Callback] = ()) -> dict[str, Any]:
     """Train, measure and save one SAE; returns `metrics.json`'s content. A finished run is read, not repeated.
 
-    `callbacks` act after those that write the run's files.
-
-    Raises `UserError` where the directory holds a run of another configuration, before anything is written.
+    `callbacks` act after those that write the run's files. Raises `UserError` where the directory holds a run of
+    another configuration, before anything is written.
     """
     if (metrics := record.finished(config)) is not None:
         return metrics

@@ -42,6 +42,15 @@ def test_folding_and_saving_keep_latents_and_reconstructions(name, tmp_path):
     assert 0 < (sae.encode(x) != 0).sum() < x.numel() / D * F
 
 
+def test_a_saved_topk_without_its_k_is_one_line(tmp_path):
+    save_sae(random_sae("topk"), tmp_path)
+    config = json.loads((tmp_path / "cfg.json").read_text())
+    del config["k"]
+    (tmp_path / "cfg.json").write_text(json.dumps(config))
+    with pytest.raises(UserError, match=r"cfg.json: misses k"):
+        load_sae(tmp_path)
+
+
 @pytest.mark.parametrize("name", ARCHITECTURES)
 def test_the_objective_reports_what_it_minimises(name):
     """Every parameter has a gradient; the reconstruction and L0 that are reported are those of the latents."""
