@@ -4,6 +4,8 @@ SAEBENCH := .venv-saebench
 DOCS := .venv-docs
 BIN := $(VENV)/bin
 RUN_ROOT ?= runs
+# Two processes of pytest take half the time of one.
+WORKERS := -n 2 --dist worksteal
 export OMP_NUM_THREADS ?= $(shell nproc)
 
 .DEFAULT_GOAL := help
@@ -36,10 +38,10 @@ demo: setup ## a small finished sweep on a real language model, with its stabili
 	$(BIN)/python -m saemd.train -m experiment=demo init=mirror,uniform seed=24,42
 
 test: setup ## every test, the slow ones on the real language model included
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest $(WORKERS)
 
-test-fast: setup ## the tests that need no download and little time (about three minutes)
-	$(BIN)/python -m pytest -m "not slow"
+test-fast: setup ## the tests that need no download and little time (two to three minutes)
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
 
 check: setup ## formatting, lint and types
 	$(BIN)/ruff format --check .
