@@ -1,7 +1,8 @@
 """What an SAE's architecture owns. `SAETraining` trains any subclass and asks nothing about which one it is.
 
 To add an architecture: one file with a subclass of `SAE` and its config, one line in `registry`, one YAML in
-`conf/sae/`. Shape suffixes: B tokens in a batch, D d_in, F latents.
+`conf/sae/`. Shape suffixes: B tokens in a batch, D d_in, F latents. In a stack (`saemd.sae.stack`) every tensor has one
+axis more in front, one entry for each SAE; so `objective` and what it calls count axes from the last one.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ class Progress:
 class Loss:
     """One batch's loss. `total` carries the gradient, unless `grads` holds it; the rest is for logging.
 
-    `fired` [F]: latents active on any token. `grads`: the gradient of every parameter, by name, in a closed form.
+    `fired` [F]: latents active on any token. `grads`: the gradient of every parameter, by name, in a closed form. Of a
+    stack, all have its axis in front.
     """
 
     total: Tensor
@@ -42,7 +44,7 @@ class Loss:
     def backward(self, sae: nn.Module) -> None:
         """Put the gradients into the parameters' `grad`: those of `grads` themselves, without a copy."""
         if self.grads is None:
-            self.total.backward()
+            self.total.sum().backward()
             return
         for name, parameter in sae.named_parameters():
             if self.grads[name].dtype != parameter.dtype:
@@ -80,7 +82,8 @@ class SAE(nn.Module, ABC):
         self, d_in: int, d_sae: int, config: Any = None, *, target_l0: float = 1.0, scale: float = 1.0
     ) -> None:
         super().__init__()
-        self.d_in, self.d_sae, self.target_l0 = d_in, d_sae, target_l0
+        self.d_in, self.d_sae = d_in, d_sae
+        self.target_l0: Any = target_l0  # of a stack: a tensor [S]
         self.config = config or self.Config()
         # Stored latent by latent, as W_dec is: gradients from active pairs come that way, and so does Adam's pass.
         self.W_enc = nn.Parameter(zeros(d_sae, d_in).T)
@@ -107,7 +110,7 @@ class SAE(nn.Module, ABC):
 
     def reconstruct(self, z_BF: Tensor) -> Tensor:
         """x̂ [B, D] of latents [B, F]."""
-        return z_BF @ self.W_dec + self.b_dec
+        return z_BF @ self.W_dec + each_token(self.b_dec)
 
     def encode(self, x: Tensor) -> Tensor:
         """Latents [..., F] of raw activations [..., D]."""
@@ -154,7 +157,12 @@ class SAE(nn.Module, ABC):
     @torch.no_grad()
     def normalise_decoder(self) -> None:
         """Decoder rows to unit norm (as `dictionary_learning`: divided by norm + machine epsilon)."""
-        self.W_dec /= self.W_dec.norm(dim=1, keepdim=True) + torch.finfo(self.W_dec.dtype).eps
+        self.W_dec /= self.W_dec.norm(dim=-1, keepdim=True) + torch.finfo(self.W_dec.dtype).eps
+
+
+def each_token(vector: Tensor) -> Tensor:
+    """A bias or θ [F] as [1, F], a stack's [S, F] as [S, 1, F]: for tensors with an axis of tokens."""
+    return vector.unsqueeze(-2)
 
 
 def zeros(rows: int, columns: int) -> Tensor:

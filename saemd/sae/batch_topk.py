@@ -15,7 +15,7 @@ from torch import Tensor
 from saemd.errors import bad_value
 from saemd.sae.base import SAE, Progress
 from saemd.sae.jumprelu import JumpReLUSAE
-from saemd.sae.topk import TopKConfig, TopKSAE
+from saemd.sae.topk import TopKConfig, TopKSAE, largest
 
 
 @dataclass
@@ -52,9 +52,8 @@ class BatchTopKSAE(TopKSAE):
 
     def sparsify(self, acts_BF: Tensor) -> Tensor:
         """The k · B largest of the batch; the others 0."""
-        flat = acts_BF.flatten()
-        top = flat.topk(int(self.target_l0) * len(acts_BF), sorted=False)
-        return torch.zeros_like(flat).scatter(0, top.indices, top.values).view_as(acts_BF)
+        k = self.target_l0 if isinstance(self.target_l0, Tensor) else int(self.target_l0)
+        return largest(acts_BF.flatten(-2), k * acts_BF.shape[-2]).view_as(acts_BF)
 
     def latents(self, x_BD: Tensor) -> Tensor:
         acts_BF = self.activations(x_BD)
@@ -65,7 +64,7 @@ class BatchTopKSAE(TopKSAE):
         super().observe(z_BF, fired_F, at)
         config = self.config
         if at.step > min(config.threshold_start_steps, int(config.threshold_start_fraction * at.steps)):
-            smallest = torch.where(z_BF > 0, z_BF, torch.inf).min()
+            smallest = torch.where(z_BF > 0, z_BF, torch.inf).flatten(-2).amin(-1)
             smallest = torch.where(smallest.isinf(), 0.0, smallest)
             mean = config.threshold_beta * self.threshold + (1 - config.threshold_beta) * smallest
             self.threshold.copy_(torch.where(self.threshold < 0, smallest, mean))

@@ -41,6 +41,11 @@ def _compiled(function: Callable[P, R]) -> Callable[P, R]:
     return torch.compile(function, dynamic=False)
 
 
-def scalar(value: float, like: Tensor) -> Tensor:
-    """`value` as a float32 tensor without dimensions, made where `like` is: nothing is copied, nobody waits."""
+def scalar(value: float | Tensor, like: Tensor) -> Tensor:
+    """`value` as a float32 tensor without dimensions, made where `like` is: nothing is copied, nobody waits.
+
+    A tensor, as a stack has it, stays as it is.
+    """
+    if isinstance(value, Tensor):
+        return value
     return torch.full((), value, dtype=torch.float32, device=like.device)

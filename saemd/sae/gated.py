@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from saemd.errors import bad_value
-from saemd.sae.base import SAE, Loss, Progress
+from saemd.sae.base import SAE, Loss, Progress, each_token
 from saemd.sae.warmup import PenaltyConfig
 
 
@@ -52,9 +52,10 @@ class GatedSAE(SAE):
 
     def paths(self, x_BD: Tensor) -> tuple[Tensor, Tensor]:
         """The gate before its step function, and the latents [B, F]."""
-        p_BF = (x_BD - self.b_dec) @ self.W_enc
-        gate_BF = p_BF + self.b_gate
-        return gate_BF, (gate_BF > 0) * torch.relu(self.r_mag.exp() * p_BF + self.b_mag)
+        p_BF = (x_BD - each_token(self.b_dec)) @ self.W_enc
+        gate_BF = p_BF + each_token(self.b_gate)
+        magnitude_BF = torch.relu(each_token(self.r_mag.exp()) * p_BF + each_token(self.b_mag))
+        return gate_BF, (gate_BF > 0) * magnitude_BF
 
     def latents(self, x_BD: Tensor) -> Tensor:
         return self.paths(x_BD)[1]
@@ -63,15 +64,15 @@ class GatedSAE(SAE):
         """‖x − x̂‖² + λ·‖ReLU(gate)‖₁ + ‖x − x̂_gate‖², mean over the batch (eq. 8); the last with a frozen decoder."""
         gate_BF, z_BF = self.paths(x_BD)
         open_BF = torch.relu(gate_BF)
-        reconstruction = (x_BD - self.reconstruct(z_BF)).pow(2).sum(-1).mean()
-        by_gate_BD = open_BF @ self.W_dec.detach() + self.b_dec.detach()
-        auxiliary = (x_BD - by_gate_BD).pow(2).sum(-1).mean()
+        reconstruction = (x_BD - self.reconstruct(z_BF)).pow(2).sum(-1).mean(-1)
+        by_gate_BD = open_BF @ self.W_dec.detach() + each_token(self.b_dec.detach())
+        auxiliary = (x_BD - by_gate_BD).pow(2).sum(-1).mean(-1)
         active_BF = z_BF.detach() > 0
-        l0 = active_BF.sum(-1).float().mean()
-        total = reconstruction + self.coefficient(at) * open_BF.sum(-1).mean() + auxiliary
+        l0 = active_BF.sum(-1).float().mean(-1)
+        total = reconstruction + self.coefficient(at) * open_BF.sum(-1).mean(-1) + auxiliary
         if self.config.seek_l0:
             self.seeking.mul_((self.config.seek_l0 * (l0 / self.target_l0 - 1).clamp(-1, 1)).exp())
-        return Loss(total, reconstruction.detach(), l0, active_BF.any(0))
+        return Loss(total, reconstruction.detach(), l0, active_BF.any(-2))
 
     def coefficient(self, at: Progress) -> Tensor:
         return self.config.coefficient(at) * self.seeking.detach().clone()

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from saemd.errors import bad_value
-from saemd.sae.base import SAE, Loss, Progress
+from saemd.sae.base import SAE, Loss, Progress, each_token
 from saemd.sae.warmup import PenaltyConfig
 
 
@@ -47,7 +47,7 @@ class JumpReLUConfig(PenaltyConfig):
 class Penalty:
     """The sparsity term λ·(L0/target − 1)², and what its straight-through step looks at."""
 
-    target_l0: float
+    target_l0: Any  # of a stack: a tensor [S]
     coefficient: float  # λ at this step, after its warm-up
     bandwidth: float = 0.001  # ε
     step_on: str = "pre"  # "pre": pre-activations; "post": JumpReLU's output, as dictionary_learning does
@@ -77,27 +77,27 @@ class JumpReLUSAE(SAE):
     def pre_activations(self, x_BD: Tensor) -> Tensor:
         """What JumpReLU sees [B, F]."""
         if self.b_enc is None:
-            return (x_BD - self.b_dec) @ self.W_enc
-        return x_BD @ self.W_enc + self.b_enc
+            return (x_BD - each_token(self.b_dec)) @ self.W_enc
+        return x_BD @ self.W_enc + each_token(self.b_enc)
 
     def latents(self, x_BD: Tensor) -> Tensor:
         pre_BF = self.pre_activations(x_BD)
-        return pre_BF * (pre_BF > self.threshold)
+        return pre_BF * (pre_BF > each_token(self.threshold))
 
     def penalty(self, at: Progress) -> Penalty:
         return Penalty(self.target_l0, self.config.coefficient(at), self.config.bandwidth, self.config.step_on)
 
     def objective(self, x_BD: Tensor, at: Progress) -> Loss:
         """‖x − x̂‖² + λ·(L0/target − 1)², mean over the batch."""
-        penalty = self.penalty(at)
+        penalty, threshold = self.penalty(at), each_token(self.threshold)
         pre_BF = self.pre_activations(x_BD)
-        z_BF = JumpReLU.apply(pre_BF, self.threshold, penalty.bandwidth)
-        step_BF = Step.apply(pre_BF if penalty.step_on == "pre" else z_BF, self.threshold, penalty.bandwidth)
+        z_BF = JumpReLU.apply(pre_BF, threshold, penalty.bandwidth)
+        step_BF = Step.apply(pre_BF if penalty.step_on == "pre" else z_BF, threshold, penalty.bandwidth)
         x_hat_BD = self.reconstruct(z_BF)
-        reconstruction = (x_BD - x_hat_BD).pow(2).sum(-1).mean()
-        l0 = step_BF.sum(-1).mean()
+        reconstruction = (x_BD - x_hat_BD).pow(2).sum(-1).mean(-1)
+        l0 = step_BF.sum(-1).mean(-1)
         total = reconstruction + penalty.coefficient * (l0 / penalty.target_l0 - 1).pow(2)
-        return Loss(total, reconstruction.detach(), l0.detach(), (z_BF.detach() != 0).any(0))
+        return Loss(total, reconstruction.detach(), l0.detach(), (z_BF.detach() != 0).any(-2))
 
     def parameter_groups(self, lr: float) -> list[dict[str, Any]]:
         others = [parameter for name, parameter in self.named_parameters() if name != "threshold"]
@@ -109,7 +109,9 @@ class JumpReLUSAE(SAE):
             self.threshold.clamp_(min=1e-6)
 
     def figures(self, at: Progress) -> dict[str, Tensor]:
-        quantiles = torch.quantile(self.threshold, torch.tensor([0.05, 0.5, 0.95], device=self.threshold.device))
+        quantiles = torch.quantile(
+            self.threshold, torch.tensor([0.05, 0.5, 0.95], device=self.threshold.device), dim=-1
+        )
         named = {f"threshold_q{percent}": value for percent, value in zip(("05", "50", "95"), quantiles, strict=True)}
         coefficient = torch.full((), self.penalty(at).coefficient, dtype=torch.float64, device=quantiles.device)
         return {**named, "sparsity_coefficient": coefficient}
@@ -154,17 +156,17 @@ class JumpReLU(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, pre_BF: Tensor, threshold_F: Tensor, bandwidth: float) -> Tensor:  # type: ignore[override]
-        ctx.save_for_backward(pre_BF, threshold_F)
+    def forward(ctx, pre_BF: Tensor, threshold_1F: Tensor, bandwidth: float) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(pre_BF, threshold_1F)
         ctx.bandwidth = bandwidth
-        return pre_BF * (pre_BF > threshold_F)
+        return pre_BF * (pre_BF > threshold_1F)
 
     @staticmethod
     def backward(ctx, grad_BF: Tensor):  # type: ignore[override]
-        pre_BF, threshold_F = ctx.saved_tensors
-        near_BF = rectangle((pre_BF - threshold_F) / ctx.bandwidth)
-        grad_threshold_F = (-(threshold_F / ctx.bandwidth) * near_BF * grad_BF).sum(0)
-        return grad_BF * (pre_BF > threshold_F), grad_threshold_F, None
+        pre_BF, threshold_1F = ctx.saved_tensors
+        near_BF = rectangle((pre_BF - threshold_1F) / ctx.bandwidth)
+        grad_threshold_1F = (-(threshold_1F / ctx.bandwidth) * near_BF * grad_BF).sum(-2, keepdim=True)
+        return grad_BF * (pre_BF > threshold_1F), grad_threshold_1F, None
 
 
 class Step(torch.autograd.Function):
@@ -176,13 +178,13 @@ class Step(torch.autograd.Function):
     """
 
     @staticmethod
-    def forward(ctx, s_BF: Tensor, threshold_F: Tensor, bandwidth: float) -> Tensor:  # type: ignore[override]
-        ctx.save_for_backward(s_BF, threshold_F)
+    def forward(ctx, s_BF: Tensor, threshold_1F: Tensor, bandwidth: float) -> Tensor:  # type: ignore[override]
+        ctx.save_for_backward(s_BF, threshold_1F)
         ctx.bandwidth = bandwidth
-        return (s_BF > threshold_F).to(s_BF.dtype)
+        return (s_BF > threshold_1F).to(s_BF.dtype)
 
     @staticmethod
     def backward(ctx, grad_BF: Tensor):  # type: ignore[override]
-        s_BF, threshold_F = ctx.saved_tensors
-        near_BF = rectangle((s_BF - threshold_F) / ctx.bandwidth)
-        return None, (-(1.0 / ctx.bandwidth) * near_BF * grad_BF).sum(0), None
+        s_BF, threshold_1F = ctx.saved_tensors
+        near_BF = rectangle((s_BF - threshold_1F) / ctx.bandwidth)
+        return None, (-(1.0 / ctx.bandwidth) * near_BF * grad_BF).sum(-2, keepdim=True), None

@@ -12,6 +12,7 @@ from math import isclose
 from torch import Tensor
 
 from saemd.errors import bad_value
+from saemd.sae.base import each_token
 from saemd.sae.batch_topk import BatchTopKConfig, BatchTopKSAE
 
 
@@ -47,7 +48,7 @@ class MatryoshkaBatchTopKSAE(BatchTopKSAE):
     def errors(self, x_BD: Tensor, z_BF: Tensor) -> list[tuple[float, Tensor]]:
         """Of each group g: w_g, and x − x̂_g, where x̂_g is of all latents up to the group's last."""
         sizes = self.group_sizes()
-        parts = [z @ W_dec for z, W_dec in zip(z_BF.split(sizes, 1), self.W_dec.split(sizes), strict=True)]
-        x_hats = accumulate(parts, initial=self.b_dec.expand_as(x_BD))
+        parts = [z @ W_dec for z, W_dec in zip(z_BF.split(sizes, -1), self.W_dec.split(sizes, -2), strict=True)]
+        x_hats = accumulate(parts, initial=each_token(self.b_dec).expand_as(x_BD))
         errors = [x_BD - x_hat_BD for x_hat_BD in x_hats][1:]
         return list(zip(self.config.group_weights or [1.0] * len(sizes), errors, strict=True))

@@ -7,8 +7,8 @@ from torch import Tensor
 
 
 def rows(matrix: Tensor) -> Tensor:
-    """A matrix's memory as rows [F, D]: W_enc [D, F] is stored latent by latent."""
-    return matrix.detach() if matrix.is_contiguous() else matrix.detach().T
+    """A matrix's memory as rows [F, D], a stack's as [S, F, D]: W_enc [D, F] is stored latent by latent."""
+    return matrix.detach() if matrix.is_contiguous() else matrix.detach().mT
 
 
 class RoundedCopies:

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from saemd.errors import bad_value
-from saemd.sae.base import SAE, Loss, Progress, SAEConfig
+from saemd.sae.base import SAE, Loss, Progress, SAEConfig, each_token
 
 
 @dataclass
@@ -50,12 +50,11 @@ class TopKSAE(SAE):
     def activations(self, x_BD: Tensor) -> Tensor:
         """What the k largest are taken from [B, F]."""
         assert self.b_enc is not None
-        return torch.relu((x_BD - self.b_dec) @ self.W_enc + self.b_enc)
+        return torch.relu((x_BD - each_token(self.b_dec)) @ self.W_enc + each_token(self.b_enc))
 
     def sparsify(self, acts_BF: Tensor) -> Tensor:
         """The k largest of each token; the others 0."""
-        top = acts_BF.topk(int(self.target_l0), dim=-1, sorted=False)
-        return torch.zeros_like(acts_BF).scatter(-1, top.indices, top.values)
+        return largest(acts_BF, self.target_l0)
 
     def latents(self, x_BD: Tensor) -> Tensor:
         return self.sparsify(self.activations(x_BD))
@@ -65,13 +64,13 @@ class TopKSAE(SAE):
         acts_BF = self.activations(x_BD)
         z_BF = self.sparsify(acts_BF)
         active_BF = z_BF.detach() > 0
-        fired_F = active_BF.any(0)
+        fired_F = active_BF.any(-2)
         self.observe(z_BF.detach(), fired_F, at)
         weights, errors = zip(*self.errors(x_BD, z_BF), strict=True)
-        squares = [error_BD.pow(2).sum(-1).mean() for error_BD in errors]
-        total = torch.stack([weight * square for weight, square in zip(weights, squares, strict=True)]).sum()
+        squares = [error_BD.pow(2).sum(-1).mean(-1) for error_BD in errors]
+        total = torch.stack([weight * square for weight, square in zip(weights, squares, strict=True)]).sum(0)
         total = total + self.config.auxk_coefficient * self.auxk(errors[-1].detach(), acts_BF)
-        return Loss(total, squares[-1].detach(), active_BF.sum(-1).float().mean(), fired_F)
+        return Loss(total, squares[-1].detach(), active_BF.sum(-1).float().mean(-1), fired_F)
 
     def errors(self, x_BD: Tensor, z_BF: Tensor) -> list[tuple[float, Tensor]]:
         """The errors [B, D] that the loss sums, each with its weight; the last is that of the whole SAE."""
@@ -79,21 +78,23 @@ class TopKSAE(SAE):
 
     def observe(self, z_BF: Tensor, fired_F: Tensor, at: Progress) -> None:
         """Count how long each latent has been silent."""
-        self.tokens_silent += len(z_BF)
+        self.tokens_silent += z_BF.shape[-2]
         self.tokens_silent.masked_fill_(fired_F, 0)
 
     def auxk(self, error_BD: Tensor, acts_BF: Tensor) -> Tensor:
         """Share of the error's variance that its reconstruction by d_in/2 dead latents leaves (2406.04093, A.2)."""
+        none = error_BD.new_zeros(error_BD.shape[:-2])
         if self.config.auxk_coefficient == 0:
-            return error_BD.new_zeros(())
+            return none
         dead_F = self.tokens_silent >= self.config.dead_after_tokens
-        if (n_dead := int(dead_F.sum())) == 0:
-            return error_BD.new_zeros(())
-        top = torch.where(dead_F, acts_BF, -torch.inf).topk(min(self.d_in // 2, n_dead), dim=-1, sorted=False)
-        z_BF = torch.zeros_like(acts_BF).scatter(-1, top.indices, top.values)
-        left = (error_BD - z_BF @ self.W_dec).pow(2).sum(-1).mean()
-        variance = (error_BD - error_BD.mean(0)).pow(2).sum(-1).mean()
-        return (left / variance).nan_to_num(0.0)
+        n_dead = dead_F.sum(-1)
+        if (most := int(n_dead.max())) == 0:
+            return none
+        dead_BF = torch.where(each_token(dead_F), acts_BF, -torch.inf)
+        z_BF = largest(dead_BF, n_dead.clamp(max=self.d_in // 2), most=min(self.d_in // 2, most))
+        left = (error_BD - z_BF @ self.W_dec).pow(2).sum(-1).mean(-1)
+        variance = (error_BD - error_BD.mean(-2, keepdim=True)).pow(2).sum(-1).mean(-1)
+        return torch.where(n_dead > 0, (left / variance).nan_to_num(0.0), none)
 
     @torch.no_grad()
     def fill_defaults(self, sample: Callable[[], Tensor]) -> None:
@@ -126,6 +127,16 @@ class TopKSAE(SAE):
     @classmethod
     def from_saelens(cls, d_in: int, d_sae: int, config: dict[str, Any]) -> Self:
         return cls(d_in, d_sae, target_l0=config["k"])
+
+
+def largest(values_BF: Tensor, k: float | Tensor, most: int | None = None) -> Tensor:
+    """The k largest along the last axis; the others 0. A stack's k is a tensor [S], and `most` the largest of them."""
+    if not isinstance(k, Tensor) or k.dim() == 0:
+        top = values_BF.topk(int(k) if most is None else most, dim=-1, sorted=False)
+        return torch.zeros_like(values_BF).scatter(-1, top.indices, top.values)
+    top = values_BF.topk(int(k.max()) if most is None else most, dim=-1)
+    is_kept = torch.arange(top.values.shape[-1], device=k.device) < k.reshape(-1, *[1] * (values_BF.dim() - 1))
+    return torch.zeros_like(values_BF).scatter(-1, top.indices, torch.where(is_kept, top.values, 0.0))
 
 
 def geometric_median(x_ND: Tensor, iterations: int = 100, tolerance: float = 1e-5) -> Tensor:

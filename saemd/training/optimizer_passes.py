@@ -1,6 +1,7 @@
 """The passes of `optimizer.SAEAdam` on a GPU: one for the gradient's norm, one for everything after it.
 
-Plain functions of tensors, compiled on CUDA (`saemd.sae.fused`). Shape suffixes: D d_in, F latents.
+Plain functions of tensors, compiled on CUDA (`saemd.sae.fused`). Shape suffixes: D d_in, F latents. A stack's tensors
+have one axis more in front; its norms, learning rates and corrections have the shape [S].
 """
 
 from __future__ import annotations
@@ -19,34 +20,39 @@ def gradient_norm(W_dec_FD: Tensor, grad_FD: Tensor, others: list[Tensor]) -> tu
     subtracts it again.
     """
     g_FD = grad_FD.float()
-    norm_F = W_dec_FD.pow(2).sum(1)
-    dot_F = (g_FD * W_dec_FD).sum(1)
+    norm_F = W_dec_FD.pow(2).sum(-1)
+    dot_F = (g_FD * W_dec_FD).sum(-1)
     along_F = dot_F / (norm_F.sqrt() + 1e-6).pow(2)
-    square_F = g_FD.pow(2).sum(1) + along_F.pow(2) * norm_F - 2 * along_F * dot_F
-    total = square_F.clamp(min=0).sum()
+    square_F = g_FD.pow(2).sum(-1) + along_F.pow(2) * norm_F - 2 * along_F * dot_F
+    total = square_F.clamp(min=0).sum(-1)
     for grad in others:
-        total = total + grad.float().pow(2).sum()
+        total = total + grad.float().pow(2).flatten(total.dim()).sum(-1)
     return along_F, total.sqrt()
 
 
 @fused
 def adam_(
     parameter: Tensor, grad: Tensor, square: Tensor, rounded: Tensor | None, along_F: Tensor | None, norm: Tensor,
-    lr: Tensor, correction: Tensor, max_norm: float, beta2: float, eps: float,
+    lr: Tensor, correction: Tensor, max_norm: float | Tensor, beta2: float | Tensor, eps: float | Tensor,
 ) -> None:  # fmt: skip
-    """Adam without first moment on a vector or on rows [F, D], of the gradient clipped to `max_norm`.
+    """Adam without first moment on a vector or on rows [F, D], of the gradient clipped to `max_norm`, in place.
 
     `correction` = 1/√(1 − β₂ᵗ). `rounded` takes a copy of the result in its own dtype. With `along_F` the part of the
     gradient along each row is removed, and the rows are divided by their norm at the end.
     """
+    ones = [1] * (parameter.dim() - norm.dim())
+
+    def each(value):  # of one SAE a number, of a stack [S]
+        return value.reshape(*value.shape, *ones) if isinstance(value, Tensor) else value
+
     g = grad.float()
     if along_F is not None:
-        g = g - along_F.unsqueeze(1) * parameter
-    g = g * (max_norm / (norm + 1e-6)).clamp(max=1.0)
-    v = beta2 * square + (1 - beta2) * g * g
-    w = parameter - lr * g / (v.sqrt() * correction + eps)
+        g = g - along_F.unsqueeze(-1) * parameter
+    g = g * each((max_norm / (norm + 1e-6)).clamp(max=1.0))
+    v = each(beta2) * square + (1 - each(beta2)) * g * g
+    w = parameter - each(lr) * g / (v.sqrt() * each(correction) + each(eps))
     if along_F is not None:
-        w = w / (w.pow(2).sum(1, keepdim=True).sqrt() + torch.finfo(torch.float32).eps)
+        w = w / (w.pow(2).sum(-1, keepdim=True).sqrt() + torch.finfo(torch.float32).eps)
     square.copy_(v)
     parameter.copy_(w)
     if rounded is not None:

@@ -1,5 +1,7 @@
 """The loss of `JumpReLUSAE.objective` and its gradients in closed form on a GPU: bfloat16 factors, float32 sums.
 
+Of one SAE, or of a stack, whose five products are batched.
+
 Rounded to bfloat16 are the factors of the five matrix products (x, W_enc, W_dec, z, the error, the gradient by the
 pre-activations), ∂z, and the gradients of W_enc and W_dec. Float32 are the sums inside every product, the
 pre-activations and what they are compared with, every figure, the biases, θ, the parameters and the optimizer's state:
@@ -33,7 +35,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from saemd.sae.base import Loss, Progress
+from saemd.sae.base import Loss, Progress, each_token
 from saemd.sae.fused import scalar
 from saemd.sae.jumprelu import JumpReLUSAE
 from saemd.sae.jumprelu_fast import passes
@@ -52,23 +54,23 @@ class HalfLoss:
     def __call__(self, sae: JumpReLUSAE, x_BD: Tensor, at: Progress) -> Loss:
         penalty = sae.penalty(at)
         dtype, step_on_pre = self.dtype, penalty.step_on == "pre"
-        seen_BD = (x_BD if sae.b_enc is not None else x_BD - sae.b_dec).to(dtype)
+        seen_BD = (x_BD if sae.b_enc is not None else x_BD - each_token(sae.b_dec)).to(dtype)
         b_enc_F = torch.zeros_like(sae.threshold) if sae.b_enc is None else sae.b_enc
         W_enc_FD, W_dec_FD = (sae.rounded.get(name, getattr(sae, name), dtype) for name in ("W_enc", "W_dec"))
-        product_BF = multiply(seen_BD, W_enc_FD.T, torch.float32)
+        product_BF = multiply(seen_BD, W_enc_FD.mT, torch.float32)
         z_BF, active_F = passes.activate(product_BF, b_enc_F, sae.threshold, dtype)
         grad_x_hat_BD, grad_b_dec_D, total, reconstruction, l0, grad_step = passes.errors(
             multiply(z_BF, W_dec_FD, torch.float32), sae.b_dec, x_BD, active_F, sae.threshold,
             scalar(penalty.target_l0, x_BD), scalar(penalty.coefficient, x_BD), step_on_pre, dtype,
         )  # fmt: skip
-        grads = {"W_dec": multiply(z_BF.T, grad_x_hat_BD, gradient_dtype(dtype)), "b_dec": grad_b_dec_D}
-        grad_z_BF = multiply(grad_x_hat_BD, W_dec_FD.T, dtype)
+        grads = {"W_dec": multiply(z_BF.mT, grad_x_hat_BD, gradient_dtype(dtype)), "b_dec": grad_b_dec_D}
+        grad_z_BF = multiply(grad_x_hat_BD, W_dec_FD.mT, dtype)
         grad_pre_BF, grad_b_enc_F, grads["threshold"] = passes.activate_backward(
             product_BF, b_enc_F, sae.threshold, grad_z_BF, active_F, grad_step, penalty.bandwidth, step_on_pre
         )
-        grads["W_enc"] = multiply(grad_pre_BF.T, seen_BD, gradient_dtype(dtype)).T
+        grads["W_enc"] = multiply(grad_pre_BF.mT, seen_BD, gradient_dtype(dtype)).mT
         if sae.b_enc is None:  # the bias is also subtracted from the input
-            grads["b_dec"] -= sae.W_enc @ grad_b_enc_F
+            grads["b_dec"] -= (sae.W_enc @ grad_b_enc_F.unsqueeze(-1)).squeeze(-1)
         else:
             grads["b_enc"] = grad_b_enc_F
         return Loss(total, reconstruction, l0, active_F > 0, grads)
@@ -77,7 +79,9 @@ class HalfLoss:
 def multiply(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:
     """a @ b with float32 sums, in `dtype`: the factors' own or float32."""
     if a.device.type == "cuda":
-        return a @ b if a.dtype == dtype else torch.mm(a, b, out_dtype=dtype)
+        if a.dtype == dtype:
+            return a @ b
+        return (torch.mm if a.dim() == 2 else torch.bmm)(a, b, out_dtype=dtype)
     return (a.float() @ b.float()).to(dtype)
 
 
