@@ -87,8 +87,6 @@ def unknown_key(key: str, known: Collection[str]) -> UserError:
     """The error for a key that does not exist, with its new name or the most similar key that does."""
     if key in MOVED:
         return UserError(f"{key}: belongs to the SAE's architecture; write {MOVED[key]}")
-    if key == "together":
-        return UserError("together: this version trains one job after another; leave it out")
     near = difflib.get_close_matches(key, known, n=1)
     meant = f"; did you mean {near[0]}?" if near else ""
     return UserError(f"{key}: there is no such key here{meant}; docs/keys.md and saemd/config.py list the keys")

@@ -51,6 +51,8 @@ class Config:
     # keys that a sweep varies are added by themselves.
     folder: dict[str, Any] = field(default_factory=dict)
     cache_root: str = MISSING  # packages, converted models, tokenised text, activations
+    # Jobs of a sweep that are trained as one stack; "auto": on a GPU as many as fit, on a CPU 1, which is faster there.
+    together: int | str = 1
     accelerator: str = "auto"  # Lightning's, of ACCELERATORS
     threads: int | None = None  # CPU threads of torch; null: all cores
     checkpoint_minutes: float = 5.0  # at most this much work is lost when a run is killed
@@ -77,6 +79,8 @@ def check(config: Config) -> None:
         raise bad_value("threads", config.threads, "use at least 1, or null for all cores")
     if not 0 < config.checkpoint_minutes < math.inf:
         raise bad_value("checkpoint_minutes", config.checkpoint_minutes, "use a positive number of minutes")
+    if config.together != "auto" and (isinstance(config.together, str) or config.together < 1):
+        raise bad_value("together", config.together, "use at least 1, or auto")
     if config.accelerator not in ACCELERATORS:
         raise bad_value("accelerator", config.accelerator, f"known are {', '.join(ACCELERATORS)}")
     check_activations(config.activations)

@@ -4,6 +4,7 @@
     saemd train init=uniform l0=80 seed=42              # another
     saemd train -m init=mirror,uniform seed=24,42 l0=20,40,80,160,320
     saemd train -m layer=6,12 init=mirror,uniform seed=24,42    # any other key: it becomes a folder
+    saemd train -m together=auto init=mirror,uniform seed=24,42 # on a GPU: many SAEs as one
     saemd train -m experiment=paper init=mirror,uniform seed=24,42 l0=20,40,80,160,320
 
 The same command again skips what is finished and goes on with what is not. Results: <run_root>, `runs` by default.
@@ -13,21 +14,19 @@ from __future__ import annotations
 
 import sys
 import time
-import traceback
 from pathlib import Path
+from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
-from rich.console import Console
-from rich.text import Text
 
 from saemd.arguments import CONF
-from saemd.cli import one_line, quiet_warnings
+from saemd.cli import quiet_warnings
 from saemd.composition import FLAGS, compose_all, is_sweep, job_overrides, register, typed, with_free_folder
 from saemd.config import Config
 from saemd.errors import UserError
-from saemd.files import is_full_disk
+from saemd.outcomes import report, report_failure
 from saemd.preflight import check_jobs
 from saemd.runs import run_dir
 
@@ -59,21 +58,37 @@ def run(config: Config) -> dict[str, float]:
     return metrics
 
 
-def report_failure(config: Config, error: Exception) -> None:
-    """One line on a failed run, behind the traceback where the failure is a defect of this program."""
-    if not isinstance(error, UserError) and not is_full_disk(error):
-        traceback.print_exception(error)
-    show(Text.assemble(("failed", "red"), f" {run_dir(config)}: {one_line(error)}"))
+def run_together(arguments: list[str], configs: list[Config], finished: list[dict[str, Any] | None]) -> bool:
+    """Train the jobs in stacks, without Hydra, which knows single jobs; returns whether one failed."""
+    from saemd.seeds import train_together
+    from saemd.training.checkpoints import step_of
+    from saemd.training.stack.grouping import stack_size, stacks
 
-
-def report(config: Config, metrics: dict[str, float], when: str) -> None:
-    """One line on a finished run."""
-    figures = f"L0 {metrics['l0']:.1f} (target {metrics['target_l0']})  FVU {metrics['fvu']:.3f}"
-    show(Text(f"{run_dir(config)}  {figures}  dead {metrics['dead_fraction']:.1%}  {when}"))
-
-
-def show(line: Text) -> None:
-    Console(stderr=True, highlight=False).print(line, soft_wrap=True)
+    if any(word.startswith("hydra/launcher") for word in arguments):
+        raise UserError("hydra/launcher: starts jobs one by one, together trains several as one; leave one of them out")
+    failed, unfinished = False, []
+    for config, metrics in zip(configs, finished, strict=True):
+        if metrics:
+            report(config, metrics, "finished before")
+        else:
+            config.together = stack_size(config)
+            unfinished.append(config)
+    for stack in stacks(unfinished, lambda config: step_of(run_dir(config))):
+        started = time.monotonic()
+        try:
+            outcomes = [run(stack[0])] if len(stack) == 1 else train_together(stack)
+        except Exception as error:
+            failed = True
+            for config in stack:
+                report_failure(config, error)
+            continue
+        for config, outcome in zip(stack, outcomes, strict=True):
+            if isinstance(outcome, UserError):
+                failed = True
+                report_failure(config, outcome)
+            elif len(stack) > 1:
+                report(config, outcome, f"{time.monotonic() - started:.0f} s, with {len(stack) - 1} more")
+    return failed
 
 
 def main(arguments: list[str]) -> int:
@@ -95,6 +110,8 @@ def main(arguments: list[str]) -> int:
             for config, metrics in zip(configs, finished, strict=True):
                 assert metrics
                 report(config, metrics, "finished before")
+        elif any(config.together != 1 for config in configs):
+            failed = run_together(arguments, configs, finished)
         elif multirun or any(word.startswith("hydra") for word in arguments):
             sys.argv[1:] = [*({*FLAGS} & {*arguments}), *job_overrides(arguments)]
             job()

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import lightning as pl
+from lightning.pytorch.loggers import Logger
 
 from saemd.config import Config
 from saemd.report.figures import draw_pairs
@@ -14,6 +15,8 @@ from saemd.stability import compare_run
 from saemd.training import run
 from saemd.training.callbacks import AtEnd
 from saemd.training.module import SAETraining
+from saemd.training.stack import train as stack_train
+from saemd.training.stack.train import Outcome
 
 
 class CompareSiblings(AtEnd):
@@ -22,15 +25,20 @@ class CompareSiblings(AtEnd):
     def __init__(self, config: Config) -> None:
         self.config = config
 
-    def act(self, trainer: pl.Trainer, module: SAETraining) -> None:
+    def act(self, module: SAETraining, steps: int, loggers: Sequence[Logger]) -> None:
         pairs = compare_run(run_dir(self.config))
         draw_pairs(Path(self.config.run_root) / "stability", pairs)
         for pair in pairs:
             figures = {f"siblings/{key}": pair[key] for key in ("same_match", "shared", "mean_cos_enc", "mean_cos_dec")}
-            for logger in trainer.loggers:
-                logger.log_metrics(figures, step=trainer.global_step)
+            for logger in loggers:
+                logger.log_metrics(figures, step=steps)
 
 
 def train(config: Config) -> dict[str, Any]:
     """`saemd.training.run.train`, and the comparison; returns `metrics.json`'s content."""
     return run.train(config, [CompareSiblings(config)])
+
+
+def train_together(configs: Sequence[Config]) -> list[Outcome]:
+    """`saemd.training.stack.train.train_together`, and the comparisons."""
+    return stack_train.train_together(configs, lambda config: [CompareSiblings(config)])

@@ -57,7 +57,6 @@ CASES = {
     "not a number": (["recipe.lr=nan"], r"recipe.lr=nan: use a positive number"),
     "infinite": (["sae.threshold=inf"], r"sae.threshold=inf: use a finite number"),
     "moved key": (["recipe.bandwidth=0.1"], r"recipe.bandwidth: belongs to .* write sae.bandwidth$"),
-    "together": (["together=2"], r"together: this version trains one job after another"),
     "no minutes": (["checkpoint_minutes=0"], r"checkpoint_minutes=0.0: use a positive number"),
     "a project that W&B does not take": (["logger=wandb", "logger.project=a/b"], r"logger.project='a/b': "),
     "a group that W&B does not take": (["logger=wandb", "logger.group=" + "x" * 129], r"logger.group='x+': "),

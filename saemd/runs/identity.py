@@ -21,7 +21,7 @@ EARLIER = "its activations are others: files of the model or the text changed, o
 _INPUTS = ("lm", "corpus")  # the fingerprint of the activations stands for them
 # These keys change where and how a run is computed, not its weights.
 _ELSEWHERE = (
-    "folder", "logger", "run_root", "cache_root", "accelerator", "threads", "checkpoint_minutes",
+    "folder", "logger", "run_root", "cache_root", "together", "accelerator", "threads", "checkpoint_minutes",
 )  # fmt: skip
 _SPEED = ("lm_batch_tokens", "prefetch_batches")  # of `activations`: memory and time alone
 

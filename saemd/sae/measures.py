@@ -73,16 +73,16 @@ class Pooled:
 
 
 def row_cosines(a_ND: Tensor, b_ND: Tensor, rows: int = 1024) -> Tensor:
-    """Cosine of each row of a with that of b [N]; a zero row has cosine 0. Temporaries stay small.
+    """Cosine of each row of a with that of b [N], or [S, N] of [S, N, D]; a zero row has cosine 0.
 
-    On a CPU it goes block by block, on a GPU through one compiled pass.
+    On a CPU it goes block by block, so that temporaries stay small; on a GPU through one compiled pass.
     """
     if a_ND.device.type == "cuda":
         return _cosines(a_ND, b_ND)
     blocks = zip(a_ND.split(rows), b_ND.split(rows), strict=True)
-    return torch.cat([cosine_similarity(a, b, dim=1) for a, b in blocks])
+    return torch.cat([cosine_similarity(a, b, dim=-1) for a, b in blocks])
 
 
 @fused
 def _cosines(a_ND: Tensor, b_ND: Tensor) -> Tensor:
-    return cosine_similarity(a_ND, b_ND, dim=1)
+    return cosine_similarity(a_ND, b_ND, dim=-1)

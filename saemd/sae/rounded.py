@@ -24,6 +24,10 @@ class RoundedCopies:
             return self.keep(name, matrix, rows(matrix).to(dtype))
         return copy
 
+    def __contains__(self, name: str) -> bool:
+        """Whether the loss has asked for this matrix."""
+        return name in self._copies
+
     def keep(self, name: str, matrix: Tensor, rows_FD: Tensor) -> Tensor:
         """Take `rows_FD` for the matrix rounded as it stands now."""
         self._copies[name] = rows_FD, matrix._version

@@ -1,7 +1,7 @@
 """A stack: several SAEs of one architecture and shape as one, whose tensors have an axis [S] in front.
 
-On a GPU one SAE's step is many short kernels, and starting them takes longer than they run; a stack's step is as many,
-each S times as long. The SAEs share memory with their stack: what one of them shows is what the stack has learned.
+On a GPU the step of a small SAE is many short kernels, and starting them takes longer than running them; a stack starts
+as many for S SAEs. The SAEs share memory with their stack: what one of them shows is what the stack has learned.
 """
 
 from __future__ import annotations

@@ -6,6 +6,7 @@ import json
 import math
 import time
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -13,13 +14,14 @@ from typing import Any
 import lightning as pl
 import numpy as np
 import torch
+from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import TrainerFn
 
 from saemd.config import Config
 from saemd.errors import bad_value
 from saemd.files import replacing, write_text
 from saemd.progress import Bar, bar
-from saemd.runs import CHECKPOINT, LATENTS, METRICS
+from saemd.runs import LATENTS, METRICS
 from saemd.sae import save_sae
 from saemd.sae.export import not_finite
 from saemd.sae.measures import row_cosines
@@ -41,7 +43,7 @@ class ProgressBar(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         assert self._bar
-        self._bar.advance(len(batch))
+        self._bar.advance(self.batch_size)
         if figures := pl_module.last_figures:
             self._bar.note(f"L0 {figures['train/l0']:.0f}  FVU {figures['train/fvu']:.3f}")
 
@@ -61,10 +63,10 @@ class ProgressBar(pl.Callback):
 
 
 class TimedCheckpoint(pl.Callback):
-    """`last.ckpt` every so many minutes and at the end."""
+    """A checkpoint every so many minutes and at the end."""
 
-    def __init__(self, folder: Path, minutes: float) -> None:
-        self.path, self.seconds, self._last = folder / CHECKPOINT, 60 * minutes, time.monotonic()
+    def __init__(self, path: Path, minutes: float) -> None:
+        self.path, self.seconds, self._last = path, 60 * minutes, time.monotonic()
 
     def save(self, trainer: pl.Trainer) -> None:
         trainer.save_checkpoint(self.path)
@@ -85,25 +87,25 @@ class AtEnd(pl.Callback, ABC):
     """
 
     @abstractmethod
-    def act(self, trainer: pl.Trainer, module: SAETraining) -> None:
-        """What is done with the run behind its last step."""
+    def act(self, module: SAETraining, steps: int, loggers: Sequence[Logger]) -> None:
+        """What is done with the run behind the last of its `steps`."""
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if pl_module.held_out:  # none where nothing was left to train; then it is measured by itself
-            self.act(trainer, pl_module)
+            self.act(pl_module, trainer.global_step, trainer.loggers)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         if trainer.state.fn == TrainerFn.VALIDATING:
-            self.act(trainer, pl_module)
+            self.act(pl_module, trainer.global_step, trainer.loggers)
 
 
 class SaveRun(AtEnd):
-    """Writes a finished run's files; `metrics.json` last."""
+    """Writes a finished run's files; `metrics.json` last. `together`: the number of SAEs in its stack."""
 
-    def __init__(self, config: Config, folder: Path) -> None:
-        self.config, self.folder = config, folder
+    def __init__(self, config: Config, folder: Path, together: int = 1) -> None:
+        self.config, self.folder, self.together = config, folder, together
 
-    def act(self, trainer: pl.Trainer, module: SAETraining) -> None:
+    def act(self, module: SAETraining, steps: int, loggers: Sequence[Logger]) -> None:
         config, folder, sae, held_out = self.config, self.folder, module.sae, module.held_out
         assert held_out
         if not math.isfinite(held_out.loss) or not_finite(sae.state_dict()):
@@ -129,8 +131,8 @@ class SaveRun(AtEnd):
         with replacing(folder / LATENTS) as aside:
             np.savez(aside, **latents)
         metrics = {
-            "tokens": trainer.global_step * config.batch_size,
-            "steps": trainer.global_step,
+            "tokens": steps * config.batch_size,
+            "steps": steps,
             "target_l0": config.l0,
             "l0": held_out.l0,
             "fvu": held_out.fvu,
@@ -143,4 +145,6 @@ class SaveRun(AtEnd):
             "seconds": module.seconds,
             "held_out_tokens": held_out.tokens,
         }
+        if self.together > 1:  # then tokens_per_second and seconds are those of a stack
+            metrics["trained_together"] = self.together
         write_text(folder / METRICS, json.dumps(metrics, indent=2) + "\n")

@@ -11,15 +11,19 @@ import torch
 from torch import Tensor
 
 from saemd.errors import bad_value
-from saemd.sae import SAE, Loss, Progress
-from saemd.sae.measures import HeldOut, Pooled, row_cosines
+from saemd.sae import SAE, Progress
+from saemd.sae.measures import HeldOut, Pooled
 from saemd.sae.twins import Twin, fast_twin
 from saemd.training.config import RecipeConfig
+from saemd.training.figures import batch_figures
 from saemd.training.optimizer import SAEAdam
 from saemd.training.schedules import schedule
 
 LOG_EVERY = 10  # steps between two logged points
-DEAD_AFTER_TOKENS = 10_000_000  # a latent counts as dead in training logs when silent this long, or a tenth of the run
+
+
+def is_logged(at: Progress) -> bool:
+    return at.step % LOG_EVERY == 0 or at.step == at.steps - 1
 
 
 class SAETraining(pl.LightningModule):
@@ -55,58 +59,51 @@ class SAETraining(pl.LightningModule):
 
     def on_train_start(self) -> None:
         self.twin = fast_twin(self.sae, self.device) if self.recipe.fast else None
-        self._last_log = self._began = (time.perf_counter(), self.global_step)
+        self.start_clock(self.global_step)
 
     def training_step(self, x_BD: Tensor, batch_idx: int) -> Tensor:
         at = Progress(self.global_step, self.schedule.steps)
         loss = self._loss = self.twin(self.sae, x_BD, at) if self.twin else self.sae.objective(x_BD, at)
         self.last_fired.masked_fill_(loss.fired, at.step)  # as an index, the mask would be waited for
-        self._log_now = at.step % LOG_EVERY == 0 or at.step == at.steps - 1
+        self._log_now = is_logged(at)
         if self._log_now:
-            self.last_figures = self._figures(loss, x_BD, at)
+            names, values = batch_figures(
+                self.sae, loss, x_BD, at,
+                mean_D=self.mean, start_dec=self.start_dec, start_enc=self.start_enc, last_fired=self.last_fired,
+            )  # fmt: skip
+            self.take_figures(dict(zip(names, values.tolist(), strict=True)), at, len(x_BD))  # waits for a GPU once
         return loss.total
 
     def backward(self, loss: Tensor, *_: Any, **__: Any) -> None:
         self._loss.backward(self.sae)
 
     def on_train_batch_end(self, outputs: Any, batch: Tensor, batch_idx: int) -> None:
-        self.seconds = time.perf_counter() - self._began[0]
-        self.tokens_per_second = (self.global_step - self._began[1]) * len(batch) / self.seconds
+        self.read_clock(self.global_step, len(batch))
         if self._log_now:
             self.last_figures["train/grad_norm"] = self.optimizer.gradient_norm
             for logger in self.loggers:
                 logger.log_metrics(self.last_figures, step=self.global_step)
 
-    @torch.no_grad()
-    def _figures(self, loss: Loss, x_BD: Tensor, at: Progress) -> dict[str, float]:
-        """What is logged of a batch, before its update. FVU is against the training activations' mean."""
-        B, sae = len(x_BD), self.sae
-        fvu = loss.reconstruction / (x_BD - self.mean).pow(2).sum(1).mean()
-        silent = min(DEAD_AFTER_TOKENS // B, at.steps // 10)
-        measured = {
-            "train/loss": loss.total,
-            "train/reconstruction": loss.reconstruction,
-            "train/l0": loss.l0,
-            "train/fvu": fvu,
-            "train/explained_variance": 1 - fvu,
-            "train/dead_fraction": (self.last_fired < at.step - silent).float().mean(),
-            "train/drift_dec": row_cosines(sae.W_dec, self.start_dec).mean(),
-            "train/drift_enc": row_cosines(sae.W_enc.T, self.start_enc.T).mean(),
-            **{f"train/{name}": value for name, value in sae.figures(at).items()},
-        }
-        values = torch.stack([value.double() for value in measured.values()]).tolist()  # waits for a GPU once
-        figures = dict(zip(measured, values, strict=True))
+    def start_clock(self, step: int) -> None:
+        self._last_log = self._began = (time.perf_counter(), step)
+
+    def read_clock(self, step: int, batch_size: int) -> None:
+        self.seconds = time.perf_counter() - self._began[0]
+        self.tokens_per_second = (step - self._began[1]) * batch_size / self.seconds
+
+    def take_figures(self, figures: dict[str, float], at: Progress, batch_size: int) -> None:
+        """Keep a batch's figures to be logged. Raises `UserError` where one is not finite."""
         for name, value in figures.items():
             if not math.isfinite(value):  # training would go on to its end with it
                 remedy = f"{name} is {value} at step {at.step}; lower it, and train in another run_root"
                 raise bad_value("recipe.lr", self.recipe.lr, remedy)
         then, since = self._last_log
         now = self._last_log = (time.perf_counter(), at.step)
-        return {
+        self.last_figures = {
             **figures,
-            "train/tokens_per_second": (at.step - since) * B / (now[0] - then),
+            "train/tokens_per_second": (at.step - since) * batch_size / (now[0] - then),
             "train/learning_rate": self.recipe.lr * self.schedule.lr(at.step),
-            "tokens": at.step * B,
+            "tokens": at.step * batch_size,
         }
 
     def on_validation_epoch_start(self) -> None:

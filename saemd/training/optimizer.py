@@ -2,9 +2,9 @@
 
 The order is `dictionary_learning`'s: the gradient of W_dec is made orthogonal to its rows, the norm of the whole
 gradient is clipped, Adam steps, W_dec's rows go back to unit norm, and the architecture does what it has to do after a
-step. Where Adam has no first moment (β₁ = 0), two passes over the rows do it, one for the norm and one for the rest: on
-a CPU numba's (`optimizer_kernels`), on a GPU compiled ones (`optimizer_passes`), which never wait for the GPU. `_plain`
-is the reference of both.
+step. Two passes over the rows do it, one for the norm and one for the rest: on a GPU compiled ones
+(`optimizer_passes`), which never wait for it, on a CPU, where Adam has no first moment (β₁ = 0), numba's
+(`optimizer_kernels`). `_plain` is the reference of both.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 
 from saemd.sae import SAE
 from saemd.sae.base import zeros
+from saemd.sae.fused import scalar
 from saemd.sae.rounded import rows
 from saemd.sae.twins import multiplies_bfloat16
 from saemd.training.config import RecipeConfig
@@ -47,24 +48,37 @@ class SAEAdam(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            for parameter in group["params"]:
-                state = self.state[parameter]
-                if not state:
-                    state["step"] = 0
-                    state["square"] = _zeros_like(parameter)
-                    if self.beta1:
-                        state["mean"] = _zeros_like(parameter)
-                state["step"] += 1
+        self._count()
         device = self.sae.W_dec.device.type
         if self.beta1 == 0 and self.recipe.fast and device == "cpu":
             self._by_kernels()
-        elif self.beta1 == 0 and self.recipe.fast and multiplies_bfloat16(device):
+        elif self.recipe.fast and multiplies_bfloat16(device):
             self._by_passes()
         else:
             self._plain()
         self.sae.after_step()
         return loss
+
+    def plain_step(self) -> None:
+        """The step by which every other is checked."""
+        self._count()
+        self._plain()
+        self.sae.after_step()
+
+    def _count(self) -> None:
+        for name, _ in self.sae.named_parameters():
+            self.state_of(name)["step"] += 1
+
+    def state_of(self, name: str) -> dict[str, Any]:
+        """The state of a parameter of the SAE, made where there is none yet."""
+        parameter = self.sae.get_parameter(name)
+        state = self.state[parameter]
+        if not state:
+            state["step"] = 0
+            state["square"] = _zeros_like(parameter)
+            if self.beta1:
+                state["mean"] = _zeros_like(parameter)
+        return state
 
     def _plain(self) -> None:
         W_dec, grad = self.sae.W_dec, self.sae.W_dec.grad
@@ -89,31 +103,16 @@ class SAEAdam(torch.optim.Optimizer):
         parameter.addcdiv_(grad, root, value=-lr)
 
     def _by_passes(self) -> None:
-        """Every parameter by one compiled pass, which also leaves the matrices' bfloat16 copies for the next loss."""
-        from saemd.sae.fused import scalar
         from saemd.training import optimizer_passes as passes
 
-        r, sae, W_dec = self.recipe, self.sae, self.sae.W_dec
-        assert W_dec.grad is not None
-        others = [p.grad for p in sae.parameters() if p is not W_dec and p.grad is not None]
-        along_F, norm = passes.gradient_norm(
-            W_dec.detach(), W_dec.grad, [g if g.dim() == 1 else rows(g) for g in others]
-        )
-        self._norm = norm
-        names = {id(p): name for name, p in sae.named_parameters()}
-        for group in self.param_groups:
-            lr = scalar(group["lr"], norm)
-            for p in group["params"]:
-                state, matrix, name = self.state[p], p.dim() == 2, names[id(p)]
-                as_rows = rows if matrix else Tensor.detach
-                rounded = sae.rounded.get(name, p, torch.bfloat16) if matrix else None
-                passes.adam_(
-                    as_rows(p), as_rows(p.grad), as_rows(state["square"]), rounded, along_F if p is W_dec else None,
-                    norm, lr, scalar(1 / math.sqrt(1 - r.adam_beta2 ** state["step"]), norm), r.grad_clip_norm,
-                    r.adam_beta2, r.adam_eps,
-                )  # fmt: skip
-                if rounded is not None:
-                    sae.rounded.keep(name, p, rounded)
+        r, W_dec = self.recipe, self.sae.W_dec
+        count = self.state[W_dec]["step"]
+        lrs = [scalar(group["lr"] / (1 - self.beta1**count), W_dec) for group in self.param_groups]
+        correction = scalar(1 / math.sqrt(1 - r.adam_beta2**count), W_dec)
+        self._norm = passes.step_(
+            self.sae, self.param_groups, self.state, lrs, correction, r.grad_clip_norm, self.beta1, r.adam_beta2,
+            r.adam_eps,
+        )  # fmt: skip
 
     def _by_kernels(self) -> None:
         """Matrices by kernels over their rows; vectors, too short to be worth a second thread, as in `_plain`."""

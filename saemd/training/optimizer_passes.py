@@ -6,10 +6,45 @@ have one axis more in front; its norms, learning rates and corrections have the 
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
+from typing import Any, TypeAlias
+
 import torch
 from torch import Tensor
 
+from saemd.sae import SAE
 from saemd.sae.fused import fused
+from saemd.sae.rounded import rows
+
+Number: TypeAlias = float | Tensor  # of a stack: a tensor [S]
+
+
+def step_(
+    sae: SAE, groups: Sequence[dict[str, Any]], states: Mapping[Tensor, dict[str, Any]], lrs: Sequence[Tensor],
+    correction: Tensor, max_norm: Number, beta1: float, beta2: Number, eps: Number,
+) -> Tensor:  # fmt: skip
+    """Update every parameter of an SAE, or a stack, by one pass, which renews the bfloat16 copies that its loss uses.
+
+    `lrs` are the learning rates of the optimizer's `groups`, divided by 1 − β₁ᵗ; `correction` = 1/√(1 − β₂ᵗ).
+    Returns the gradient's norm.
+    """
+    W_dec = sae.W_dec
+    assert W_dec.grad is not None
+    others = [rows(p.grad) for p in sae.parameters() if p is not W_dec and p.grad is not None]
+    along_F, norm = gradient_norm(W_dec.detach(), W_dec.grad, others)
+    names = {id(p): name for name, p in sae.named_parameters()}
+    for group, lr in zip(groups, lrs, strict=True):
+        for p in group["params"]:
+            name = names[id(p)]
+            rounded = sae.rounded.get(name, p, torch.bfloat16) if name in sae.rounded else None
+            mean = rows(states[p]["mean"]) if beta1 else None
+            adam_(
+                rows(p), rows(p.grad), rows(states[p]["square"]), mean, rounded, along_F if p is W_dec else None, norm,
+                lr, correction, max_norm, beta1, beta2, eps,
+            )  # fmt: skip
+            if rounded is not None:
+                sae.rounded.keep(name, p, rounded)
+    return norm
 
 
 @fused
@@ -32,17 +67,18 @@ def gradient_norm(W_dec_FD: Tensor, grad_FD: Tensor, others: list[Tensor]) -> tu
 
 @fused
 def adam_(
-    parameter: Tensor, grad: Tensor, square: Tensor, rounded: Tensor | None, along_F: Tensor | None, norm: Tensor,
-    lr: Tensor, correction: Tensor, max_norm: float | Tensor, beta2: float | Tensor, eps: float | Tensor,
+    parameter: Tensor, grad: Tensor, square: Tensor, mean: Tensor | None, rounded: Tensor | None,
+    along_F: Tensor | None, norm: Tensor, lr: Tensor, correction: Tensor, max_norm: Number, beta1: float,
+    beta2: Number, eps: Number,
 ) -> None:  # fmt: skip
-    """Adam without first moment on a vector or on rows [F, D], of the gradient clipped to `max_norm`, in place.
+    """Adam on a vector or on rows [F, D], of the gradient clipped to `max_norm`, in place; without `mean`, β₁ is 0.
 
-    `correction` = 1/√(1 − β₂ᵗ). `rounded` takes a copy of the result in its own dtype. With `along_F` the part of the
-    gradient along each row is removed, and the rows are divided by their norm at the end.
+    `lr` is divided by 1 − β₁ᵗ, `correction` = 1/√(1 − β₂ᵗ). `rounded` takes a copy of the result in its own dtype. With
+    `along_F` the part of the gradient along each row is removed, and the rows are divided by their norm at the end.
     """
     ones = [1] * (parameter.dim() - norm.dim())
 
-    def each(value):  # of one SAE a number, of a stack [S]
+    def each(value: Any) -> Any:
         return value.reshape(*value.shape, *ones) if isinstance(value, Tensor) else value
 
     g = grad.float()
@@ -50,10 +86,13 @@ def adam_(
         g = g - along_F.unsqueeze(-1) * parameter
     g = g * each((max_norm / (norm + 1e-6)).clamp(max=1.0))
     v = each(beta2) * square + (1 - each(beta2)) * g * g
-    w = parameter - each(lr) * g / (v.sqrt() * each(correction) + each(eps))
+    m = g if mean is None else beta1 * mean + (1 - beta1) * g
+    w = parameter - each(lr) * m / (v.sqrt() * each(correction) + each(eps))
     if along_F is not None:
         w = w / (w.pow(2).sum(-1, keepdim=True).sqrt() + torch.finfo(torch.float32).eps)
     square.copy_(v)
+    if mean is not None:
+        mean.copy_(m)
     parameter.copy_(w)
     if rounded is not None:
         rounded.copy_(w)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import gc
 import json
-import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import lightning as pl
 import torch
-from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
@@ -28,12 +28,24 @@ from saemd.runs import CHECKPOINT, METRICS, held, refuse_another, run_dir, run_n
 from saemd.sae import Sources, build, load_finite
 from saemd.threads import use_threads
 from saemd.training import record
-from saemd.training.callbacks import ProgressBar, SaveRun, TimedCheckpoint
+from saemd.training.callbacks import SaveRun
 from saemd.training.checkpoints import SafeCheckpoints, step_of
+from saemd.training.fit import fit
 from saemd.training.module import SAETraining
 
 SAMPLE_TOKENS = 16_384  # activations that a start may look at
 SHARED_SEED = 0  # of a start's generator that all seeds share
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run that is about to be trained: its directory, what `config.yaml` will say, and its module at step 0."""
+
+    config: Config
+    folder: Path
+    about: dict[str, Any]
+    source: Source
+    module: SAETraining
 
 
 def train(config: Config, callbacks: Sequence[pl.Callback] = ()) -> dict[str, Any]:
@@ -44,6 +56,22 @@ def train(config: Config, callbacks: Sequence[pl.Callback] = ()) -> dict[str, An
     """
     if (metrics := record.finished(config)) is not None:
         return metrics
+    job = prepare(config)
+    data = ActivationDataModule(job.source, batch_size=config.batch_size, tokens=config.tokens, seed=config.data_seed)
+    with opened(job) as logger:
+        at_end = [SaveRun(config, job.folder), *callbacks]
+        has_begun = step_of(job.folder, job.module) > 0
+        checkpoint = job.folder / CHECKPOINT
+        fit(job.module, data, config, run_name(config), checkpoint, has_begun, at_end, SafeCheckpoints(), logger)
+        metrics = json.loads((job.folder / METRICS).read_text())
+        log_summary(logger, metrics)
+    del job, data, at_end
+    gc.collect()  # trainer, module and callbacks hold each other
+    return metrics
+
+
+def prepare(config: Config) -> Job:
+    """Open the activations and build the SAE. Raises `UserError` where the directory holds another run."""
     use_threads(config.threads)
     rank_zero_only.rank = 0  # a job is one process, also where a scheduler numbers its tasks (RANK, SLURM_PROCID)
     torch.set_flush_denormal(True)  # Adam's second moment of sparse gradients decays into denormals: slow on a CPU
@@ -55,20 +83,24 @@ def train(config: Config, callbacks: Sequence[pl.Callback] = ()) -> dict[str, An
     refuse_another(folder, about)
     module = make_module(config, source)
     about["start"] = {name: record.digest(getattr(module.sae, name)) for name in ("W_dec", "W_enc")}
-    with held(folder):
-        write_config(folder, about)
-        logger = open_logger(config, folder, about)
+    return Job(config, folder, about, source, module)
+
+
+@contextmanager
+def opened(job: Job, failed: Callable[[], bool] = lambda: False) -> Iterator[Logger | None]:
+    """Hold the run's directory, write its configuration, and keep its logger open; None where nothing is logged.
+
+    The logger ends with an exit code of 1 where an error passes through, or `failed()` at the end.
+    """
+    with held(job.folder):
+        write_config(job.folder, job.about)
+        logger = open_logger(job.config, job.folder, job.about)
         try:
-            fit(config, folder, module, make_data(config, source), logger, callbacks)
-            metrics = json.loads((folder / METRICS).read_text())
-            log_summary(logger, metrics)
+            yield logger
         except BaseException:
             finish(logger, 1)
             raise
-        finish(logger, 0)
-    del module
-    gc.collect()  # trainer, module and callbacks hold each other
-    return metrics
+        finish(logger, int(failed()))
 
 
 def make_module(config: Config, source: Source) -> SAETraining:
@@ -100,10 +132,6 @@ def make_module(config: Config, source: Source) -> SAETraining:
     return SAETraining(sae, config.recipe, steps=config.tokens // config.batch_size, mean_D=source.mean)
 
 
-def make_data(config: Config, source: Source) -> ActivationDataModule:
-    return ActivationDataModule(source, batch_size=config.batch_size, tokens=config.tokens, seed=config.data_seed)
-
-
 def open_logger(config: Config, folder: Path, about: dict[str, Any]) -> Logger | None:
     """The run's logger; None where nothing is to be logged."""
     name, group = run_name(config), Path(config.run_root).name
@@ -112,40 +140,3 @@ def open_logger(config: Config, folder: Path, about: dict[str, Any]) -> Logger |
         config.logger, folder, group=group, run_name=name, run_id=identity, resolved_config=about["config"]
     )
     return logger or None
-
-
-def fit(
-    config: Config, folder: Path, module: SAETraining, data: ActivationDataModule, logger: Logger | None,
-    callbacks: Sequence[pl.Callback],
-) -> None:  # fmt: skip
-    """Train to the last step, measure on held-out activations, and write the run's files."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # which devices it found, and advertisements
-    steps, step = module.schedule.steps, step_of(folder, module)
-    description = run_name(config)
-    trainer = pl.Trainer(
-        accelerator=config.accelerator,
-        devices=1,
-        max_epochs=1,
-        max_steps=steps,  # given outright: Lightning's estimate would restart a resumed run at its first batch
-        logger=logger or False,
-        callbacks=[
-            ProgressBar(description, steps, config.batch_size),
-            TimedCheckpoint(folder, config.checkpoint_minutes),
-            SaveRun(config, folder),
-            *callbacks,
-        ],
-        plugins=[LightningEnvironment(), SafeCheckpoints()],
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        num_sanity_val_steps=0,
-    )
-    try:
-        trainer.fit(module, datamodule=data, ckpt_path=folder / CHECKPOINT if step else None)
-        if trainer.received_sigterm:  # in the last step
-            raise KeyboardInterrupt
-        assert trainer.global_step == steps, f"{trainer.global_step} of {steps} steps"
-        if module.held_out is None:
-            trainer.validate(module, datamodule=data, verbose=False)  # the checkpoint was that of the last step
-    except SystemExit:  # Lightning's, of SIGTERM with exit code 0 and of Ctrl-C with 1
-        raise KeyboardInterrupt from None

@@ -1,0 +1,53 @@
+"""Lightning's Trainer as every run uses it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from pathlib import Path
+
+import lightning as pl
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.plugins.io import CheckpointIO
+
+from saemd.config import Config
+from saemd.training.callbacks import ProgressBar, TimedCheckpoint
+from saemd.training.module import SAETraining
+from saemd.training.stack.module import StackTraining
+
+
+def fit(
+    module: SAETraining | StackTraining, data: pl.LightningDataModule, config: Config, description: str,
+    checkpoint: Path, has_begun: bool, at_end: Sequence[pl.Callback], checkpoints: CheckpointIO,
+    logger: Logger | None = None,
+) -> None:  # fmt: skip
+    """Train to the last step, from `checkpoint` on where it has begun, and measure on held-out activations."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # which devices it found, and advertisements
+    steps = module.schedule.steps
+    trainer = pl.Trainer(
+        accelerator=config.accelerator,
+        devices=1,
+        max_epochs=1,
+        max_steps=steps,  # given outright: Lightning's estimate would restart a resumed run at its first batch
+        logger=logger or False,
+        callbacks=[
+            ProgressBar(description, steps, config.batch_size),
+            TimedCheckpoint(checkpoint, config.checkpoint_minutes),
+            *at_end,
+        ],
+        plugins=[LightningEnvironment(), checkpoints],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint if has_begun else None)
+        if trainer.received_sigterm:  # in the last step
+            raise KeyboardInterrupt
+        assert trainer.global_step == steps, f"{trainer.global_step} of {steps} steps"
+        if module.held_out is None:
+            trainer.validate(module, datamodule=data, verbose=False)  # the checkpoint was that of the last step
+    except SystemExit:  # Lightning's, of SIGTERM with exit code 0 and of Ctrl-C with 1
+        raise KeyboardInterrupt from None

@@ -1,0 +1,81 @@
+"""Which jobs of a sweep are trained together, as one stack of SAEs."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from saemd.config import Config
+from saemd.errors import bad_value
+from saemd.lm.load import lm_info
+from saemd.runs import flatten
+
+# What the SAEs of a stack may differ in. All else decides shapes, objective, batches or the optimizer's form.
+_OWN = {
+    "l0", "seed", "init_seed", "data_seed", "run_root", "recipe.lr", "recipe.lr_warmup_steps",
+    "recipe.lr_warmup_fraction", "recipe.lr_decay_fraction", "recipe.adam_beta2", "recipe.adam_eps",
+    "recipe.grad_clip_norm", "together",
+}  # fmt: skip
+_OWN_GROUPS = ("init.", "folder.", "logger.")
+FREE_SHARE = 0.9  # of a GPU's free memory; the rest is for what the estimate leaves out
+
+
+def stacks(configs: Sequence[Config], step_of: Callable[[Config], int]) -> list[list[Config]]:
+    """The jobs in stacks of at most `together`, in their order. A stack's checkpoints stand at one step."""
+    groups: dict[Any, list[Config]] = {}
+    for config in configs:
+        groups.setdefault((_common(config), step_of(config)), []).append(config)
+    parts = []
+    for group in groups.values():
+        size = group[0].together
+        assert isinstance(size, int)
+        parts += [group[i : i + size] for i in range(0, len(group), size)]
+    return parts
+
+
+def _common(config: Config) -> tuple[tuple[str, str], ...]:
+    values = flatten(dataclasses.asdict(config)).items()
+    return tuple((key, repr(value)) for key, value in values if key not in _OWN and not key.startswith(_OWN_GROUPS))
+
+
+def stack_bytes(config: Config, d_in: int, d_sae: int) -> int:
+    """Memory of one SAE in a stack, an estimate.
+
+    Two matrices [d_in, d_sae] with Adam's moments and the weights at the start, in float32; on a GPU their gradients,
+    those of the step before and the rounded copies in bfloat16. Of a batch: the pre-activations, latents and their
+    gradients [B, d_sae].
+    """
+    per_weight, per_latent = (18, 10) if on_gpu(config) else (20, 28)
+    return per_weight * 2 * d_in * d_sae + per_latent * config.batch_size * d_sae + 16 * config.batch_size * d_in
+
+
+def stack_size(config: Config) -> int:
+    """How many SAEs a stack has at most. Raises `UserError` where `together` of them do not fit into the memory."""
+    info = lm_info(config.lm, Path(config.cache_root))
+    each, available = stack_bytes(config, info.d_model, config.d_sae or 2 * info.mlp_width), free_memory(config)
+    most = max(1, int(FREE_SHARE * available / each))
+    if config.together == "auto":
+        return most if on_gpu(config) else 1  # on a CPU an SAE alone is faster
+    assert isinstance(config.together, int)
+    if config.together > most:
+        memory = (
+            f"so many SAEs take {config.together * each / 1e9:.1f} GB, there are {available / 1e9:.1f} GB of memory"
+        )
+        raise bad_value("together", config.together, f"{memory}; {most} would fit")
+    return config.together
+
+
+def free_memory(config: Config) -> int:
+    """Bytes that a stack may take: what is free on the GPU if there is one, else what the machine has."""
+    if on_gpu(config):
+        return torch.cuda.mem_get_info()[0]
+    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+
+
+def on_gpu(config: Config) -> bool:
+    return config.accelerator != "cpu" and torch.cuda.is_available()

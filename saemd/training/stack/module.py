@@ -1,0 +1,140 @@
+"""The LightningModule of a stack: the runs of several SAEs, made in common steps."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import lightning as pl
+from lightning.pytorch.loggers import Logger
+from torch import Tensor, nn
+
+from saemd.errors import UserError
+from saemd.sae import SAE, Progress
+from saemd.sae.measures import HeldOut
+from saemd.sae.stack import joined, stack
+from saemd.sae.twins import Twin, fast_twin
+from saemd.training.callbacks import AtEnd
+from saemd.training.figures import batch_figures
+from saemd.training.module import SAETraining, is_logged
+from saemd.training.stack.optimizer import Member, StackAdam
+
+
+class StackTraining(pl.LightningModule):
+    """Trains the SAEs of `members` on batches [S, B, D]; their modules and optimizers stay as in runs of their own.
+
+    A member whose loss or weights are no longer finite goes into `failed`, by its number, with the reason: it is
+    logged and saved no more, and the others go on. `loggers` are the members' own.
+    """
+
+    def __init__(
+        self, members: Sequence[SAETraining], loggers: Sequence[Logger | None], failed: dict[int, UserError]
+    ) -> None:
+        super().__init__()
+        self.members = nn.ModuleList(members)
+        self.loggers_of = loggers
+        self.schedule = members[0].schedule
+        self.failed = failed
+        self.twin: Twin | None = None
+        self.last_figures: dict[str, float] = {}
+
+    def running(self) -> list[tuple[int, SAETraining]]:
+        """The members that have not failed, with their numbers."""
+        return [(i, member) for i, member in enumerate(self._members()) if i not in self.failed]
+
+    def _members(self) -> list[SAETraining]:
+        return [member for member in self.members if isinstance(member, SAETraining)]
+
+    @property
+    def sae(self) -> SAE:
+        """The stack itself, once training has begun."""
+        return self.optimizer.whole
+
+    @property
+    def held_out(self) -> HeldOut | None:
+        return next((member.held_out for _, member in self.running()), None)
+
+    def configure_optimizers(self) -> Any:
+        """Joins the members' memory, which from here on stays on one device."""
+        members = self._members()
+        parts = [
+            Member(made["optimizer"], made["lr_scheduler"]["scheduler"], member.recipe)
+            for member in members
+            for made in [member.configure_optimizers()]
+        ]
+        self.optimizer = StackAdam(stack([member.sae for member in members]), parts, self.schedule.steps)
+        self._starts = {name: joined([m.get_buffer(name) for m in members]) for name in ("start_dec", "start_enc")}
+        self._last_fired = joined([member.last_fired for member in members])
+        return self.optimizer
+
+    def on_train_start(self) -> None:
+        self.twin = fast_twin(self.sae, self.device) if self._members()[0].recipe.fast and self._on_gpu() else None
+        for member in self._members():
+            member.start_clock(self.global_step)
+
+    def _on_gpu(self) -> bool:  # the kernels for a CPU take one SAE
+        return self.device.type == "cuda"
+
+    def training_step(self, x_SBD: Tensor, batch_idx: int) -> Tensor:
+        at = Progress(self.global_step, self.schedule.steps)
+        loss = self._loss = self.twin(self.sae, x_SBD, at) if self.twin else self.sae.objective(x_SBD, at)
+        self._last_fired.masked_fill_(loss.fired, at.step)
+        self._log_now = is_logged(at)
+        if self._log_now:
+            names, values = batch_figures(
+                self.sae, loss, x_SBD, at, mean_D=self._members()[0].mean, last_fired=self._last_fired, **self._starts
+            )
+            for (i, member), row in zip(enumerate(self._members()), values.tolist(), strict=True):
+                if i not in self.failed:
+                    self._take(i, member, dict(zip(names, row, strict=True)), at, x_SBD.shape[-2])
+        return loss.total.sum()
+
+    def _take(self, i: int, member: SAETraining, figures: Mapping[str, float], at: Progress, batch_size: int) -> None:
+        try:
+            member.take_figures(dict(figures), at, batch_size)
+        except UserError as error:
+            self.failed[i] = error
+            if not self.running():
+                raise
+        else:
+            self.last_figures = member.last_figures
+
+    def backward(self, loss: Tensor, *_: Any, **__: Any) -> None:
+        self._loss.backward(self.sae)
+
+    def on_train_batch_end(self, outputs: Any, batch: Tensor, batch_idx: int) -> None:
+        if not self._log_now and self.global_step < self.schedule.steps:
+            return
+        norms = self.optimizer.gradient_norm.tolist()
+        for i, member in self.running():
+            member.read_clock(self.global_step, batch.shape[-2])
+            member.last_figures["train/grad_norm"] = norms[i]
+            if logger := self.loggers_of[i]:
+                logger.log_metrics(member.last_figures, step=self.global_step)
+
+    def on_validation_epoch_start(self) -> None:
+        for _, member in self.running():
+            member.on_validation_epoch_start()
+
+    def validation_step(self, x_BD: Tensor, batch_idx: int) -> None:
+        for _, member in self.running():
+            member.validation_step(x_BD, batch_idx)
+
+    def on_validation_epoch_end(self) -> None:
+        for _, member in self.running():
+            member.on_validation_epoch_end()
+
+
+class EachAtEnd(AtEnd):
+    """Lets each member's own callbacks act on it; a member that one of them refuses has failed."""
+
+    def __init__(self, callbacks: Sequence[Sequence[AtEnd]]) -> None:
+        self.callbacks = callbacks
+
+    def act(self, module: Any, steps: int, loggers: Sequence[Logger]) -> None:
+        for i, member in module.running():
+            try:
+                for callback in self.callbacks[i]:
+                    callback.act(member, steps, [logger] if (logger := module.loggers_of[i]) else [])
+            except UserError as error:
+                module.failed[i] = error

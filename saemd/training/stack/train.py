@@ -1,0 +1,56 @@
+"""Several training jobs as one stack of SAEs, each with its own run directory as if it had been trained alone."""
+
+from __future__ import annotations
+
+import gc
+import json
+from collections.abc import Callable, Sequence
+from contextlib import ExitStack
+from typing import Any
+
+from saemd.activations.joined import JoinedDataModule
+from saemd.config import Config
+from saemd.errors import UserError
+from saemd.logging import log_summary
+from saemd.runs import CHECKPOINT, METRICS
+from saemd.training.callbacks import AtEnd, SaveRun
+from saemd.training.checkpoints import step_of
+from saemd.training.fit import fit
+from saemd.training.run import opened, prepare
+from saemd.training.stack.checkpoints import StackCheckpoints
+from saemd.training.stack.module import EachAtEnd, StackTraining
+
+Outcome = dict[str, Any] | UserError  # metrics.json's content, or why there is none
+
+
+def train_together(
+    configs: Sequence[Config], at_end: Callable[[Config], Sequence[AtEnd]] = lambda config: ()
+) -> list[Outcome]:
+    """Train, measure and save the SAEs of unfinished jobs that `saemd.training.stack.grouping` puts together.
+
+    `at_end` gives what acts on each run after its files are written. A job that fails does not stop the others.
+    """
+    first, jobs = configs[0], [prepare(config) for config in configs]
+    data = JoinedDataModule(jobs[0].source, first.batch_size, first.tokens, [config.data_seed for config in configs])
+    folders = [job.folder for job in jobs]
+    steps = {step_of(job.folder, job.module) for job in jobs}
+    assert len(steps) == 1, f"jobs of one stack stand at steps {steps}"
+    with ExitStack() as directories:
+        failed: dict[int, UserError] = {}
+        loggers = [directories.enter_context(opened(job, lambda i=i: i in failed)) for i, job in enumerate(jobs)]
+        module = StackTraining([job.module for job in jobs], loggers, failed)
+        acts = EachAtEnd([[SaveRun(job.config, job.folder, len(jobs)), *at_end(job.config)] for job in jobs])
+        fit(
+            module, data, first, f"{len(jobs)} SAEs together", folders[0] / CHECKPOINT, steps != {0}, [acts],
+            StackCheckpoints(folders, failed),
+        )  # fmt: skip
+        outcomes: list[Outcome] = []
+        for i, (folder, logger) in enumerate(zip(folders, loggers, strict=True)):
+            if i in failed:
+                outcomes.append(failed[i])
+                continue
+            outcomes.append(metrics := json.loads((folder / METRICS).read_text()))
+            log_summary(logger, metrics)
+    del jobs, module, data, acts
+    gc.collect()
+    return outcomes

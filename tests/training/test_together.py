@@ -1,0 +1,213 @@
+"""Jobs that are trained as a stack: each ends as its own run does, whatever happens to the others."""
+
+import csv
+import json
+
+import pytest
+import torch
+
+from saemd.sae import twins
+from saemd.sae.jumprelu_fast.gpu import HalfLoss
+from saemd.sae.registry import ARCHITECTURES
+from saemd.training import callbacks, optimizer
+from saemd.training.stack import module as stack_module
+from saemd.training.stack import optimizer as stack_optimizer
+from tests.pipeline import same, weights
+
+# Three jobs that differ in start, target, learning rate and seeds; the plain reference is what a stack on a CPU runs.
+SWEEP = {
+    "init": "mirror,uniform", "l0": "4,6", "seed": "3", "tokens": "6400", "recipe.fast": "false",
+    "recipe.lr_warmup_fraction": "0.05",
+}  # fmt: skip
+
+
+def runs(root) -> list:
+    return sorted(path.parent.relative_to(root) for path in root.rglob("metrics.json"))
+
+
+@pytest.fixture
+def sweep(world, command, tmp_path):
+    """Train the sweep into `tmp_path / name`."""
+
+    def train(name: str, *more: str, code: int = 0):
+        words = {**SWEEP, **dict(word.split("=", 1) for word in more)}
+        sweep = [f"{key}={value}" for key, value in words.items()]
+        assert command(*world, "-m", *sweep, f"run_root={tmp_path / name}") == code
+        return tmp_path / name
+
+    return train
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_each_member_is_its_own_run(architecture, sweep):
+    """On a CPU bit for bit, where batched products of small matrices round as single ones do."""
+    more = [f"sae={architecture}", *(["sae.dead_after_tokens=1000"] if "topk" in architecture else [])]
+    alone, together = sweep("alone", *more), sweep("together", *more, "together=4")
+    assert len(runs(alone)) == 4
+    assert runs(together) == runs(alone)
+    for run in runs(alone):
+        for name, value in weights(alone / run).items():
+            torch.testing.assert_close(weights(together / run)[name], value, rtol=0, atol=1e-5)
+        assert same(alone / run, together / run) or architecture == "matryoshka_batch_topk"
+        ours, theirs = (json.loads((root / run / "metrics.json").read_text()) for root in (together, alone))
+        assert ours.pop("trained_together") == 4
+        for key in ("fvu", "l0", "drift_dec", "drift_enc", "dead_fraction", "steps", "tokens"):
+            assert ours[key] == pytest.approx(theirs[key], rel=1e-4)
+
+
+def test_learning_rates_and_data_orders_may_differ(sweep):
+    more = ["recipe.lr=1e-3,3e-3", "seed=3,4", "l0=4", "init=uniform", "recipe.adam_beta2=0.99"]
+    alone, together = sweep("alone", *more), sweep("together", *more, "together=8")
+    assert len(runs(alone)) == 4
+    assert all(same(alone / run, together / run) for run in runs(alone))
+
+
+def test_what_cannot_share_a_stack_is_split(sweep, capsys):
+    together = sweep("split", "batch_size=64,32", "init=uniform", "seed=3,4", "l0=4", "together=8")
+    assert len(runs(together)) == 4
+    assert capsys.readouterr().err.count("2 SAEs together: done") == 2
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.fixture
+def killed_at(monkeypatch):
+    """Save a checkpoint at one step, and end the process's training at a later one."""
+
+    def at(saved: int, killed: int) -> None:
+        def after(self, trainer, *_):
+            if trainer.global_step == saved:
+                self.save(trainer)
+            if trainer.global_step == killed:
+                raise KilledError
+
+        monkeypatch.setattr(callbacks.TimedCheckpoint, "on_train_batch_end", after)
+
+    return at
+
+
+@pytest.mark.parametrize("goes_on", ["together=4", "together=3", "together=1"])
+def test_a_killed_stack_goes_on_as_stacks_or_alone(goes_on, sweep, killed_at, monkeypatch):
+    whole = sweep("whole", "together=4")
+    killed_at(40, 70)
+    killed = sweep("killed", "together=4", code=1)
+    assert runs(killed) == []
+    monkeypatch.undo()
+    assert sweep("killed", goes_on) == killed
+    assert len(runs(whole)) == 4
+    assert all(same(whole / run, killed / run) for run in runs(whole))
+
+
+def test_a_stack_goes_on_with_runs_that_were_alone(sweep, killed_at, monkeypatch):
+    whole = sweep("whole")
+    killed_at(40, 70)
+    killed = sweep("killed", code=1)
+    monkeypatch.undo()
+    sweep("killed", "together=auto")
+    assert len(runs(whole)) == 4
+    assert all(same(whole / run, killed / run) for run in runs(whole))
+
+
+def test_checkpoints_hold_one_run_and_no_more(sweep):
+    alone, together = sweep("alone"), sweep("together", "together=4")
+    for run in runs(alone):
+        ours, theirs = (root / run / "last.ckpt" for root in (together, alone))
+        assert abs(ours.stat().st_size - theirs.stat().st_size) < 0.02 * theirs.stat().st_size
+        a, b = (torch.load(path, weights_only=True) for path in (ours, theirs))
+        for checkpoint in (a, b):  # a stack has no scheduler whose steps Lightning could count
+            del checkpoint["loops"]["fit_loop"]["epoch_loop.scheduler_progress"]
+        assert_same(a, b)
+
+
+def assert_same(a, b, where="") -> None:
+    if isinstance(a, dict):
+        assert a.keys() == b.keys(), where
+        for key in a:
+            assert_same(a[key], b[key], f"{where}.{key}")
+    elif isinstance(a, list):
+        assert len(a) == len(b), where
+        for i, (one, other) in enumerate(zip(a, b, strict=True)):
+            assert_same(one, other, f"{where}[{i}]")
+    elif isinstance(a, torch.Tensor):
+        assert torch.equal(a, b), where
+    else:
+        assert a == pytest.approx(b) if isinstance(a, float) else a == b, where
+
+
+def test_a_member_that_diverges_leaves_the_others_as_they_are(sweep, capsys):
+    more = ["l0=4", "init=uniform", "seed=3,4"]
+    together = sweep("together", *more, "recipe.lr=1e-3,1e30", "together=4", code=1)
+    error = capsys.readouterr().err
+    assert error.count("failed") == 2
+    assert "recipe.lr=1e+30: train/" in error
+    alone = sweep("alone", *more, "recipe.lr=1e-3", "folder.recipe.lr=0.001")
+    assert runs(together) == runs(alone)
+    assert all(same(alone / run, together / run) for run in runs(alone))
+
+
+def test_a_stack_whose_members_all_diverge_ends_at_once(sweep, capsys):
+    sweep("together", "recipe.lr=1e30", "together=4", code=1)
+    assert capsys.readouterr().err.count("failed") == 4
+
+
+def test_each_run_has_its_own_log(sweep):
+    root = sweep("logged", "together=4", "logger=csv")
+    curves = []
+    for run in runs(root):
+        (path,) = (root / run).rglob("metrics.csv")
+        rows = [row for row in csv.DictReader(path.open()) if row.get("train/loss")]
+        assert len(rows) == 11  # of 100 steps every tenth, and the last
+        curves.append([row["train/loss"] for row in rows])
+        assert all(float(row["train/grad_norm"]) > 0 for row in rows)
+    assert len({tuple(curve) for curve in curves}) == 4
+
+
+def test_the_gpu_passes_train_stacks(sweep, monkeypatch):
+    """The way of a GPU, on the CPU: the whole stack by compiled passes against single runs by the same passes."""
+    for module in (optimizer, stack_optimizer):
+        monkeypatch.setattr(module, "multiplies_bfloat16", lambda device: True)
+    monkeypatch.setattr(optimizer.SAEAdam, "_by_kernels", optimizer.SAEAdam._by_passes)
+    monkeypatch.setattr(twins, "_twin", lambda architecture, device: HalfLoss(torch.float32))
+    monkeypatch.setattr(stack_module.StackTraining, "_on_gpu", lambda self: True)
+    more = ["recipe.fast=true", "tokens=1280"]
+    alone, together = sweep("alone", *more), sweep("together", *more, "together=4")
+    for run in runs(alone):
+        ours, theirs = weights(together / run), weights(alone / run)
+        for name, value in theirs.items():
+            torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-5)
+        assert not same(alone / run, together / run)
+
+
+@pytest.mark.parametrize("beta1", [0.0, 0.9])
+def test_one_pass_with_a_first_moment_equals_plain(beta1):
+    from saemd.training.config import RecipeConfig
+    from tests.training.test_optimizer import start, steps
+
+    plain, passes = start(), start()
+    recipe = RecipeConfig(lr=1e-2, adam_beta1=beta1, fast=False)
+    by_passes = optimizer.SAEAdam(passes, recipe)
+    by_passes._plain = by_passes._by_passes  # type: ignore[method-assign]
+    assert steps(plain, optimizer.SAEAdam(plain, recipe)) == pytest.approx(steps(passes, by_passes), rel=1e-5)
+    for name, value in plain.state_dict().items():
+        torch.testing.assert_close(passes.state_dict()[name], value, rtol=1e-4, atol=1e-5)
+
+
+BAD = {
+    "none": (["together=0"], r"together=0: use at least 1, or auto"),
+    "a word": (["together=all"], r"together=all: use at least 1, or auto"),
+    "more than fit": (["together=100000000"], r"together=100000000: .* GB of memory; \d+ would fit"),
+    "a launcher": (["together=2", "hydra/launcher=joblib"], r"hydra/launcher: starts jobs one by one, together"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_input(case, sweep, capsys, tmp_path):
+    import re
+
+    words, message = BAD[case]
+    sweep("bad", *words, code=2)
+    error = capsys.readouterr().err
+    assert re.search(f"^error: {message}", error, re.MULTILINE), error
+    assert not list((tmp_path / "bad").rglob("config.yaml"))
