@@ -1,13 +1,14 @@
 """One training step on a GPU: this project through Lightning, beside its peer under autocast and the chip's own rate.
 
     python experiments/throughput/gpu.py [size=paper] [batch=2048] [steps=50] [repetitions=5] [wheels=<folder>]
-                                         [sides=saemd,loop,dictionary_learning] [out=gpu-paper.json]
+                                         [sides=saemd,loop,dictionary_learning] [stack=5] [out=gpu-paper.json]
 
 `saemd` is the step as a user runs it: through Lightning, batches read from a cache and sent ahead, clipping, optimizer,
-unit rows, a logged point every ten steps. `loop` is the same step in a bare loop: what is missing to `saemd` is
-Lightning's share. `dictionary_learning` is 0.1.0's JumpReluTrainer as its own training loop calls it on a GPU, under
-bfloat16 autocast, given the same batches, sent ahead too. All start from the same weights at the target L0 and take
-turns; the first ten steps of each are not timed. Sizes are `common.SIZES`, or d_in=… d_sae=… l0=….
+unit rows, a logged point every ten steps. `stack` is so many SAEs trained as one through Lightning, each with a data
+order of its own; its time is the stack's divided by their number. `loop` is the single step in a bare loop: what is
+missing to `saemd` is Lightning's share. `dictionary_learning` is 0.1.0's JumpReluTrainer as its own training loop calls
+it on a GPU, under bfloat16 autocast, given the same batches, sent ahead too. All start from the same weights at the
+target L0 and take turns; the first ten steps of each are not timed. Sizes are `common.SIZES`, or d_in=… d_sae=… l0=….
 
 Needs torch, lightning, safetensors and triton; the peer needs its wheel: `wheels=` names a folder filled by
 
@@ -36,10 +37,13 @@ import torch
 
 from saemd.activations.cache import ActivationCache
 from saemd.activations.datamodule import ActivationDataModule
+from saemd.activations.joined import JoinedDataModule
 from saemd.sae import Progress, twins
 from saemd.sae.jumprelu_fast.gpu import HalfLoss
 from saemd.training.module import SAETraining
 from saemd.training.optimizer import SAEAdam
+from saemd.training.stack.module import StackTraining
+from saemd.training.stack.optimizer import StackAdam
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
 from common import RECIPE, SIZES, Size, processor, random_cache, start
@@ -48,14 +52,17 @@ from peers import jump_relu_trainer, jump_relu_trainer_from
 
 WARM = 10  # steps: the passes are compiled in the first
 CACHED = 32  # batches in the cache, read again and again
-SIDES = ("saemd", "loop", "dictionary_learning")
+SIDES = ("saemd", "stack", "loop", "dictionary_learning")
 
 
 class Bench:
     """One size on one device; each side returns the seconds of a step and its last loss."""
 
-    def __init__(self, cache: ActivationCache, size: Size, batch: int, steps: int, device: torch.device) -> None:
+    def __init__(
+        self, cache: ActivationCache, size: Size, batch: int, steps: int, stacked: int, device: torch.device
+    ) -> None:
         self.cache, self.size, self.batch, self.steps, self.device = cache, size, batch, steps, device
+        self.stacked = stacked
         self.peer: Any = None
 
     def data(self) -> ActivationDataModule:
@@ -72,13 +79,26 @@ class Bench:
 
     def saemd(self) -> tuple[float, float]:
         module, clock = self.module(), Clock(self.device)
-        trainer = pl.Trainer(
+        self._trainer(clock).fit(module, datamodule=self.data())
+        return clock.seconds / self.steps, module.last_figures["train/loss"]
+
+    def _trainer(self, clock: Clock) -> pl.Trainer:
+        return pl.Trainer(
             accelerator="gpu" if self.device.type == "cuda" else "cpu", devices=1, max_epochs=1,
             max_steps=WARM + self.steps, logger=False, enable_checkpointing=False, callbacks=[clock],
             enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
         )  # fmt: skip
-        trainer.fit(module, datamodule=self.data())
-        return clock.seconds / self.steps, module.last_figures["train/loss"]
+
+    def stack(self) -> tuple[float, float]:
+        clock, members = Clock(self.device), [self.module() for _ in range(self.stacked)]
+        module = StackTraining(members, [None] * self.stacked, {})
+        if self.device.type == "cpu":
+            StackTraining._on_gpu = lambda self: True  # type: ignore[method-assign]
+            StackAdam._one_by_one = StackAdam._by_passes  # type: ignore[method-assign]
+        seeds = range(self.stacked)
+        data = JoinedDataModule(self.cache, self.batch, (WARM + self.steps) * self.batch, seeds)
+        self._trainer(clock).fit(module, datamodule=data)
+        return clock.seconds / self.steps / self.stacked, module.last_figures["train/loss"]
 
     def loop(self) -> tuple[float, float]:
         module = self.module().to(self.device)
@@ -163,9 +183,10 @@ def measure(bench: Bench, sides: list[str], repetitions: int) -> dict[str, Any]:
 def compare(result: dict[str, Any], bench: Bench) -> dict[str, Any]:
     """The figures that are asked for: the ratio to the peer, and the share of the chip's matrix rate."""
     took, found = result["milliseconds"], {}
-    if {"saemd", "dictionary_learning"} <= took.keys():
-        ratios = [peer / ours for ours, peer in zip(took["saemd"], took["dictionary_learning"], strict=True)]
-        found["ratio"] = {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
+    for side, name in (("saemd", "ratio"), ("stack", "stack_ratio")):
+        if {side, "dictionary_learning"} <= took.keys():
+            ratios = [peer / ours for ours, peer in zip(took[side], took["dictionary_learning"], strict=True)]
+            found[name] = {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
     if "saemd" in took:
         flops = 10 * bench.size.d_in * bench.size.d_sae * bench.batch
         rate = flops / (statistics.median(took["saemd"]) * 1e-3) / 1e12
@@ -176,7 +197,20 @@ def compare(result: dict[str, Any], bench: Bench) -> dict[str, Any]:
 
 def main(words: list[str]) -> None:
     given = dict(word.split("=", 1) for word in words)
-    known = {"size", "d_in", "d_sae", "l0", "batch", "steps", "repetitions", "sides", "wheels", "device", "out"}
+    known = {
+        "size",
+        "d_in",
+        "d_sae",
+        "l0",
+        "batch",
+        "steps",
+        "repetitions",
+        "sides",
+        "stack",
+        "wheels",
+        "device",
+        "out",
+    }
     if given.keys() - known:
         sys.exit(f"error: unknown {', '.join(sorted(given.keys() - known))}; known are {', '.join(sorted(known))}")
     name, device = given.get("size", "paper"), torch.device(given.get("device", "cuda"))
@@ -184,9 +218,10 @@ def main(words: list[str]) -> None:
     if "d_sae" in given:
         name, size = "own", Size(int(given["d_in"]), int(given["d_sae"]), int(given["l0"]))
     sides = given.get("sides", ",".join(SIDES)).split(",")
-    batch, steps = int(given.get("batch", 2048)), int(given.get("steps", 50))
+    batch, steps, stacked = (int(given.get(*key)) for key in (("batch", 2048), ("steps", 50), ("stack", 5)))
     with tempfile.TemporaryDirectory() as folder:
-        bench = Bench(random_cache(Path(folder) / "cache", size.d_in, CACHED * batch), size, batch, steps, device)
+        cache = random_cache(Path(folder) / "cache", size.d_in, CACHED * batch)
+        bench = Bench(cache, size, batch, steps, stacked, device)
         if "dictionary_learning" in sides:
             wheels, here = given.get("wheels"), Path.home() / ".cache" / "saemd"
             bench.peer = jump_relu_trainer_from(Path(wheels)) if wheels else jump_relu_trainer(here)
@@ -198,6 +233,7 @@ def main(words: list[str]) -> None:
                 "cuda": torch.version.cuda, "dictionary_learning": "0.1.0",
             },
             "size": name, "d_in": size.d_in, "d_sae": size.d_sae, "l0": size.l0, "batch_size": batch, "steps": steps,
+            "stack": stacked,
             "matrix_teraflops_per_second": matrix_rate(device),
         }  # fmt: skip
         result |= measure(bench, sides, int(given.get("repetitions", 5)))

@@ -106,7 +106,7 @@ def parts(sae: JumpReLUSAE, x_BD: Tensor) -> dict[str, dict[str, Any]]:
         part(
             f"adam_ {name}",
             lambda m=matrix, g=grad_FD, s=square_FD, r=rounded, a=along: passes.adam_(
-                rows(m), g, s, r, a, norm, lr, correction, 1.0, 0.999, 1e-8
+                rows(m), g, s, None, r, a, norm, lr, correction, 1.0, 0.0, 0.999, 1e-8
             ),
             moved=(size + 18) * D * F,
         )

@@ -14,7 +14,6 @@ from saemd.sae import SAE, Progress
 from saemd.sae.measures import HeldOut
 from saemd.sae.stack import joined, stack
 from saemd.sae.twins import Twin, fast_twin
-from saemd.training.callbacks import AtEnd
 from saemd.training.figures import batch_figures
 from saemd.training.module import SAETraining, is_logged
 from saemd.training.stack.optimizer import Member, StackAdam
@@ -123,18 +122,3 @@ class StackTraining(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         for _, member in self.running():
             member.on_validation_epoch_end()
-
-
-class EachAtEnd(AtEnd):
-    """Lets each member's own callbacks act on it; a member that one of them refuses has failed."""
-
-    def __init__(self, callbacks: Sequence[Sequence[AtEnd]]) -> None:
-        self.callbacks = callbacks
-
-    def act(self, module: Any, steps: int, loggers: Sequence[Logger]) -> None:
-        for i, member in module.running():
-            try:
-                for callback in self.callbacks[i]:
-                    callback.act(member, steps, [logger] if (logger := module.loggers_of[i]) else [])
-            except UserError as error:
-                module.failed[i] = error

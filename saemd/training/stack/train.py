@@ -8,6 +8,8 @@ from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
 
+from lightning.pytorch.loggers import Logger
+
 from saemd.activations.joined import JoinedDataModule
 from saemd.config import Config
 from saemd.errors import UserError
@@ -18,7 +20,7 @@ from saemd.training.checkpoints import step_of
 from saemd.training.fit import fit
 from saemd.training.run import opened, prepare
 from saemd.training.stack.checkpoints import StackCheckpoints
-from saemd.training.stack.module import EachAtEnd, StackTraining
+from saemd.training.stack.module import StackTraining
 
 Outcome = dict[str, Any] | UserError  # metrics.json's content, or why there is none
 
@@ -54,3 +56,18 @@ def train_together(
     del jobs, module, data, acts
     gc.collect()
     return outcomes
+
+
+class EachAtEnd(AtEnd):
+    """Lets each member's own callbacks act on it; a member that one of them refuses has failed."""
+
+    def __init__(self, callbacks: Sequence[Sequence[AtEnd]]) -> None:
+        self.callbacks = callbacks
+
+    def act(self, module: Any, steps: int, loggers: Sequence[Logger]) -> None:
+        for i, member in module.running():
+            try:
+                for callback in self.callbacks[i]:
+                    callback.act(member, steps, [logger] if (logger := module.loggers_of[i]) else [])
+            except UserError as error:
+                module.failed[i] = error
