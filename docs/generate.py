@@ -18,7 +18,7 @@ from typing import Any
 import yaml
 from omegaconf import MISSING
 
-from saemd.activations.config import ActivationsConfig
+from saemd.activations.config import SCHEMAS
 from saemd.arguments import CONF
 from saemd.config import Config
 from saemd.corpus.config import CorpusConfig, SourceConfig
@@ -34,7 +34,7 @@ PAGE = Path(__file__).with_name("keys.md")
 GROUPS = {
     "lm": "the language model",
     "corpus": "the text",
-    "activations": "the activation cache",
+    "activations": "where activations come from",
     "sae": "the architecture of the SAE",
     "init": "the weights at step 0",
     "recipe": "optimizer and schedules",
@@ -59,7 +59,7 @@ def page() -> str:
     for group, schemas in {
         "lm": {"": LMConfig, "packages[]": PackageConfig},
         "corpus": {"": CorpusConfig, "sources.<name>": SourceConfig},
-        "activations": {"": ActivationsConfig},
+        "activations": SCHEMAS,
         "sae": {name: sae.Config for name, sae in ARCHITECTURES.items()},
         "init": {name: start.Config for name, start in INITS.items()},
         "recipe": {"": RecipeConfig},
@@ -95,7 +95,7 @@ def _table(
 ) -> str:
     rows = ["| key | type | default | meaning |", "| --- | --- | --- | --- |"]
     for field in dataclasses.fields(schema):
-        if prefix in ("sae.", "init.") and field.name == "name":
+        if prefix in ("activations.", "sae.", "init.") and field.name == "name":
             continue  # the option's own name
         annotation, comment = _source(schema, field.name)
         key, type_ = f"`{prefix}{field.name}`", f"`{annotation.replace(' | ', ' or ')}`"

@@ -10,9 +10,11 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from saemd.activations.config import ActivationsConfig
 from saemd.activations.harvest import ensure_cache
 from saemd.cli import entry
 from saemd.composition import compose_all
+from saemd.errors import bad_value
 from saemd.preflight import check_caches
 from saemd.threads import use_threads
 
@@ -22,10 +24,15 @@ def main(arguments: list[str]) -> int:
         print(__doc__)
         return 0
     configs = compose_all(arguments)
+    for config in configs:
+        if not isinstance(config.activations, ActivationsConfig):
+            name = getattr(config.activations, "name", None)
+            raise bad_value("activations", name, "this source has no cache that could be written before; leave it out")
     check_caches(configs)
     for config in configs:
         use_threads(config.threads)
         root = Path(config.cache_root)
+        assert isinstance(config.activations, ActivationsConfig)
         cache = ensure_cache(
             config.lm, config.layer, config.corpus, config.activations, root, accelerator=config.accelerator
         )

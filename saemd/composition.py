@@ -13,6 +13,7 @@ from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
 
+from saemd.activations.config import SCHEMAS
 from saemd.arguments import CONF, folder, overrides, refuse_unread, unknown_key
 from saemd.config import Config, check
 from saemd.corpus.config import CorpusConfig
@@ -35,6 +36,7 @@ def register() -> None:
     for group, name, node in (
         ("lm", "base_lm", LMConfig),
         ("corpus", "base_corpus", CorpusConfig),
+        *(("activations", f"base_{name}", schema) for name, schema in SCHEMAS.items()),
         *(("sae", f"base_{name}", architecture.Config) for name, architecture in ARCHITECTURES.items()),
         *(("init", f"base_{name}", start.Config) for name, start in INITS.items()),
         ("recipe", "base_recipe", RecipeConfig),

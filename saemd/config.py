@@ -12,7 +12,7 @@ from typing import Any
 
 from omegaconf import MISSING
 
-from saemd.activations.config import ActivationsConfig, check_activations
+from saemd.activations.config import HarvestConfig, check_activations
 from saemd.corpus.config import CorpusConfig
 from saemd.errors import bad_value
 from saemd.lm.config import LMConfig
@@ -33,7 +33,7 @@ class Config:
 
     lm: LMConfig = MISSING
     corpus: CorpusConfig = MISSING
-    activations: ActivationsConfig = field(default_factory=ActivationsConfig)
+    activations: HarvestConfig = MISSING
     sae: SAEConfig = MISSING
     init: InitConfig = MISSING
     recipe: RecipeConfig = MISSING
@@ -84,6 +84,10 @@ def check(config: Config) -> None:
     if config.accelerator not in ACCELERATORS:
         raise bad_value("accelerator", config.accelerator, f"known are {', '.join(ACCELERATORS)}")
     check_activations(config.activations)
+    if config.accelerator == "cpu" and getattr(config.activations, "device", "cpu") == "gpu":
+        raise bad_value(
+            "activations.device", "gpu", "accelerator=cpu trains on the CPU; use cpu, or another accelerator"
+        )
     check_architecture(config.sae)
     check_init(config.init)
     check_logger(config.logger)

@@ -114,8 +114,10 @@ def _check_run(config: Config, origin: Origin) -> dict[str, Any] | None:
     """The job's metrics, if it is finished. Raises `UserError` where its folder holds another run, or a damaged one."""
     metrics = record.finished(config)
     if metrics is None:
+        from saemd.activations.registry import check_source
         from saemd.training.checkpoints import step_of  # and with it Lightning, which finished jobs do not need
 
+        check_source(origin, config.activations)
         refuse_another(run_dir(config), identify(config, origin))
         step_of(run_dir(config))
     return metrics

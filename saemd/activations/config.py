@@ -1,33 +1,62 @@
-"""The keys `activations.…`: how many tokens are cached, how they are written, and how they are read."""
+"""The keys `activations.…` of each source of activations, an option of the group `activations`."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 from saemd.errors import bad_value
 
 LM_DTYPES = ("auto", "float32", "bfloat16")
+DEVICES = ("cpu", "gpu")
 
 
 @dataclass
-class ActivationsConfig:
-    """Writing (all but the last two keys) and reading of the activation cache. Sizes are in tokens."""
+class HarvestConfig:
+    """The keys that every source has: what the language model is run on. Sizes are in tokens."""
 
-    tokens: int = 1_000_000  # training tokens to cache; a run with more `tokens` makes several epochs
+    tokens: int = 1_000_000  # training tokens in an epoch; a run with more `tokens` makes several epochs
     heldout_tokens: int = 50_000  # tokens of held-out documents, for validation
     context_length: int = 256
-    lm_batch_tokens: int = 2048  # per forward pass of the language model; changes speed and memory, not the cache
-    shard_tokens: int = 65_536  # at most this many per file; a killed run repeats at most this many
+    lm_batch_tokens: int = 2048  # per forward pass of the language model; changes speed and memory, not the content
+    shard_tokens: int = 65_536  # at most this many per file; a killed harvest repeats at most this many
     outlier_factor: float | None = 10.0  # drop tokens whose norm exceeds this many medians; null keeps all
     lm_dtype: str = "auto"  # the language model's: float32, bfloat16, or the faster one on this machine
+
+
+@dataclass
+class ActivationsConfig(HarvestConfig):
+    """Written to the disk once, and read by every run that needs the same activations. The default."""
+
     window_tokens: int = 1_048_576  # slices of shards are permuted within windows of this size when read
     prefetch_batches: int = 4  # made ahead by threads; 0: no thread; memory holds two batches more
 
 
-def check_activations(config: ActivationsConfig) -> None:
+@dataclass
+class MemoryConfig(ActivationsConfig):
+    """Held in memory by each process. A run from memory is the run from the cache: the same numbers, the same order."""
+
+    name: str = "memory"
+    device: str = "cpu"  # whose memory: cpu, or gpu
+
+
+# The cache has no `name`, since runs of earlier versions have none in their `config.yaml`.
+SCHEMAS: Mapping[str, type[HarvestConfig]] = {"cache": ActivationsConfig, "memory": MemoryConfig}
+
+
+def schema(values: Mapping[str, Any]) -> type[HarvestConfig]:
+    """The class of saved keys, by their `name`. Raises `UserError` for a source that does not exist."""
+    name = values.get("name", "cache")
+    if name not in SCHEMAS:
+        raise bad_value("activations.name", name, f"known are {', '.join(SCHEMAS)}")
+    return SCHEMAS[name]
+
+
+def check_activations(config: HarvestConfig) -> None:
     """Raises `UserError` for a value outside its range."""
     for key in ("tokens", "heldout_tokens", "lm_batch_tokens", "window_tokens"):
-        if getattr(config, key) < 1:
+        if getattr(config, key, 1) < 1:
             raise bad_value(f"activations.{key}", getattr(config, key), "use at least 1")
     if config.context_length < 2:
         raise bad_value("activations.context_length", config.context_length, "use at least 2 (the paper: 1024)")
@@ -39,5 +68,9 @@ def check_activations(config: ActivationsConfig) -> None:
         raise bad_value("activations.outlier_factor", config.outlier_factor, "use more than 1, or null to keep all")
     if config.lm_dtype not in LM_DTYPES:
         raise bad_value("activations.lm_dtype", config.lm_dtype, f"known are {', '.join(LM_DTYPES)}")
-    if config.prefetch_batches < 0:
-        raise bad_value("activations.prefetch_batches", config.prefetch_batches, "use 0 or more")
+    if (prefetch := getattr(config, "prefetch_batches", 0)) < 0:
+        raise bad_value("activations.prefetch_batches", prefetch, "use 0 or more")
+    if (device := getattr(config, "device", "cpu")) not in DEVICES:
+        raise bad_value("activations.device", device, f"known are {', '.join(DEVICES)}")
+    if SCHEMAS.get(name := getattr(config, "name", "cache")) is not type(config):
+        raise bad_value("activations.name", name, "leave it out; activations=… chooses the source")

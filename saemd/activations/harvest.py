@@ -1,19 +1,20 @@
-"""The activation cache of a language model's layer on a corpus: opened, or written first where it is missing."""
+"""The language model and the text behind activations, and the cache on disk: opened, or written where it is missing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from functools import cache, partial
+from collections.abc import Callable, Iterator
+from functools import cached_property, partial
 from pathlib import Path
 
 import torch
 from torch import Tensor
 
 from saemd.activations.cache import ActivationCache
-from saemd.activations.config import ActivationsConfig, check_activations
+from saemd.activations.config import ActivationsConfig, HarvestConfig, check_activations
 from saemd.activations.manifest import MANIFEST, SPLITS, Origin, SplitName, read_progress
+from saemd.activations.sharding import Context
 from saemd.activations.takeover import take_over
-from saemd.activations.write import Context, lock, write_cache
+from saemd.activations.write import lock, write_cache
 from saemd.corpus import contexts, fingerprint, some_documents
 from saemd.corpus.config import CorpusConfig
 from saemd.errors import UserError, bad_value
@@ -47,8 +48,10 @@ def ensure_cache(
         with lock(folder):
             take_over(folder, origin, lm_config)
             if not (folder / MANIFEST).is_file():
-                device = "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"
-                _write(folder, origin, lm_config, corpus_config, config, cache_root, device)
+                progress = read_progress(folder)
+                lm_dtype = progress.lm_dtype if progress else config.lm_dtype  # a resumed cache keeps its dtype
+                lm = LMOnText(lm_config, layer, corpus_config, config, cache_root, lm_device(accelerator), lm_dtype)
+                write_cache(folder, origin, config, lm.contexts, lm.forward, lm.dtype)
     reading = {"window_tokens": config.window_tokens, "prefetch_batches": config.prefetch_batches}
     opened = ActivationCache.open(folder, verify=True, **reading)
     if opened.fingerprint != origin.fingerprint:
@@ -61,7 +64,7 @@ def ensure_cache(
 
 
 def describe(
-    lm_config: LMConfig, layer: int, corpus_config: CorpusConfig, config: ActivationsConfig, cache_root: Path
+    lm_config: LMConfig, layer: int, corpus_config: CorpusConfig, config: HarvestConfig, cache_root: Path
 ) -> Origin:
     """What decides the cache's content. Raises `UserError` for a layer the model lacks, or contexts too long for it."""
     info = lm_info(lm_config, cache_root)
@@ -95,32 +98,46 @@ def cache_folder(origin: Origin, cache_root: Path) -> Path:
     return named
 
 
-def _write(
-    folder: Path,
-    origin: Origin,
-    lm_config: LMConfig,
-    corpus_config: CorpusConfig,
-    config: ActivationsConfig,
-    cache_root: Path,
-    device: str,
-) -> None:
-    trained = lm_info(lm_config, cache_root).trained_context
-    if trained is not None and config.context_length > trained:
-        length = f"activations.context_length={config.context_length:,}"
-        print_line(f"{length} is more than the {trained:,} positions that {origin.lm} was trained on")
-    progress = read_progress(folder)
-    lm_dtype = progress.lm_dtype if progress else config.lm_dtype  # a resumed cache keeps its dtype
-    if lm_dtype == "auto":
-        lm_dtype = str(fastest_dtype(device)).removeprefix("torch.")
+class LMOnText:
+    """A language model up to a layer, and the contexts of a corpus. It is loaded when its first context is asked for.
 
-    @cache  # loaded after the check for enough disk
-    def lm() -> LM:
-        return load_lm(lm_config, cache_root, n_layers=origin.layer + 1, dtype=getattr(torch, lm_dtype), device=device)
+    `lm_dtype` is a key of `LM_DTYPES`; `dtype` is the one that auto stands for on this machine.
+    """
 
-    def forward(ids_BT: Tensor) -> Tensor:
-        return residual_stream(lm().model, origin.layer, ids_BT)
+    def __init__(
+        self,
+        lm_config: LMConfig,
+        layer: int,
+        corpus_config: CorpusConfig,
+        config: HarvestConfig,
+        cache_root: Path,
+        device: str,
+        lm_dtype: str,
+    ) -> None:
+        self._lm_config, self._layer, self._cache_root, self._device = lm_config, layer, cache_root, device
+        self._corpus, self._length = corpus_config, config.context_length
+        self.dtype = str(fastest_dtype(device)).removeprefix("torch.") if lm_dtype == "auto" else lm_dtype
+        self.contexts: dict[SplitName, Callable[[], Iterator[Context]]] = {
+            split: partial(self._contexts, split) for split in SPLITS
+        }
+        info = lm_info(lm_config, cache_root)
+        if info.trained_context is not None and self._length > info.trained_context:
+            length = f"activations.context_length={self._length:,}"
+            print_line(f"{length} is more than the {info.trained_context:,} positions that {info.name} was trained on")
 
-    def split_contexts(split: SplitName) -> Iterator[Context]:
-        yield from contexts(some_documents(corpus_config, cache_root, split), lm().tokenizer, config.context_length)
+    @cached_property
+    def lm(self) -> LM:
+        dtype = getattr(torch, self.dtype)
+        return load_lm(self._lm_config, self._cache_root, n_layers=self._layer + 1, dtype=dtype, device=self._device)
 
-    write_cache(folder, origin, config, {split: partial(split_contexts, split) for split in SPLITS}, forward, lm_dtype)
+    def forward(self, ids_BT: Tensor) -> Tensor:
+        """The layer's output [B, T, D]."""
+        return residual_stream(self.lm.model, self._layer, ids_BT)
+
+    def _contexts(self, split: SplitName) -> Iterator[Context]:
+        yield from contexts(some_documents(self._corpus, self._cache_root, split), self.lm.tokenizer, self._length)
+
+
+def lm_device(accelerator: str) -> str:
+    """Where the language model runs: on the GPU if there is one, unless `accelerator` is cpu."""
+    return "cuda" if accelerator != "cpu" and torch.cuda.is_available() else "cpu"

@@ -6,8 +6,9 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from saemd.activations.config import ActivationsConfig
+from saemd.activations.config import ActivationsConfig, HarvestConfig, MemoryConfig
 from saemd.activations.harvest import describe, ensure_cache
+from saemd.activations.harvest_memory import check_memory, open_memory
 from saemd.activations.manifest import Origin
 from saemd.activations.source import Source
 from saemd.corpus.config import CorpusConfig
@@ -15,27 +16,35 @@ from saemd.lm.config import LMConfig
 
 
 class Entry(NamedTuple):
-    """How a source is described, without the language model's weights or the text, and how it is opened."""
+    """How a source is opened, and what is checked before: whether its activations fit into the free memory."""
 
-    describe: Callable[..., Origin]
     open: Callable[..., Source]
+    check_memory: Callable[..., None] = lambda origin, config: None
 
 
-SOURCES: Mapping[type, Entry] = {ActivationsConfig: Entry(describe, ensure_cache)}
+SOURCES: Mapping[type, Entry] = {
+    ActivationsConfig: Entry(ensure_cache),
+    MemoryConfig: Entry(open_memory, check_memory),
+}
 
 
 def describe_source(
-    lm: LMConfig, layer: int, corpus: CorpusConfig, activations: ActivationsConfig, cache_root: Path
+    lm: LMConfig, layer: int, corpus: CorpusConfig, activations: HarvestConfig, cache_root: Path
 ) -> Origin:
     """What decides the activations that `activations` asks for. Raises `UserError` where they cannot be had."""
-    return SOURCES[type(activations)].describe(lm, layer, corpus, activations, cache_root)
+    return describe(lm, layer, corpus, activations, cache_root)
+
+
+def check_source(origin: Origin, activations: HarvestConfig) -> None:
+    """Raise `UserError` where the activations do not fit into memory, if they are to be held there."""
+    SOURCES[type(activations)].check_memory(origin, activations)
 
 
 def open_source(
     lm: LMConfig,
     layer: int,
     corpus: CorpusConfig,
-    activations: ActivationsConfig,
+    activations: HarvestConfig,
     cache_root: Path,
     *,
     accelerator: str = "auto",

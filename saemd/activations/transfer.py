@@ -19,11 +19,16 @@ class Sent(NamedTuple):
     done: torch.cuda.Event
 
 
-def sender(device: torch.device) -> Callable[[Tensor], Sent]:
-    """A function that starts to copy a batch of CPU memory to a GPU. Several threads may call it at once."""
+def sender(device: torch.device) -> Callable[[Tensor], Tensor | Sent]:
+    """A function that starts to copy a batch of CPU memory to a GPU. Several threads may call it at once.
+
+    A batch that is on the GPU already is returned as it is.
+    """
     stream = torch.cuda.Stream(device)
 
-    def send(x_BD: Tensor) -> Sent:
+    def send(x_BD: Tensor) -> Tensor | Sent:
+        if x_BD.is_cuda:
+            return x_BD
         done = torch.cuda.Event()
         with torch.cuda.stream(stream):
             sent = Sent(x_BD.pin_memory().to(device, non_blocking=True), done)

@@ -17,7 +17,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from saemd import __version__
 from saemd.activations import harvest
-from saemd.activations.config import ActivationsConfig
+from saemd.activations.config import HarvestConfig, schema
 from saemd.corpus.config import CorpusConfig
 from saemd.corpus.documents import documents
 from saemd.corpus.documents import fingerprint as corpus_fingerprint
@@ -39,7 +39,7 @@ class Bench:
     def __init__(self, run_config: dict[str, Any], cache_root: Path, device: str = "cpu") -> None:
         self.lm_config: LMConfig = _typed(LMConfig, run_config, "lm")
         self.corpus: CorpusConfig = _typed(CorpusConfig, run_config, "corpus")
-        self.activations: ActivationsConfig = _typed(ActivationsConfig, run_config, "activations")
+        self.activations: HarvestConfig = _activations(run_config)
         self.layer = _layer(run_config)  # decoder layer whose output the SAEs take, from 0
         self.context_length = self.activations.context_length
         self.cache_root, self.device = cache_root, device
@@ -103,7 +103,7 @@ class Bench:
         if run.d_in != self.info.d_model:
             width = f"{self.info.name} has activations of width {self.info.d_model}"
             raise bad_value("run_dir", run.path, f"its SAE takes width {run.d_in}, but {width}; remove this folder")
-        activations = _typed(ActivationsConfig, run.config, "activations")  # runs of a bench may differ in these
+        activations = _activations(run.config)  # runs of a bench may differ in these
         origin = harvest.describe(self.lm_config, self.layer, self.corpus, activations, self.cache_root)
         if origin.fingerprint != run.saved["cache_fingerprint"]:
             present = f"lm={self.info.name}, layer={self.layer}, corpus={self.corpus.name}"
@@ -116,6 +116,10 @@ def _layer(run_config: dict[str, Any]) -> int:
     if not isinstance(layer, int):
         raise UserError(f"config.yaml: its layer cannot be read ({layer!r}); train the run again")
     return layer
+
+
+def _activations(run_config: dict[str, Any]) -> HarvestConfig:
+    return _typed(schema(run_config.get("activations") or {}), run_config, "activations")
 
 
 def _typed(schema: type, run_config: dict[str, Any], key: str) -> Any:

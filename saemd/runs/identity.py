@@ -23,7 +23,9 @@ _INPUTS = ("lm", "corpus")  # the fingerprint of the activations stands for them
 _ELSEWHERE = (
     "folder", "logger", "run_root", "cache_root", "together", "accelerator", "threads", "checkpoint_minutes",
 )  # fmt: skip
-_SPEED = ("lm_batch_tokens", "prefetch_batches")  # of `activations`: memory and time alone
+# Of `activations`: memory and time alone. A run from memory (`name`, `device`) is the run from the cache; the keys of
+# other sources tell them apart.
+_SPEED = ("lm_batch_tokens", "prefetch_batches", "name", "device")
 
 
 class Origin(Protocol):

@@ -252,7 +252,7 @@ def test_memory_is_bounded_by_the_batches_made_early(cache: ActivationCache, mon
     ("options", "message"),
     [
         ({"tokens": 127}, "^tokens=127: use at least one batch, batch_size=128"),
-        ({"tokens": 10**6, "batch_size": 3001}, "^batch_size=3001: the cache has 3000 tokens"),
+        ({"tokens": 10**6, "batch_size": 3001}, "^batch_size=3001: an epoch has 3000 tokens"),
         ({"batch_size": 0}, "^batch_size=0: "),
         ({"window": 0}, "^activations.window_tokens=0: "),
         ({"seed": -1}, "^seed=-1: "),

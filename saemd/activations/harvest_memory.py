@@ -1,0 +1,96 @@
+"""Activations in memory: read from a finished cache, or straight from the language model."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from saemd.activations.cache import ActivationCache
+from saemd.activations.config import MemoryConfig, check_activations
+from saemd.activations.harvest import LMOnText, cache_folder, describe, lm_device
+from saemd.activations.manifest import MANIFEST, SPLITS, Origin, Progress
+from saemd.activations.memory import MemoryActivations, Rows, RowsBuilder, read_cache
+from saemd.activations.sharding import Sharder
+from saemd.activations.shards import disk_bytes
+from saemd.activations.sizes import free_memory, human
+from saemd.activations.write import refuse_empty, say_if_short
+from saemd.corpus.config import CorpusConfig
+from saemd.errors import bad_value
+from saemd.lm.config import LMConfig
+from saemd.progress import bar, print_line
+
+_HEADROOM = 1.1  # of free memory over what the activations take: for the language model and the shard in work
+_last: list[Rows] = []  # of the last job of this process, for the next one: at most one
+
+
+def open_memory(
+    lm_config: LMConfig,
+    layer: int,
+    corpus_config: CorpusConfig,
+    config: MemoryConfig,
+    cache_root: Path,
+    *,
+    accelerator: str = "auto",
+) -> MemoryActivations:
+    """The activations of layer `layer`'s output, in memory. The last job's are used again if they are the same.
+
+    Raises `UserError` where they do not fit, and as `saemd.activations.write.write_cache` does.
+    """
+    check_activations(config)
+    origin = describe(lm_config, layer, corpus_config, config, cache_root)
+    device = rows_device(config.device)
+    if not _is_held(origin, device):
+        check_memory(origin, config)
+        _last.clear()  # before the new ones are allocated
+        folder = cache_folder(origin, cache_root)
+        if (folder / MANIFEST).is_file():
+            print_line(f"activations are read into memory from {folder}")
+            _last.append(read_cache(ActivationCache.open(folder, verify=True), device))
+        else:
+            lm = LMOnText(lm_config, layer, corpus_config, config, cache_root, lm_device(accelerator), config.lm_dtype)
+            _last.append(_harvest(origin, config, lm, device))
+    return MemoryActivations(_last[0], config.window_tokens, config.prefetch_batches)
+
+
+def check_memory(origin: Origin, config: MemoryConfig) -> None:
+    """Raise `UserError` where the activations do not fit into the memory that is free."""
+    device = rows_device(config.device)
+    if _is_held(origin, device):
+        return
+    held = sum(rows.bytes for rows in _last if rows.device == device)  # freed before others are allocated
+    needed, free = int(_HEADROOM * disk_bytes(origin.tokens + origin.heldout_tokens, origin.d_in)), free_memory(device)
+    if needed > free + held:
+        where = "the GPU" if device.type == "cuda" else "this machine"
+        remedy = "use fewer tokens, or activations=cache (on disk), or activations=online (a buffer)"
+        sizes = f"they take {human(needed)} of memory and {where} has {human(free + held)} free"
+        raise bad_value("activations.tokens", origin.tokens, f"{sizes}; {remedy}")
+
+
+def rows_device(name: str) -> torch.device:
+    """The device that holds the activations, as `Tensor.device` names it. Raises `UserError` where there is no GPU."""
+    if name != "gpu":
+        return torch.device("cpu")
+    if not torch.cuda.is_available():
+        raise bad_value("activations.device", name, "this machine has no GPU that torch can use; use cpu")
+    return torch.device("cuda", torch.cuda.current_device())
+
+
+def _is_held(origin: Origin, device: torch.device) -> bool:
+    return any(rows.manifest.fingerprint == origin.fingerprint and rows.device == device for rows in _last)
+
+
+def _harvest(origin: Origin, config: MemoryConfig, lm: LMOnText, device: torch.device) -> Rows:
+    size = human(disk_bytes(origin.tokens + origin.heldout_tokens, origin.d_in))
+    print_line(
+        f"activations of {origin.lm}, layer {origin.layer}, on {origin.corpus}: {origin.tokens:,} + "
+        f"{origin.heldout_tokens:,} held-out tokens of width {origin.d_in}, {size} of memory"
+    )
+    refuse_empty(origin, lm.contexts)
+    builder, progress = RowsBuilder(origin, device), Progress.new(origin, lm.dtype)
+    with bar("activations", origin.tokens + origin.heldout_tokens, 0, "tokens") as progress_bar:
+        sharder = Sharder(origin, config, progress, lm.forward, progress_bar, builder.keep)
+        for split in SPLITS:
+            sharder.add_split(split, lm.contexts[split])
+    say_if_short(origin, progress, "training goes on with these")
+    return builder.rows(sharder.manifest())
