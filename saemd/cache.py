@@ -27,7 +27,7 @@ def main(arguments: list[str]) -> int:
     for config in configs:
         if not isinstance(config.activations, ActivationsConfig):
             name = getattr(config.activations, "name", None)
-            raise bad_value("activations", name, "this source has no cache that could be written before; leave it out")
+            raise bad_value("activations", name, "it keeps no cache of all activations; leave it out")
     check_caches(configs)
     for config in configs:
         use_threads(config.threads)

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from omegaconf import MISSING
+
 from saemd.errors import bad_value
 
 LM_DTYPES = ("auto", "float32", "bfloat16")
@@ -41,8 +43,26 @@ class MemoryConfig(ActivationsConfig):
     device: str = "cpu"  # whose memory: cpu, or gpu
 
 
+@dataclass
+class OnlineConfig(HarvestConfig):
+    """Harvested while the SAE trains, through a shuffle buffer in memory.
+
+    The disk holds the tokenised text (4 bytes a token) and a cache of the first training tokens and the held-out ones.
+    """
+
+    tokens: int = MISSING  # training tokens in an epoch; by default the run's `tokens`: every token comes once
+    name: str = "online"
+    buffer_tokens: int = 524_288  # in memory: one half is served, in random order, while the other one is harvested
+    device: str = "cpu"  # whose memory holds the buffer: cpu, or gpu
+    prefetch_batches: int = 4  # made ahead by threads; 0: no thread, and training waits while a block is harvested
+
+
 # The cache has no `name`, since runs of earlier versions have none in their `config.yaml`.
-SCHEMAS: Mapping[str, type[HarvestConfig]] = {"cache": ActivationsConfig, "memory": MemoryConfig}
+SCHEMAS: Mapping[str, type[HarvestConfig]] = {
+    "cache": ActivationsConfig,
+    "memory": MemoryConfig,
+    "online": OnlineConfig,
+}
 
 
 def schema(values: Mapping[str, Any]) -> type[HarvestConfig]:
@@ -72,5 +92,8 @@ def check_activations(config: HarvestConfig) -> None:
         raise bad_value("activations.prefetch_batches", prefetch, "use 0 or more")
     if (device := getattr(config, "device", "cpu")) not in DEVICES:
         raise bad_value("activations.device", device, f"known are {', '.join(DEVICES)}")
+    if (buffer := getattr(config, "buffer_tokens", None)) is not None and buffer < 2 * config.context_length:
+        remedy = f"use at least two contexts, {2 * config.context_length}"
+        raise bad_value("activations.buffer_tokens", buffer, remedy)
     if SCHEMAS.get(name := getattr(config, "name", "cache")) is not type(config):
         raise bad_value("activations.name", name, "leave it out; activations=… chooses the source")

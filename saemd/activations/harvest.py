@@ -20,8 +20,9 @@ from saemd.corpus.config import CorpusConfig
 from saemd.errors import UserError, bad_value
 from saemd.files import check_writable
 from saemd.lm.config import LMConfig
-from saemd.lm.files import label
+from saemd.lm.files import label, resolve
 from saemd.lm.load import LM, fastest_dtype, lm_info, load_lm, residual_stream
+from saemd.lm.pretrained import read_tokenizer
 from saemd.progress import print_line
 
 
@@ -99,7 +100,7 @@ def cache_folder(origin: Origin, cache_root: Path) -> Path:
 
 
 class LMOnText:
-    """A language model up to a layer, and the contexts of a corpus. It is loaded when its first context is asked for.
+    """A language model up to a layer, and the contexts of a corpus. It is loaded when it is first needed.
 
     `lm_dtype` is a key of `LM_DTYPES`; `dtype` is the one that auto stands for on this machine.
     """
@@ -133,6 +134,11 @@ class LMOnText:
     def forward(self, ids_BT: Tensor) -> Tensor:
         """The layer's output [B, T, D]."""
         return residual_stream(self.lm.model, self._layer, ids_BT)
+
+    def training_contexts(self) -> Iterator[Context]:
+        """As `contexts["train"]`, from the tokenizer alone: the language model is not loaded."""
+        tokenizer = read_tokenizer(self._lm_config, resolve(self._lm_config, self._cache_root))
+        return contexts(some_documents(self._corpus, self._cache_root, "train"), tokenizer, self._length)
 
     def _contexts(self, split: SplitName) -> Iterator[Context]:
         yield from contexts(some_documents(self._corpus, self._cache_root, split), self.lm.tokenizer, self._length)

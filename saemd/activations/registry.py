@@ -6,9 +6,10 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-from saemd.activations.config import ActivationsConfig, HarvestConfig, MemoryConfig
+from saemd.activations.config import ActivationsConfig, HarvestConfig, MemoryConfig, OnlineConfig
 from saemd.activations.harvest import describe, ensure_cache
 from saemd.activations.harvest_memory import check_memory, open_memory
+from saemd.activations.harvest_online import check_buffer, open_online
 from saemd.activations.manifest import Origin
 from saemd.activations.source import Source
 from saemd.corpus.config import CorpusConfig
@@ -25,6 +26,7 @@ class Entry(NamedTuple):
 SOURCES: Mapping[type, Entry] = {
     ActivationsConfig: Entry(ensure_cache),
     MemoryConfig: Entry(open_memory, check_memory),
+    OnlineConfig: Entry(open_online, check_buffer),
 }
 
 

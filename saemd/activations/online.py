@@ -1,0 +1,125 @@
+"""`activations=online`: the language model runs while the SAE trains. Memory and disk hold a bounded number of tokens.
+
+A small cache on disk holds the first training activations and the held-out ones. It gives scale, mean, the outliers'
+limit and what validation measures, so they depend on the settings alone, not on the seed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
+from functools import partial
+from itertools import islice
+from threading import Event
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from saemd.activations.blocks import Block, Blocks, Harvest, batched_rows
+from saemd.activations.cache import ActivationCache
+from saemd.activations.config import OnlineConfig
+from saemd.activations.contexts import ContextStore
+from saemd.activations.manifest import Origin
+from saemd.activations.prefetch import prefetched
+from saemd.activations.sharded import HeldoutBatches, check_stream
+from saemd.activations.stream import BatchStream, Maker
+from saemd.progress import print_line
+
+
+class OnlineActivations:
+    """A source of `saemd.activations.source.Source`. `first` is the small cache; `harvest` runs the language model."""
+
+    def __init__(
+        self, first: ActivationCache, origin: Origin, store: ContextStore, harvest: Harvest, config: OnlineConfig,
+        device: torch.device,
+    ) -> None:  # fmt: skip
+        self.first, self.origin, self.store, self.harvest, self.config = first, origin, store, harvest, config
+        self.device = device
+        self.d_in, self.scale, self.mean, self.fingerprint = first.d_in, first.scale, first.mean, origin.fingerprint
+
+    def summary(self) -> dict[str, Any]:
+        """As the cache's. `n_train` counts an epoch's tokens before outliers are dropped."""
+        epoch = {"n_train": self.store.tokens, "statistics_tokens": self.first.n_train}
+        return {**self.first.summary(), "fingerprint": self.fingerprint, **epoch}
+
+    def sample(self, n: int, seed: int = 0) -> Tensor:
+        """`n` different activations of the first training tokens, float32 [n, D] in raw units, or all of them."""
+        return self.first.sample(n, seed)
+
+    def heldout(self, batch_size: int) -> HeldoutBatches:
+        """The same activations as those of a cache with these settings."""
+        return self.first.heldout(batch_size)
+
+    def stream(self, batch_size: int, tokens: int, seed: int, rank: int = 0, world: int = 1) -> BatchStream:
+        """See `Source.stream`. Each process runs the language model on all blocks. Raises `UserError`.
+
+        A line says so if the tokens are more than the text has.
+        """
+        check_stream(batch_size, tokens, seed, world)
+        if tokens > self.store.tokens:
+            print_line(
+                f"tokens={tokens:,} are {tokens / self.store.tokens:.1f} epochs of the {self.store.tokens:,} training "
+                "tokens of text; each epoch runs the language model again (activations=cache would not)"
+            )
+        length = self.origin.context_length
+        blocks = Blocks(
+            self.store,
+            block_contexts=block_tokens(self.config) // length,
+            batch_contexts=max(1, self.config.lm_batch_tokens // length),
+            seed=seed,
+            harvest=self.harvest,
+            width=self.d_in,
+            device=self.device,
+        )
+        order = {
+            "cache": self.fingerprint,
+            "seed": seed,
+            "batch_size": batch_size,
+            "buffer_tokens": self.config.buffer_tokens,
+            "world": world,
+            "lm_dtype": self.first.manifest.lm_dtype,
+        }
+        return OnlineStream(blocks, float(self.first.factor), tokens, order, rank, self.config.prefetch_batches)
+
+
+class OnlineStream(BatchStream):
+    """Batches of shuffled blocks. The state also has the block of the next batch and the number of tokens before it."""
+
+    def __init__(
+        self, blocks: Blocks, factor: float, tokens: int, order: dict[str, Any], rank: int, prefetch_batches: int
+    ) -> None:
+        self.blocks, self.factor, self.rank = blocks, factor, rank
+        self.per_round = order["batch_size"] * order["world"]  # tokens that one batch of every process takes
+        super().__init__(self._makers, tokens // self.per_round, order, prefetch_batches)
+
+    def state_dict(self) -> dict[str, Any]:
+        state = super().state_dict()
+        block, token = self.blocks.locate(state["batches"] * self.per_round)
+        return {**state, "block": block, "block_token": token}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        super().load_state_dict(state)
+        self.blocks.starts = {0: 0, state["block"]: state["block_token"]}
+
+    def _makers(self, begin: int) -> Iterator[Maker]:
+        token, end, world = begin * self.per_round, self.n_batches * self.per_round, self.order["world"]
+        first, start = self.blocks.locate(token)
+        stop = Event()
+        harvests = self.blocks.makers(first, end, stop)
+        ahead = 1 if self.prefetch_batches else 0
+        with ExitStack() as closed:
+            blocks = closed.enter_context(closing(prefetched(harvests, ahead, n_threads=1, name="language model")))
+            closed.callback(stop.set)  # before the thread is waited for
+            batches = batched_rows(blocks, self.order["batch_size"], token - start)
+            for parts in islice(batches, self.rank, (self.n_batches - begin) * world, world):
+                yield partial(self._make, parts)
+
+    def _make(self, parts: list[tuple[Block, int, int]]) -> Tensor:
+        x_BD = torch.cat([block.rows(first, last) for block, first, last in parts])
+        return x_BD.float().mul_(self.factor)
+
+
+def block_tokens(config: OnlineConfig) -> int:
+    """Tokens of a block, whole contexts: half of the buffer, since one block is served while the next is harvested."""
+    return max(1, config.buffer_tokens // 2 // config.context_length) * config.context_length

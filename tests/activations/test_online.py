@@ -1,0 +1,329 @@
+"""Online activations: every training token once an epoch, in an order that settings and seed decide."""
+
+import dataclasses
+import itertools
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from transformers import Gemma2Config
+
+from saemd import cache as cache_entry
+from saemd import jobs
+from saemd.activations import harvest, harvest_online
+from saemd.activations.cache import ActivationCache
+from saemd.activations.config import OnlineConfig
+from saemd.activations.contexts import ContextStore, open_contexts
+from saemd.activations.online import OnlineActivations
+from saemd.activations.registry import open_source
+from saemd.activations.sharding import kept_bits
+from saemd.activations.shards import to_float
+from saemd.activations.statistics import norms
+from saemd.composition import compose_all
+from saemd.errors import UserError
+from tests.activations.caches import CONFIG, D, contexts, forward, make, numbers, origin
+from tests.pipeline import WORDS, same, save_jsonl, save_model
+
+RUN = Path("init=uniform/l0=4/seed=24")
+CPU = torch.device("cpu")
+EVERYTHING = 10_000  # tokens: more than the 500 contexts of 15 kept tokens have
+
+
+@pytest.fixture(scope="module")
+def cache(tmp_path_factory) -> ActivationCache:
+    return make(tmp_path_factory.mktemp("online") / "cache", tokens=EVERYTHING)
+
+
+@pytest.fixture
+def online(cache, tmp_path):
+    """A function that opens the source with other keys; `batches` are the language model's, as first numbers."""
+
+    def opened(**keys) -> Any:
+        config = OnlineConfig(tokens=EVERYTHING, context_length=16, lm_batch_tokens=64, buffer_tokens=4000)
+        config = dataclasses.replace(config, **keys)
+        about = origin(CONFIG, tokens=config.tokens)
+        store = open_contexts(about, tmp_path, lambda: contexts("train"))
+        limit = cache.manifest.outliers.limit_or_inf
+
+        def harvested(ids_BT, keep_BT):
+            source.batches.append(ids_BT[:, 0].tolist())
+            bits = kept_bits(forward, ids_BT, keep_BT, about, "float32", "training")
+            return torch.from_numpy(bits[norms(bits) <= limit]).view(torch.bfloat16)
+
+        source: Any = OnlineActivations(cache, about, store, harvested, config, CPU)
+        source.batches = []
+        return source
+
+    return opened
+
+
+def served(source, tokens, seed=0, batch_size=50) -> list[int]:
+    return numbers(torch.cat(list(source.stream(batch_size, tokens, seed))) * source.scale)
+
+
+def test_an_epoch_has_the_tokens_of_the_cache_once(cache, online):
+    cached = [i for shard in cache.manifest.splits["train"].shards for i in numbers(raw(cache, shard))]
+    assert cache.n_train == len(cached)
+    epoch = served(online(), cache.n_train, batch_size=1)
+    assert sorted(epoch) == sorted(cached)
+    twice = served(online(), 2 * cache.n_train, batch_size=2)
+    assert sorted(twice[: len(epoch)]) == sorted(twice[len(epoch) :]) == sorted(cached)
+    assert twice[: len(epoch)] != twice[len(epoch) :]
+
+
+def raw(cache, shard) -> torch.Tensor:
+    return torch.from_numpy(to_float(cache.bits(shard)))
+
+
+def test_an_epoch_of_fewer_tokens_is_cut_where_the_text_is(online):
+    source = online(tokens=1000)
+    assert source.store.tokens == 1000
+    epoch = set(served(source, 1000 - 1000 // 97 - 5, batch_size=1))
+    wanted = [i for i in range(2000) if i % 16][:1000]
+    assert epoch <= {i for i in wanted if i % 97}
+    assert len(epoch) == 1000 - 1000 // 97 - 5
+
+
+@pytest.mark.parametrize("taken", [0, 1, 39, 40, 100, 163])
+def test_a_resumed_stream_is_the_same_and_harvests_no_block_before_its_own(taken, online):
+    """A block has 125 contexts, 1,875 kept tokens without a few outliers: 37 batches and a piece."""
+    tokens, whole, begun, resumed = 12_000, online(), online(), online()
+    wanted = list(whole.stream(50, tokens, seed=5))
+    first = begun.stream(50, tokens, seed=5)
+    list(itertools.islice(first, taken))
+    again = resumed.stream(50, tokens, seed=5)
+    again.load_state_dict(json.loads(json.dumps(first.state_dict())))
+    assert torch.equal(torch.cat(list(again)), torch.cat(wanted[taken:]))
+    before = taken * 50 // 1875 * 32  # language model batches of the blocks before, of 4 contexts each
+    assert len(resumed.batches) <= len(whole.batches) - before + 32 * (taken > 1)
+    assert len(whole.batches) == 7 * 32, "seven blocks of 125 contexts, and none beyond the last batch"
+
+
+def test_prefetching_changes_nothing(online):
+    assert served(online(prefetch_batches=0), 9000) == served(online(prefetch_batches=4), 9000)
+
+
+def test_a_seed_decides_the_order_of_documents(online):
+    a, b = online(), online()
+    assert served(a, 3000, seed=1) != served(b, 3000, seed=2)
+    assert a.batches[0] != b.batches[0]
+    assert served(online(), 3000, seed=1) == served(online(), 3000, seed=1)
+
+
+def test_processes_share_the_batches(online):
+    whole = list(online().stream(50, 6000, seed=3))
+    parts = [list(online().stream(50, 6000, seed=3, rank=rank, world=2)) for rank in (0, 1)]
+    assert [len(part) for part in parts] == [60, 60]
+    for i, batch in enumerate(whole):
+        assert torch.equal(batch, parts[i % 2][i // 2])
+
+
+def test_memory_holds_two_blocks(online, monkeypatch):
+    alive, most = set(), [0]
+    real = torch.empty
+
+    def counted(*size, **options):
+        values = real(*size, **options)
+        if size[-1] == D and options.get("dtype") == torch.bfloat16:
+            import weakref
+
+            alive.add(id(values))
+            weakref.finalize(values, alive.discard, id(values))
+            most[0] = max(most[0], len(alive))
+        return values
+
+    monkeypatch.setattr(torch, "empty", counted)
+    for _ in online().stream(50, 15_000, seed=0):
+        time.sleep(0.0002)
+    assert 1 <= most[0] <= 3  # two, and the last rows of the one before while its batches are being made
+
+
+def test_a_closed_stream_stops_the_language_model(online):
+    source = online()
+    real = source.harvest
+    source.harvest = lambda *batch: time.sleep(0.01) or real(*batch)
+    batches = iter(source.stream(50, 7000, seed=0))
+    next(batches)
+    batches.close()
+    seen = len(source.batches)
+    assert seen < 60, "the second block was not finished"
+    time.sleep(0.05)
+    assert len(source.batches) == seen
+
+
+def test_neighbours_come_from_more_contexts_than_in_the_cache(cache, online):
+    """Two neighbours in a batch of the cache are of one shard's 32 contexts, online of a block's 125."""
+    shares = {}
+    for name, source in (("cache", cache), ("online", online())):
+        batches = [numbers(batch * source.scale) for batch in source.stream(128, 7000, seed=0)]
+        same_context = [a // 16 == b // 16 for batch in batches for a, b in itertools.pairwise(batch)]
+        shares[name] = np.mean(same_context)
+    assert shares["online"] == pytest.approx(1 / 125, rel=0.5)
+    assert shares["online"] < 0.5 * shares["cache"]
+
+
+def test_another_order_is_refused(online):
+    state = online().stream(50, 7000, seed=1).state_dict()
+    with pytest.raises(UserError, match="buffer_tokens=4000, this one has 2000; start a new run"):
+        online(buffer_tokens=2000).stream(50, 7000, seed=1).load_state_dict(state)
+
+
+def test_tokenised_text_is_written_once_and_damage_is_said(tmp_path):
+    about = origin(CONFIG, tokens=100)
+    store = open_contexts(about, tmp_path, lambda: contexts("train"))
+    ids, keep = store.read(np.array([6, 0]))
+    assert (len(store), store.tokens) == (7, 100)
+    assert ids.tolist() == [[*range(96, 112)], [*range(16)]]
+    assert keep.sum(1).tolist() == [10, 15]
+    open_contexts(about, tmp_path, lambda: pytest.fail("tokenised again"))
+    (folder,) = (tmp_path / "contexts").glob("tiny*")
+    os.truncate(folder / "contexts.bin", 100)
+    with pytest.raises(UserError, match=r"damaged tokenised text .* delete this folder"):
+        ContextStore(folder)
+
+
+@pytest.fixture
+def arguments(world, tmp_path) -> list[str]:
+    keys = [word for word in world if "window_tokens" not in word]
+    return [*keys, "init=uniform", "activations=online", f"cache_root={tmp_path / 'root'}", "tokens=4096"]
+
+
+def test_a_run_is_measured_as_one_from_the_cache(world, command, arguments, tmp_path, capsys):
+    assert command(*arguments, f"run_root={tmp_path / 'online'}") == 0
+    assert command(*world, "init=uniform", "tokens=4096", f"run_root={tmp_path / 'cache'}") == 0
+    metrics = [json.loads((tmp_path / name / RUN / "metrics.json").read_text()) for name in ("online", "cache")]
+    assert metrics[0]["held_out_tokens"] == metrics[1]["held_out_tokens"] == 600
+    assert metrics[0]["fvu"] == pytest.approx(metrics[1]["fvu"], abs=0.1)
+    about = [yaml.safe_load((tmp_path / name / RUN / "config.yaml").read_text()) for name in ("online", "cache")]
+    assert about[0]["sibling_fingerprint"] != about[1]["sibling_fingerprint"]
+    assert about[0]["config"]["activations"]["name"] == "online"
+    capsys.readouterr()
+    assert command(*arguments, f"run_root={tmp_path / 'online'}") == 0
+    assert "finished before" in capsys.readouterr().err
+    assert command(*arguments, f"run_root={tmp_path / 'cache'}") == 2
+    assert "activations.buffer_tokens: None there, 524288 asked for" in capsys.readouterr().err
+
+
+def test_the_language_model_waits_for_the_first_batch(arguments, monkeypatch):
+    (config,) = compose_all(arguments)
+    opened = lambda: open_source(  # noqa: E731
+        config.lm, config.layer, config.corpus, config.activations, Path(config.cache_root), accelerator="cpu"
+    )
+    opened()
+
+    def load(*given, **more):
+        raise UserError("it is loaded")
+
+    monkeypatch.setattr(harvest, "load_lm", load)
+    source = opened()
+    assert source.sample(10).shape == (10, 16)
+    assert len(torch.cat(list(source.heldout(100)))) == 600
+    with pytest.raises(UserError, match="it is loaded"):
+        next(iter(source.stream(64, 4096, seed=0)))
+
+
+def test_scale_and_held_out_activations_are_the_full_caches(world, monkeypatch):
+    """With fewer tokens for the statistics than the run has: the same outliers' limit, and nearly the same scale."""
+    monkeypatch.setattr(harvest_online, "STATISTICS_TOKENS", 100)
+    sources = []
+    for name in ("cache", "online"):
+        (config,) = compose_all([*(word for word in world if "window" not in word), f"activations={name}"])
+        root = Path(config.cache_root)
+        sources.append(open_source(config.lm, config.layer, config.corpus, config.activations, root, accelerator="cpu"))
+    cached, online = sources
+    assert online.first.n_train == 2048, "one whole shard"
+    assert online.first.manifest.outliers == cached.manifest.outliers
+    assert online.scale == pytest.approx(cached.scale, rel=0.02)
+    raw = [torch.cat(list(source.heldout(100))) * source.scale for source in sources]
+    torch.testing.assert_close(raw[0], raw[1], rtol=1e-6, atol=0)
+
+
+def test_more_tokens_than_text_are_said(command, arguments, tmp_path, capsys):
+    text = save_jsonl(tmp_path / "few.jsonl", 90)
+    assert command(*arguments, f"corpus.path={text}", f"run_root={tmp_path}", "activations.tokens=8000") == 0
+    said = capsys.readouterr().err
+    ended = re.search(r"ended after ([\d,]+) of the 8,000 train tokens asked for; an epoch has these", said)
+    assert ended
+    assert re.search(rf"tokens=4,096 are 1\.\d epochs of the {ended[1]} training tokens of text", said)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["activations.buffer_tokens=63"], "activations.buffer_tokens=63: use at least two contexts, 64"),
+        (["activations.window_tokens=9"], "activations.window_tokens"),
+        (["activations.prefetch_batches=-1"], "activations.prefetch_batches=-1: use 0 or more"),
+    ],
+)
+def test_bad_keys_are_refused(words, line, command, arguments, tmp_path, capsys):
+    assert command(*arguments, f"run_root={tmp_path}", *words) == 2
+    assert line in capsys.readouterr().err
+
+
+def test_a_buffer_beyond_the_memory_is_refused(command, arguments, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(harvest_online, "free_memory", lambda device: 100_000)
+    assert command(*arguments, f"run_root={tmp_path}") == 2
+    said = capsys.readouterr().err
+    assert "activations.buffer_tokens=524288: the buffer takes 422.4 kB of memory and this machine has 100.0 kB" in said
+    assert not (tmp_path / "root" / "activations").exists()
+    assert command(*arguments, main=cache_entry.main) == 2
+    assert "activations=online: it keeps no cache of all activations" in capsys.readouterr().err
+
+
+def test_the_papers_run_composes():
+    (config,) = compose_all(["experiment=paper", "activations=online"])
+    assert isinstance(config.activations, OnlineConfig)
+    assert (config.activations.tokens, config.activations.context_length) == (500_000_000, 1024)
+    (other,) = compose_all(["activations=online", "tokens=16_000_000"])
+    assert other.activations.tokens == 16_000_000
+    assert jobs.run_dir(other) == RUN.parents[2] / "runs/init=mirror/l0=40/seed=24"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("source", ["memory", "online"])
+def test_a_killed_run_of_a_gemma_ends_bit_identical(source, command, tmp_path):
+    """kill -9 in the middle, the same command again: the weights of a run that was never stopped."""
+    config = Gemma2Config(
+        vocab_size=len(WORDS) + 3, hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2,
+        num_key_value_heads=1, head_dim=8, max_position_embeddings=64, bos_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    arguments = [
+        "lm=hf", f"lm.name={save_model(tmp_path / 'gemma', config)}", "corpus=files", "layer=1", "l0=4", "threads=1",
+        f"corpus.path={save_jsonl(tmp_path / 'text.jsonl', 900)}", f"cache_root={tmp_path / 'cache'}", "logger=none",
+        f"activations={source}", "activations.tokens=20000", "activations.heldout_tokens=600", "init=uniform",
+        "activations.context_length=32", "activations.shard_tokens=2048", "tokens=65536", "batch_size=64",
+        "accelerator=cpu", "checkpoint_minutes=0.001",
+    ]  # fmt: skip
+    if source == "online":
+        arguments.append("activations.buffer_tokens=8192")
+    process = subprocess.Popen(
+        [sys.executable, "-m", "saemd.train", *arguments, f"run_root={tmp_path / 'killed'}"],
+        stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    deadline = time.monotonic() + 240
+    while step_of(tmp_path / "killed" / RUN / "last.ckpt") < 300:  # of 1,024, behind the fourth block
+        assert process.poll() is None, "the run ended before it could be killed"
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+    os.kill(process.pid, signal.SIGKILL)
+    process.wait()
+    assert not (tmp_path / "killed" / RUN / "metrics.json").is_file()
+    assert command(*arguments, f"run_root={tmp_path / 'killed'}") == 0
+    assert command(*arguments, f"run_root={tmp_path / 'whole'}") == 0
+    assert same(tmp_path / "killed" / RUN, tmp_path / "whole" / RUN)
+
+
+def step_of(checkpoint: Path) -> int:
+    if not checkpoint.is_file():
+        return 0
+    return torch.load(checkpoint, weights_only=True, mmap=True)["global_step"]
