@@ -86,7 +86,7 @@ def _check_folders(configs: Sequence[Config]) -> None:
 
 def _check_schedule(config: Config) -> None:
     if config.batch_size > config.activations.tokens:
-        remedy = f"the cache would have {config.activations.tokens:,} tokens; raise activations.tokens"
+        remedy = f"an epoch would have {config.activations.tokens:,} tokens; raise activations.tokens"
         raise bad_value("batch_size", config.batch_size, remedy)
     steps = config.tokens // config.batch_size
     config.sae.check(steps, schedule(config.recipe, steps).lr_decay_start)

@@ -1,11 +1,11 @@
-"""How well reading shuffles: tokens of one document or context in a batch, against a perfect shuffle.
+"""How well the sources shuffle: tokens of one document or context in a batch, against a perfect shuffle.
 
     python experiments/throughput/shuffle.py [out=shuffle.json]
 
 The real writer and the real stream, on the Wikipedia summaries packed as `saemd.cache` packs them; in the place of
 activations stands the number of the token (its digits in base 128: exact in bfloat16), by which its document and
-context are looked up. All batches of 2,048 of one epoch, at the default window and at an eighth of it, at the default
-context length and the paper's.
+context are looked up. All batches of 2,048 of one epoch, at the default context length and the paper's: from the cache
+at the default window and at an eighth of it, and online at the default buffer.
 """
 
 from __future__ import annotations
@@ -23,9 +23,13 @@ import torch
 from torch import Tensor
 
 from saemd.activations.cache import ActivationCache
-from saemd.activations.config import ActivationsConfig
+from saemd.activations.config import ActivationsConfig, OnlineConfig
+from saemd.activations.contexts import open_contexts
 from saemd.activations.manifest import Origin, SplitName
-from saemd.activations.write import Context, write_cache
+from saemd.activations.online import OnlineActivations
+from saemd.activations.sharding import Context, kept_bits
+from saemd.activations.source import Source
+from saemd.activations.write import write_cache
 from saemd.composition import compose_all
 from saemd.config import Config
 from saemd.corpus import contexts, documents
@@ -79,14 +83,25 @@ def pairs(group_N: np.ndarray) -> float:
     return float((sizes * (sizes - 1)).sum() / (len(group_N) * (len(group_N) - 1)))
 
 
-def measured(cache: ActivationCache, groups: dict[str, np.ndarray], window: int) -> dict[str, Any]:
+def online(folder: Path, numbered: Numbered, cache: ActivationCache) -> OnlineActivations:
+    """The same tokens, harvested in the order of seed 0. The sizes are the defaults."""
+
+    def harvest(ids_BT: Tensor, keep_BT: Tensor) -> Tensor:
+        bits_ND = kept_bits(forward, ids_BT, keep_BT, cache.origin, "float32", "a batch")
+        return torch.from_numpy(bits_ND).view(torch.bfloat16)
+
+    store = open_contexts(cache.origin, folder, lambda: numbered("train"))
+    config = OnlineConfig(tokens=cache.n_train, context_length=numbered.length)
+    return OnlineActivations(cache, cache.origin, store, harvest, config, torch.device("cpu"))
+
+
+def measured(source: Source, tokens: int, groups: dict[str, np.ndarray]) -> dict[str, Any]:
     """Shares over an epoch's batches, and how many of a batch's other tokens are of a token's own group."""
-    opened = ActivationCache(cache.path, cache.manifest, verify=True, window_tokens=window, prefetch_batches=0)
-    stream = opened.stream(B, cache.n_train, seed=0)
-    epoch = [(batch.double() * cache.scale).round().long().numpy() @ PLACES for batch in stream]
+    stream = source.stream(B, tokens, seed=0)
+    epoch = [(batch.double() * source.scale).round().long().numpy() @ PLACES for batch in stream]
     seen = np.concatenate(epoch)
     assert len(np.unique(seen)) == len(seen), "a token came twice"
-    found: dict[str, Any] = {"window_tokens": window, "batches": len(epoch)}
+    found: dict[str, Any] = {"batches": len(epoch)}
     for name, group in groups.items():
         any_two = float(np.mean([pairs(group[batch]) for batch in epoch]))
         perfect = pairs(group[seen])
@@ -111,11 +126,18 @@ def main(words: list[str]) -> None:
         groups = {"document": numbered.document, "context": numbered.context}
         with tempfile.TemporaryDirectory() as folder:
             cache = cached(Path(folder) / "cache", numbered)
-            for window in (default.window_tokens, default.window_tokens // 8):
-                results.append(
-                    {"context_length": length, "tokens": cache.n_train, "documents": int(numbered.document[-1]) + 1}
-                    | measured(cache, groups, window)
+            sources: list[tuple[dict[str, Any], Source]] = [
+                (
+                    {"source": "cache", "window_tokens": window},
+                    ActivationCache(cache.path, cache.manifest, True, window_tokens=window, prefetch_batches=0),
                 )
+                for window in (default.window_tokens, default.window_tokens // 8)
+            ]
+            opened = online(Path(folder), numbered, cache)
+            sources.append(({"source": "online", "buffer_tokens": opened.config.buffer_tokens}, opened))
+            for keys, source in sources:
+                sizes = {"tokens": cache.n_train, "documents": int(numbered.document[-1]) + 1}
+                results.append({"context_length": length, **keys, **sizes, **measured(source, cache.n_train, groups)})
                 print(json.dumps(results[-1], indent=1), flush=True)
     result = {
         "date": date.today().isoformat(),

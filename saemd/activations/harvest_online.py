@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from contextlib import nullcontext
 from pathlib import Path
 
@@ -63,7 +64,10 @@ def open_online(
             bits_ND = kept_bits(lm.forward, ids_BT, keep_BT, origin, lm_dtype, "training")
         return torch.from_numpy(bits_ND[norms(bits_ND) <= limit]).view(torch.bfloat16)
 
-    return OnlineActivations(first, origin, store, harvest, config, rows_device(config.device))
+    # On the cores that the training step uses, the language model would slow it down by as much as it gains.
+    has_free_core = torch.get_num_threads() < len(os.sched_getaffinity(0))
+    overlaps = lm_place == "cuda" or has_free_core
+    return OnlineActivations(first, origin, store, harvest, config, rows_device(config.device), overlaps)
 
 
 def first_config(config: OnlineConfig) -> ActivationsConfig:

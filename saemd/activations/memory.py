@@ -99,8 +99,13 @@ class MemoryActivations(ShardedSource):
             yield partial(self.make, parts)
 
     def make(self, parts: list[Part]) -> Tensor:
-        split, _ = self._places[parts[0].shard.file]
-        return self.gather(self.index(parts), split)
+        x_BD = torch.empty(sum(part.tokens for part in parts), self.d_in, device=self.rows.device)
+        row = 0
+        for shard, first, tokens in parts:  # in one piece each, which is faster than by index
+            split, start = self._places[shard.file]
+            x_BD[row : row + tokens] = self.rows.values[split][start + first : start + first + tokens]
+            row += tokens
+        return x_BD.mul_(float(self.factor))
 
     def index(self, parts: list[Part]) -> Tensor:
         """The row numbers of these parts in their split, int64 [B], on the CPU."""

@@ -28,12 +28,16 @@ from saemd.progress import print_line
 
 
 class OnlineActivations:
-    """A source of `saemd.activations.source.Source`. `first` is the small cache; `harvest` runs the language model."""
+    """A source of `saemd.activations.source.Source`. `first` is the small cache; `harvest` runs the language model.
+
+    `overlaps`: a thread harvests the next block while one is served. The batches are the same without it.
+    """
 
     def __init__(
         self, first: ActivationCache, origin: Origin, store: ContextStore, harvest: Harvest, config: OnlineConfig,
-        device: torch.device,
+        device: torch.device, overlaps: bool = True,
     ) -> None:  # fmt: skip
+        self.overlaps = overlaps and config.prefetch_batches > 0
         self.first, self.origin, self.store, self.harvest, self.config = first, origin, store, harvest, config
         self.device = device
         self.d_in, self.scale, self.mean, self.fingerprint = first.d_in, first.scale, first.mean, origin.fingerprint
@@ -62,6 +66,7 @@ class OnlineActivations:
                 f"tokens={tokens:,} are {tokens / self.store.tokens:.1f} epochs of the {self.store.tokens:,} training "
                 "tokens of text; each epoch runs the language model again (activations=cache would not)"
             )
+        print_line(f"training begins when the language model has run on {self._first_tokens:,} tokens")
         length = self.origin.context_length
         blocks = Blocks(
             self.store,
@@ -80,16 +85,23 @@ class OnlineActivations:
             "world": world,
             "lm_dtype": self.first.manifest.lm_dtype,
         }
-        return OnlineStream(blocks, float(self.first.factor), tokens, order, rank, self.config.prefetch_batches)
+        factor, prefetch = float(self.first.factor), self.config.prefetch_batches
+        return OnlineStream(blocks, factor, tokens, order, rank, prefetch, self.overlaps)
+
+    @property
+    def _first_tokens(self) -> int:
+        """About as many as the first block has: blocks of an epoch are of nearly equal size."""
+        return self.store.tokens // -(-self.store.tokens // block_tokens(self.config))
 
 
 class OnlineStream(BatchStream):
     """Batches of shuffled blocks. The state also has the block of the next batch and the number of tokens before it."""
 
     def __init__(
-        self, blocks: Blocks, factor: float, tokens: int, order: dict[str, Any], rank: int, prefetch_batches: int
-    ) -> None:
-        self.blocks, self.factor, self.rank = blocks, factor, rank
+        self, blocks: Blocks, factor: float, tokens: int, order: dict[str, Any], rank: int, prefetch_batches: int,
+        overlaps: bool,
+    ) -> None:  # fmt: skip
+        self.blocks, self.factor, self.rank, self.overlaps = blocks, factor, rank, overlaps
         self.per_round = order["batch_size"] * order["world"]  # tokens that one batch of every process takes
         super().__init__(self._makers, tokens // self.per_round, order, prefetch_batches)
 
@@ -107,9 +119,9 @@ class OnlineStream(BatchStream):
         first, start = self.blocks.locate(token)
         stop = Event()
         harvests = self.blocks.makers(first, end, stop)
-        ahead = 1 if self.prefetch_batches else 0
         with ExitStack() as closed:
-            blocks = closed.enter_context(closing(prefetched(harvests, ahead, n_threads=1, name="language model")))
+            harvested = prefetched(harvests, int(self.overlaps), n_threads=1, name="language model")
+            blocks = closed.enter_context(closing(harvested))
             closed.callback(stop.set)  # before the thread is waited for
             batches = batched_rows(blocks, self.order["batch_size"], token - start)
             for parts in islice(batches, self.rank, (self.n_batches - begin) * world, world):

@@ -1,7 +1,7 @@
-"""Where activations come from, as training sees it. The cache on disk is one source, `ActivationCache`.
+"""Where activations come from, as training sees it: the cache on disk, memory, or the language model itself (online).
 
-To add a source, write its class, its dataclass of keys in `saemd.activations.config`, its entry in
-`saemd.activations.registry.SOURCES` and its YAML in `conf/activations/`. Training needs no change.
+To add a source, write its class, its dataclass of keys in `saemd.activations.config` (with a line in `SCHEMAS`), its
+entry in `saemd.activations.registry.SOURCES` and its YAML in `conf/activations/`. Training needs no change.
 """
 
 from __future__ import annotations

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -25,12 +26,13 @@ from saemd.activations.cache import ActivationCache
 from saemd.activations.config import OnlineConfig
 from saemd.activations.contexts import ContextStore, open_contexts
 from saemd.activations.online import OnlineActivations
-from saemd.activations.registry import open_source
+from saemd.activations.registry import describe_source, open_source
 from saemd.activations.sharding import kept_bits
 from saemd.activations.shards import to_float
 from saemd.activations.statistics import norms
 from saemd.composition import compose_all
 from saemd.errors import UserError
+from saemd.quality.bench import Bench
 from tests.activations.caches import CONFIG, D, contexts, forward, make, numbers, origin
 from tests.pipeline import WORDS, same, save_jsonl, save_model
 
@@ -109,8 +111,27 @@ def test_a_resumed_stream_is_the_same_and_harvests_no_block_before_its_own(taken
     assert len(whole.batches) == 7 * 32, "seven blocks of 125 contexts, and none beyond the last batch"
 
 
-def test_prefetching_changes_nothing(online):
-    assert served(online(prefetch_batches=0), 9000) == served(online(prefetch_batches=4), 9000)
+def test_threads_change_nothing(online):
+    wanted = served(online(prefetch_batches=0), 9000)
+    alone = online()
+    alone.overlaps = False
+    assert served(alone, 9000) == served(online(), 9000) == wanted
+
+
+def test_a_failure_of_the_language_model_ends_the_stream(online):
+    source = online()
+    real = source.harvest
+
+    def failing(*batch):
+        if len(source.batches) == 40:  # in the second block
+            raise UserError("not finite")
+        return real(*batch)
+
+    source.harvest = failing
+    batches = iter(source.stream(50, 7000, seed=0))
+    with pytest.raises(UserError, match="not finite"):
+        list(batches)
+    assert len(source.batches) == 40
 
 
 def test_a_seed_decides_the_order_of_documents(online):
@@ -214,6 +235,21 @@ def test_a_run_is_measured_as_one_from_the_cache(world, command, arguments, tmp_
     assert "activations.buffer_tokens: None there, 524288 asked for" in capsys.readouterr().err
 
 
+def test_a_finished_run_is_evaluated_on_its_model_and_text(arguments, tmp_path):
+    """The bench of `saemd evaluate` reads the keys of every source, and finds the run's activations unchanged."""
+    for source in ("online", "memory", "cache"):
+        (config,) = compose_all([*arguments, f"activations={source}"])
+        about = describe_source(config.lm, config.layer, config.corpus, config.activations, Path(config.cache_root))
+        saved = dataclasses.asdict(config)
+        bench = Bench(saved, Path(config.cache_root))
+        assert type(bench.activations) is type(config.activations)
+        run: Any = SimpleNamespace(d_in=16, config=saved, saved={"cache_fingerprint": about.fingerprint}, path=tmp_path)
+        bench.refuse_other_origin(run)
+    saved["activations"] = {"name": "cloud"}
+    with pytest.raises(UserError, match=r"activations\.name=cloud: known are cache, memory, online"):
+        Bench(saved, Path(config.cache_root))
+
+
 def test_the_language_model_waits_for_the_first_batch(arguments, monkeypatch):
     (config,) = compose_all(arguments)
     opened = lambda: open_source(  # noqa: E731
@@ -287,6 +323,22 @@ def test_the_papers_run_composes():
     (other,) = compose_all(["activations=online", "tokens=16_000_000"])
     assert other.activations.tokens == 16_000_000
     assert jobs.run_dir(other) == RUN.parents[2] / "runs/init=mirror/l0=40/seed=24"
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+@pytest.mark.parametrize("source", ["memory", "online"])
+def test_batches_on_a_gpu_are_those_on_the_host(source, arguments):
+    batches = []
+    for device in ("cpu", "gpu"):
+        words = [*arguments, "accelerator=auto", f"activations={source}", f"activations.device={device}"]
+        (config,) = compose_all(words)
+        root = Path(config.cache_root)
+        opened = open_source(config.lm, config.layer, config.corpus, config.activations, root)
+        stream = opened.stream(64, 4096, seed=0)
+        stream.device = torch.device("cuda", 0)
+        batches.append(torch.cat([batch.cpu() for batch in stream]))
+        assert torch.cat([batch.cpu() for batch in opened.heldout(100)]).isfinite().all()
+    assert torch.equal(*batches)
 
 
 @pytest.mark.slow
