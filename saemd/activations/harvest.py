@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import cached_property, partial
 from pathlib import Path
+from threading import Lock
 
 import torch
 from torch import Tensor
@@ -116,7 +117,7 @@ class LMOnText:
         lm_dtype: str,
     ) -> None:
         self._lm_config, self._layer, self._cache_root, self._device = lm_config, layer, cache_root, device
-        self._corpus, self._length = corpus_config, config.context_length
+        self._corpus, self._length, self._alone = corpus_config, config.context_length, Lock()
         self.dtype = str(fastest_dtype(device)).removeprefix("torch.") if lm_dtype == "auto" else lm_dtype
         self.contexts: dict[SplitName, Callable[[], Iterator[Context]]] = {
             split: partial(self._contexts, split) for split in SPLITS
@@ -132,8 +133,9 @@ class LMOnText:
         return load_lm(self._lm_config, self._cache_root, n_layers=self._layer + 1, dtype=dtype, device=self._device)
 
     def forward(self, ids_BT: Tensor) -> Tensor:
-        """The layer's output [B, T, D]."""
-        return residual_stream(self.lm.model, self._layer, ids_BT)
+        """The layer's output [B, T, D]. One thread at a time: a hook on the model would catch the other's."""
+        with self._alone:
+            return residual_stream(self.lm.model, self._layer, ids_BT)
 
     def training_contexts(self) -> Iterator[Context]:
         """As `contexts["train"]`, from the tokenizer alone: the language model is not loaded."""

@@ -25,6 +25,7 @@ from saemd.activations import harvest, harvest_online
 from saemd.activations.cache import ActivationCache
 from saemd.activations.config import OnlineConfig
 from saemd.activations.contexts import ContextStore, open_contexts
+from saemd.activations.joined import JoinedStream
 from saemd.activations.online import OnlineActivations
 from saemd.activations.registry import describe_source, open_source
 from saemd.activations.sharding import kept_bits
@@ -266,6 +267,17 @@ def test_the_language_model_waits_for_the_first_batch(arguments, monkeypatch):
     assert len(torch.cat(list(source.heldout(100)))) == 600
     with pytest.raises(UserError, match="it is loaded"):
         next(iter(source.stream(64, 4096, seed=0)))
+
+
+def test_streams_of_two_seeds_can_be_read_in_turn(arguments):
+    """As a stack of SAEs reads them: both run one language model, each in its own thread."""
+    (config,) = compose_all([*arguments, "activations.buffer_tokens=256"])
+    root = Path(config.cache_root)
+    source = open_source(config.lm, config.layer, config.corpus, config.activations, root, accelerator="cpu")
+    wanted = [list(source.stream(64, 4096, seed)) for seed in (1, 2)]
+    joined = JoinedStream(source, 64, 4096, [1, 2])
+    for i, batch in enumerate(joined):
+        assert torch.equal(batch, torch.stack([wanted[0][i], wanted[1][i]]))
 
 
 def test_scale_and_held_out_activations_are_the_full_caches(world, monkeypatch):
