@@ -34,6 +34,7 @@ from saemd.activations.statistics import norms
 from saemd.composition import compose_all
 from saemd.errors import UserError
 from saemd.quality.bench import Bench
+from saemd.stability import __main__ as stability
 from tests.activations.caches import CONFIG, D, contexts, forward, make, numbers, origin
 from tests.pipeline import WORDS, same, save_jsonl, save_model
 
@@ -234,6 +235,19 @@ def test_a_run_is_measured_as_one_from_the_cache(world, command, arguments, tmp_
     assert "finished before" in capsys.readouterr().err
     assert command(*arguments, f"run_root={tmp_path / 'cache'}") == 2
     assert "activations.buffer_tokens: None there, 524288 asked for" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_sweep_over_sources_is_compared_across_them(command, arguments, tmp_path):
+    sweep = ["-m", *arguments, f"run_root={tmp_path / 'runs'}", "tokens=1024", "seed=0,1"]
+    assert command(*(w for w in sweep if w != "activations=online"), "activations=cache,memory,online") == 0
+    runs = sorted(path.parent.parent.name for path in (tmp_path / "runs").rglob("metrics.json"))
+    assert runs == sorted(2 * ["activations=cache", "activations=memory", "activations=online"])
+    records = json.loads((tmp_path / "runs" / "stability" / "stability.json").read_text())
+    assert len(records) == 3, "each source's two seeds"
+    assert command(f"run_root={tmp_path / 'runs'}", "across=activations", main=stability.main) == 0
+    across = json.loads((tmp_path / "runs" / "across=activations" / "stability.json").read_text())
+    assert len(across) == 6, "three pairs of sources, for each seed"
 
 
 def test_a_finished_run_is_evaluated_on_its_model_and_text(arguments, tmp_path):
