@@ -32,7 +32,9 @@ def sweep(world, command, tmp_path):
     def train(name: str, *more: str, code: int = 0):
         words = {**SWEEP, **dict(word.split("=", 1) for word in more)}
         sweep = [f"{key}={value}" for key, value in words.items()]
-        assert command(*world, "-m", *sweep, f"run_root={tmp_path / name}") == code
+        online = "activations=online" in more  # which has no such window
+        keys = [word for word in world if not (online and word.startswith("activations.window_tokens"))]
+        assert command(*keys, "-m", *sweep, f"run_root={tmp_path / name}") == code
         return tmp_path / name
 
     return train
@@ -66,6 +68,16 @@ def test_what_cannot_share_a_stack_is_split(sweep, capsys):
     together = sweep("split", "batch_size=64,32", "init=uniform", "seed=3,4", "l0=4", "together=8")
     assert len(runs(together)) == 4
     assert capsys.readouterr().err.count("2 SAEs together: done") == 2
+
+
+def test_what_is_harvested_while_training_is_shared_by_jobs_of_one_order(sweep, capsys):
+    more = ["activations=online", "activations.buffer_tokens=1024", "l0=4", "init=uniform"]
+    alone = sweep("alone", *more, "init_seed=1,2", "data_seed=1,2")
+    capsys.readouterr()
+    together = sweep("together", *more, "init_seed=1,2", "data_seed=1,2", "together=4")
+    assert capsys.readouterr().err.count("2 SAEs together: done") == 2
+    assert len(runs(alone)) == 4
+    assert all(same(alone / run, together / run) for run in runs(alone))
 
 
 class KilledError(Exception):

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from saemd.activations.config import OnlineConfig
 from saemd.config import Config
 from saemd.errors import bad_value
 from saemd.lm.load import lm_info
@@ -39,8 +40,9 @@ def stacks(configs: Sequence[Config], step_of: Callable[[Config], int]) -> list[
 
 
 def _common(config: Config) -> tuple[tuple[str, str], ...]:
+    own = _OWN - {"data_seed"} if isinstance(config.activations, OnlineConfig) else _OWN  # each order is harvested anew
     values = flatten(dataclasses.asdict(config)).items()
-    return tuple((key, repr(value)) for key, value in values if key not in _OWN and not key.startswith(_OWN_GROUPS))
+    return tuple((key, repr(value)) for key, value in values if key not in own and not key.startswith(_OWN_GROUPS))
 
 
 def stack_bytes(config: Config, d_in: int, d_sae: int) -> int:
