@@ -14,6 +14,7 @@ from saemd import __version__
 
 MODULES = {
     "train": "saemd.jobs",
+    "plan": "saemd.plan",
     "cache": "saemd.cache",
     "stability": "saemd.stability.__main__",
     "evaluate": "saemd.evaluate",

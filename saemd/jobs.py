@@ -104,6 +104,10 @@ def main(arguments: list[str]) -> int:
         return 0
     configs, multirun = compose_all(arguments), is_sweep(arguments)
     finished = check_jobs(configs)
+    if not all(finished):
+        from saemd.planning.outlook import outlook
+
+        show(Text(outlook(configs, multirun)))
     failed = False
     try:
         if all(finished):  # said here: Hydra would compose each job twice more

@@ -33,9 +33,7 @@ def check_jobs(configs: Sequence[Config]) -> list[dict[str, Any] | None]:
     Returns `metrics.json`'s content of each job that is finished, and None for the others. What needs neither model nor
     text is checked first, as these may have to be fetched.
     """
-    _check_folders(configs)
-    for config in configs:
-        _check_schedule(config)
+    check_settings(configs)
     unfinished = [config for config in configs if not (run_dir(config) / METRICS).is_file()]
     for run_root in {config.run_root for config in unfinished}:
         _check_writable("run_root", run_root)
@@ -45,6 +43,16 @@ def check_jobs(configs: Sequence[Config]) -> list[dict[str, Any] | None]:
     for config in configs:
         _check_size(config)
     return [_check_run(config, origin) for config, origin in zip(configs, origins, strict=True)]
+
+
+def check_settings(configs: Sequence[Config]) -> None:
+    """Raise `UserError` for what the command itself shows to be wrong. Nothing is fetched, made or written."""
+    _check_folders(configs)
+    for config in configs:
+        _check_schedule(config)
+        _check_accelerator(config)
+    for corpus in _different([config.corpus for config in configs]):
+        check_corpus(corpus)
 
 
 def check_caches(configs: Sequence[Config]) -> list[Origin]:

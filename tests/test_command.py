@@ -60,7 +60,7 @@ def test_the_version(console):
 
 @pytest.mark.parametrize("word", ["trian", "init=mirror", "-m"])
 def test_an_unknown_command_is_one_line(word, console):
-    known = "train, cache, stability, evaluate, export"
+    known = "train, plan, cache, stability, evaluate, export"
     assert console(word) == (2, "", f"error: {word}: no such command; known are {known}\n")
 
 
@@ -69,6 +69,8 @@ def test_every_command_runs(world, console, tmp_path):
     runs = f"run_root={tmp_path / 'runs'}"
     code, out, err = console("train", "-m", *world, "init=uniform", "tokens=4096", "seed=0,1", runs)
     assert (code, "seed=1  L0" in err, "report.html" in out) == (0, True, True)
+    code, out, _ = console("plan", "--no-measure", *world, "init=uniform", "seed=1", runs)
+    assert (code, "everything" in out) == (0, True)
     assert console("cache", *world)[1].rstrip().endswith("tokens of width 16")
     code, out, _ = console("stability", runs)
     assert (code, "table" in out) == (0, True)

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import saemd
-from saemd import cache, evaluate, export, jobs
+from saemd import cache, evaluate, export, jobs, plan
 from saemd.arguments import CONF
 from saemd.composition import compose_all
 from saemd.lm.anatomy import Family, Paths
@@ -27,6 +27,7 @@ DOCUMENTS = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs
 LINKED = [*DOCUMENTS, *sorted(ROOT.glob("experiments/*/README.md")), *sorted(ROOT.glob("saemd/quality/**/README.md"))]
 PARSERS: dict[str, Callable[[list[str]], Any]] = {
     "train": compose_all,
+    "plan": plan.parse,
     "cache": compose_all,
     "evaluate": compose_evaluation,
     "export": export.parse,
@@ -37,7 +38,7 @@ PARSERS: dict[str, Callable[[list[str]], Any]] = {
 def commands() -> list[str]:
     """Every line that runs a command, in the documents and in the commands' own help, without its comment."""
     texts = [path.read_text() for path in DOCUMENTS]
-    texts += [module.__doc__ or "" for module in (jobs, cache, evaluate, export, stability)]
+    texts += [module.__doc__ or "" for module in (jobs, plan, cache, evaluate, export, stability)]
     lines = [line.strip() for text in texts for line in text.replace("\\\n", "").splitlines()]
     typed = re.compile(rf"(python -m saemd\.|saemd )({'|'.join(PARSERS)})\b(?!\.)")
     found = {" ".join(shlex.split(line, comments=True)) for line in lines if typed.match(line)}

@@ -1,0 +1,144 @@
+"""Seconds of small samples of the work on this machine: passes of the language model, training steps, a matching."""
+
+from __future__ import annotations
+
+import copy
+import hashlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import fmean
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from saemd.activations.cache import ActivationCache
+from saemd.activations.manifest import MANIFEST
+from saemd.activations.shards import count_non_finite, to_bits
+from saemd.activations.statistics import Sums, norms
+from saemd.config import Config
+from saemd.lm.load import fastest_dtype, load_lm, residual_stream
+from saemd.planning.model import LanguageModel, build
+from saemd.planning.work import Harvest
+from saemd.stability import match
+
+_LOADED_BYTES = 1_000_000_000  # in place of a larger model, random layers of its shape are timed
+_RANDOM_LAYERS = 2
+_RANDOM_VOCABULARY = 1000
+_LARGEST_MATCHING = 3072  # latents; the time of larger dictionaries follows from its growth
+_OUTLIERS = 10.0  # median norms, as `activations.outlier_factor`
+
+
+def device_of(config: Config) -> str:
+    """Where the command would compute."""
+    return "cuda" if config.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+
+
+def dtype_of(config: Config) -> torch.dtype:
+    """In which the language model would run."""
+    wanted = config.activations.lm_dtype
+    return fastest_dtype(device_of(config)) if wanted == "auto" else getattr(torch, wanted)
+
+
+@dataclass(frozen=True)
+class HarvestSeconds:
+    """`load` once, `per_context` for each context; `made` are the activations of these passes, raw [N, D]."""
+
+    load: float
+    per_context: float
+    made: Tensor
+
+
+def harvest_seconds(harvest: Harvest, seconds: float) -> HarvestSeconds:
+    """Timed passes of the real model where it is here and not large, else of a few random layers of its shape."""
+    config, model, device = harvest.config, harvest.model, device_of(harvest.config)
+    length, layers = config.activations.context_length, config.layer + 1
+    is_real = model.has_weights and model.stored_bytes <= _LOADED_BYTES
+    built = layers if is_real else min(layers, _RANDOM_LAYERS)
+    began = time.perf_counter()
+    if is_real:
+        loaded = load_lm(model.local, Path(config.cache_root), n_layers=layers, dtype=dtype_of(config), device=device)
+        lm = loaded.model
+    else:
+        lm = _few_layers(model, built, dtype_of(config), device)
+    load = time.perf_counter() - began if is_real else 0.0
+    table: Any = lm.get_input_embeddings()  # type: ignore[operator]
+    contexts, generator = max(1, config.activations.lm_batch_tokens // length), torch.Generator().manual_seed(0)
+    x_ND: list[Tensor] = []
+
+    def forward() -> None:
+        ids_BT = torch.randint(0, len(table.weight), (contexts, length), generator=generator)
+        x_ND.append(residual_stream(lm, built - 1, ids_BT)[:, 1:].flatten(0, 1).cpu())
+
+    def keep() -> None:
+        """What is done with activations behind the model, but for the writing itself."""
+        bits_ND = to_bits(x_ND[-1])
+        count_non_finite(bits_ND)
+        Sums.zero(bits_ND.shape[1]).add(bits_ND, norms(bits_ND))
+        hashlib.sha256(bits_ND[torch.randperm(len(bits_ND), generator=generator).numpy()].data.cast("B")).hexdigest()
+
+    first = _mean_seconds(forward, 0.0, device)  # one pass, slower than the others
+    passes = _mean_seconds(forward, 0.8 * seconds - first, device)
+    kept = _mean_seconds(keep, 0.1 * seconds, device)
+    return HarvestSeconds(load, (passes * layers / built + kept) / contexts, _without_outliers(torch.cat(x_ND)))
+
+
+def activations(harvest: Harvest, tokens: int) -> Tensor:
+    """Raw activations [tokens, D] to train on for a moment: of the finished cache, else random ones.
+
+    The random ones have a mean, and axes of falling strength, as activations have.
+    """
+    if harvest.folder is not None and (harvest.folder / MANIFEST).is_file():
+        return ActivationCache.open(harvest.folder).sample(tokens)
+    generator, D = torch.Generator().manual_seed(0), harvest.d_in
+    axes_D = torch.arange(1, D + 1).float().pow(-0.25)
+    mean_D = torch.randn(D, generator=generator)
+    x_ND = torch.randn(tokens, D, generator=generator) * axes_D
+    return x_ND + mean_D * (x_ND.pow(2).sum(1).mean() / mean_D.pow(2).sum()).sqrt()
+
+
+def matching_seconds(d_in: int, d_sae: int) -> float:
+    """One matching of two dictionaries. Larger ones are foretold from one of `_LARGEST_MATCHING` latents."""
+    rows = min(d_sae, _LARGEST_MATCHING)
+    generator = torch.Generator().manual_seed(0)
+    axes_D = torch.arange(1, d_in + 1).float().pow(-0.25)  # as strong as those of activations
+    a_FD, b_FD = (torch.randn(rows, d_in, generator=generator) * axes_D for _ in range(2))
+    match(a_FD[:64], b_FD[:64])  # loads the compiled loops
+    began = time.perf_counter()
+    match(a_FD, b_FD)
+    return (time.perf_counter() - began) * (d_sae / rows) ** GROWTH
+
+
+GROWTH = 2.0  # of a matching's time with the number of latents
+
+
+def _mean_seconds(act: Callable[[], Any], seconds: float, device: str, most: int = 20) -> float:
+    """Mean of as many calls as fit, at least one."""
+    taken: list[float] = []
+    while not taken or (len(taken) < most and sum(taken) + fmean(taken) < seconds):
+        began = time.perf_counter()
+        act()
+        if device == "cuda":
+            torch.cuda.synchronize()
+        taken.append(time.perf_counter() - began)
+    return fmean(taken)
+
+
+def _without_outliers(x_ND: Tensor) -> Tensor:
+    norm_N = x_ND.norm(dim=1)
+    return x_ND[norm_N <= _OUTLIERS * norm_N.median()].float()
+
+
+def _few_layers(model: LanguageModel, layers: int, dtype: torch.dtype, device: str) -> nn.Module:
+    settings = copy.deepcopy(model.settings)
+    text = settings.get_text_config()
+    text.num_hidden_layers = layers
+    if getattr(text, "layer_types", None):
+        text.layer_types = text.layer_types[:layers]
+    text.vocab_size = min(text.vocab_size, _RANDOM_VOCABULARY)
+    for name in ("pad_token_id", "bos_token_id", "eos_token_id"):
+        setattr(text, name, 0)
+    with torch.random.fork_rng():
+        return build(settings, torch.device(device), dtype).requires_grad_(False)

@@ -1,0 +1,196 @@
+"""A few real training steps of a job, timed: its own start, loss, optimizer and loop, on given activations.
+
+The fast loss on a CPU takes time by L0, which falls from about half of all latents to the target within some hundred
+steps. So steps are timed at several L0, and the course of L0 over a run is foretold from its start.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import logging
+import time
+from collections.abc import Iterator
+from statistics import fmean
+from types import SimpleNamespace
+from typing import Any
+
+import lightning as pl
+import numpy as np
+import torch
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
+from torch import Tensor
+
+from saemd.planning.work import Job
+from saemd.training.module import SAETraining
+from saemd.training.run import make_module
+from saemd.training.schedules import Schedule
+
+WARM = 2  # steps that are not counted: the first ones load compiled loops and fill buffers
+MOST = 8  # steps at each L0
+LEVELS = 4  # values of L0, from the start's to the target
+STEPS = WARM + LEVELS * (MOST + 1)  # at most
+RISE = 1.35  # θ rises by about this times its learning rate a step until L0 is at its target (1.2 to 1.5 on SmolLM2)
+_SAMPLE = 256  # tokens by which L0 is foretold
+
+
+@dataclasses.dataclass(frozen=True)
+class StepSeconds:
+    """Seconds of a step by L0, of a held-out batch, and of Lightning's beginning and end, `once` a job."""
+
+    l0: list[float]  # rising
+    seconds: list[float]
+    held_out: float
+    once: float
+
+    def at(self, l0: np.ndarray) -> np.ndarray:
+        """Interpolated by the logarithm of L0; beyond the ends the values there."""
+        return np.interp(np.log(l0), np.log(self.l0), self.seconds)
+
+
+@dataclasses.dataclass(frozen=True)
+class Start:
+    """What is foretold from a job's weights at step 0, and the `seconds` that making them took."""
+
+    seconds: float
+    d_sae: int
+    schedule: Schedule
+    theta: float  # mean of all latents
+    rise: float  # of θ in a step at the full learning rate
+    pre: np.ndarray | None  # sorted pre-activations; None where the SAE has no θ that training moves
+
+    def theta_at(self, l0: float) -> float:
+        """The θ of all latents at which `l0` latents of a token are active."""
+        assert self.pre is not None
+        index = int(len(self.pre) * (1 - l0 / self.d_sae))
+        return max(float(self.pre[min(max(index, 0), len(self.pre) - 1)]), 1e-6)
+
+    def l0_at(self, theta: np.ndarray) -> np.ndarray:
+        assert self.pre is not None
+        return self.d_sae * (1 - np.searchsorted(self.pre, theta) / len(self.pre))
+
+    def course(self, done: int, target_l0: float) -> np.ndarray:
+        """L0 at each step from `done` to the last."""
+        if self.pre is None:
+            return np.full(self.schedule.steps - done, float(target_l0))
+        rises = self.rise * np.array([self.schedule.lr(step) for step in range(self.schedule.steps)])
+        return np.maximum(self.l0_at(self.theta + np.cumsum(rises) - rises), target_l0)[done:]
+
+
+@torch.no_grad()
+def make_start(job: Job, x_ND: Tensor) -> tuple[Start, SAETraining]:
+    """The job's own module at step 0, for raw activations `x_ND`; uniform where the language model is not here."""
+    config, model = job.config, job.harvest.model
+    if model.has_weights:
+        config = dataclasses.replace(config, lm=model.local)
+    else:
+        uniform = dataclasses.replace(config.init, name="uniform", encoder="tied")
+        config = dataclasses.replace(config, init=uniform, d_sae=job.d_sae)
+    scale = x_ND.pow(2).sum(1).mean().sqrt().item()
+    source: Any = SimpleNamespace(
+        d_in=x_ND.shape[1], scale=scale, mean=x_ND.mean(0), sample=lambda n, seed=0: x_ND[:n].clone()
+    )
+    began = time.perf_counter()
+    module = make_module(config, source)
+    seconds, sae = time.perf_counter() - began, module.sae
+    theta: Any = getattr(sae, "threshold", None)
+    if theta is None or theta.dim() == 0:
+        return Start(seconds, job.d_sae, module.schedule, 0.0, 0.0, None), module
+    rise = RISE * config.recipe.lr * getattr(config.sae, "threshold_lr", 1.0)
+    pre = np.sort(((x_ND[:_SAMPLE] / scale) @ sae.W_enc).numpy(), axis=None)
+    return Start(seconds, job.d_sae, module.schedule, theta.mean().item(), rise, pre), module
+
+
+def time_steps(job: Job, start: Start, module: SAETraining, x_ND: Tensor, device: str, seconds: float) -> StepSeconds:
+    """Train on random batches of `x_ND`, raw activations, for about `seconds`. Nothing is logged or saved."""
+    began, levels = time.perf_counter(), [float(job.config.l0)]
+    if start.pre is not None:
+        highest = float(start.l0_at(np.array([start.theta]))[0])
+        levels = [*np.geomspace(max(highest, job.config.l0 + 1), job.config.l0, LEVELS)]
+    clock = _Clock(start, levels, 0.9 * seconds, device)
+    batches = _Batches(x_ND / module.sae.scale, job.config.batch_size, STEPS)
+    trainer = _trainer(job, clock)
+    trainer.fit(module, train_dataloaders=batches)
+    once = max(time.perf_counter() - began - clock.in_steps, 0.0)
+    clock.restart()
+    trainer.validate(module, dataloaders=_Batches(batches.x_ND, batches.batch_size, 2), verbose=False)
+    timed = sorted((l0, fmean(taken)) for l0, taken in zip(clock.levels, clock.taken, strict=True) if taken)
+    return StepSeconds([l0 for l0, _ in timed], [second for _, second in timed], clock.held_out, once)
+
+
+def _trainer(job: Job, clock: _Clock) -> pl.Trainer:
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    return pl.Trainer(
+        accelerator=job.config.accelerator,
+        devices=1,
+        max_epochs=1,
+        max_steps=STEPS,
+        logger=False,
+        callbacks=[clock],
+        plugins=[LightningEnvironment()],
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        num_sanity_val_steps=0,
+    )
+
+
+class _Batches:
+    """`n_batches` of random rows."""
+
+    def __init__(self, x_ND: Tensor, batch_size: int, n_batches: int) -> None:
+        self.x_ND, self.batch_size, self.n_batches = x_ND, batch_size, n_batches
+        self.generator = torch.Generator().manual_seed(0)
+
+    def __len__(self) -> int:
+        return self.n_batches
+
+    def __iter__(self) -> Iterator[Tensor]:
+        for _ in range(self.n_batches):
+            yield self.x_ND[torch.randint(len(self.x_ND), (self.batch_size,), generator=self.generator)]
+
+
+class _Clock(pl.Callback):
+    """Times steps as they come, level by level of L0, and ends training when the time is up."""
+
+    def __init__(self, start: Start, levels: list[float], seconds: float, device: str) -> None:
+        self.start, self.levels, self.device = start, levels, device
+        self.taken: list[list[float]] = [[] for _ in levels]
+        self.share = seconds / len(levels)
+        self.in_steps = self.held_out = self._spent = 0.0
+        self._level, self._warm, self._before, self._seconds = 0, WARM, time.perf_counter(), seconds
+
+    def restart(self) -> None:
+        self._before = time.perf_counter()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        self.restart()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        taken, mine = self._lap(), self.taken[self._level]
+        self._spent += taken
+        if self._level == 0 and self._warm == 1 and taken > self._seconds / STEPS:  # too slow for every level
+            self.levels, self.taken = self.levels[:: max(len(self.levels) - 1, 1)], self.taken[:2]
+            self.share = self._seconds / len(self.levels)
+        if self._warm:
+            self._warm -= 1
+        else:
+            mine.append(taken)
+        if mine and (len(mine) == MOST or self._spent > self.share):
+            self._level, self._warm, self._spent = self._level + 1, 1, 0.0
+            if self._level == len(self.levels):
+                trainer.should_stop = True
+            else:
+                with torch.no_grad():
+                    pl_module.sae.threshold.fill_(self.start.theta_at(self.levels[self._level]))
+        self.restart()
+
+    def on_validation_batch_end(self, trainer: pl.Trainer, pl_module: Any, *_: Any, **__: Any) -> None:
+        self.held_out = self._lap()  # the last one's: the first is slower
+        self.restart()
+
+    def _lap(self) -> float:
+        if self.device == "cuda":
+            torch.cuda.synchronize()
+        taken = time.perf_counter() - self._before
+        self.in_steps += taken
+        return taken
