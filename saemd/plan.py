@@ -72,10 +72,11 @@ def plan(request: Request) -> list[str]:
     from saemd.planning.measure import dtype_of
     from saemd.planning.table import print_plan
     from saemd.planning.work import find_work
-    from saemd.preflight import check_settings
+    from saemd.preflight import check_inputs, check_settings
     from saemd.threads import use_threads
 
     check_settings(request.configs)
+    check_inputs(request.configs)
     use_threads(request.configs[0].threads)
     work = find_work(request.configs, request.is_sweep)
     numbers = request.numbers
@@ -85,7 +86,8 @@ def plan(request: Request) -> list[str]:
         numbers.get("--disk-gbps", estimate.DISK_GBPS) * 1e9,
     )
     disk = list(costs.disk(work.harvests, work.jobs))
-    bytes_each = dtype_of(request.configs[0]).itemsize if request.measures else 4
+    is_chosen = request.configs[0].activations.lm_dtype != "auto"  # else it depends on what is faster
+    bytes_each = dtype_of(request.configs[0]).itemsize if request.measures or is_chosen else costs.FLOAT
     wrong = list(fit.misfits(work, disk, bytes_each))
     if rates.flops:
         times, how = estimate.by_rates(work, rates), (

@@ -46,10 +46,15 @@ def check_jobs(configs: Sequence[Config]) -> list[dict[str, Any] | None]:
 
 
 def check_settings(configs: Sequence[Config]) -> None:
-    """Raise `UserError` for what the command itself shows to be wrong. Nothing is fetched, made or written."""
+    """Raise `UserError` for what the command alone shows to be wrong. Nothing is fetched, made or written."""
     _check_folders(configs)
     for config in configs:
         _check_schedule(config)
+
+
+def check_inputs(configs: Sequence[Config]) -> None:
+    """Raise `UserError` for a GPU or a text that is not there. Nothing is fetched, made or written."""
+    for config in configs:
         _check_accelerator(config)
     for corpus in _different([config.corpus for config in configs]):
         check_corpus(corpus)
@@ -59,11 +64,9 @@ def check_caches(configs: Sequence[Config]) -> list[Origin]:
     """The activations that each job needs. Raises `UserError` where they could not be written."""
     from saemd.activations.registry import describe_source
 
+    check_inputs(configs)
     for config in configs:
-        _check_accelerator(config)
         _check_writable("cache_root", config.cache_root, must=False)
-    for corpus in _different([config.corpus for config in configs]):
-        check_corpus(corpus)
     origins = []
     for config in configs:
         root = Path(config.cache_root)

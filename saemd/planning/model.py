@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 from saemd.errors import bad_value
-from saemd.lm.anatomy import columns, decoder_layer, decoder_layers, learned_positions, output
+from saemd.lm.anatomy import columns, decoder_layer, decoder_layers, output
 from saemd.lm.config import LMConfig
 from saemd.lm.files import local_folder
 from saemd.lm.pretrained import read_settings
@@ -59,11 +59,6 @@ class LanguageModel:
     @property
     def n_layers(self) -> int:
         return len(decoder_layers(self.skeleton))
-
-    @property
-    def max_context(self) -> int | None:
-        """As `LMInfo.max_context`."""
-        return learned_positions(self.skeleton)
 
     @property
     def stored_bytes(self) -> int:

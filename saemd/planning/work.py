@@ -106,7 +106,8 @@ def find_work(configs: Sequence[Config], is_sweep: bool) -> Work:
     models: dict[str, LanguageModel] = {}
     groups: dict[str, list[tuple[Config, Origin | None, bool]]] = {}  # by activations
     for config in configs:
-        model = models.setdefault(repr((config.lm, config.cache_root)), describe(config.lm, Path(config.cache_root)))
+        name = repr((config.lm, config.cache_root))
+        model = models[name] = models.get(name) or describe(config.lm, Path(config.cache_root))
         _check_model(config, model)
         if model.folder is None:
             key, origin, is_finished = _asked_for(config), None, (run_dir(config) / METRICS).is_file()
