@@ -94,7 +94,7 @@ def _harvest_times(
     per_flop = sample.per_context * deepest.contexts / harvest_flops(deepest)
     times: list[float | None] = []
     for harvest in harvests:
-        passes = harvest_flops(harvest) * per_flop + (sample.load if harvest.left else 0.0)
+        passes = harvest_flops(harvest) * per_flop + (sample.once if harvest.left else 0.0)
         times.append(passes + _writing(harvest, rates))
     return times, sample.made
 

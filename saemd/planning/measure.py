@@ -19,6 +19,7 @@ from saemd.activations.manifest import MANIFEST
 from saemd.activations.shards import count_non_finite, to_bits
 from saemd.activations.statistics import Sums, norms
 from saemd.config import Config
+from saemd.corpus import contexts, some_documents
 from saemd.lm.load import fastest_dtype, load_lm, residual_stream
 from saemd.planning.model import LanguageModel, build
 from saemd.planning.work import Harvest
@@ -28,6 +29,8 @@ _LOADED_BYTES = 1_000_000_000  # in place of a larger model, random layers of it
 _RANDOM_LAYERS = 2
 _RANDOM_VOCABULARY = 1000
 _LARGEST_MATCHING = 3072  # latents; the time of larger dictionaries follows from its growth
+_SMALL_TEXT_BYTES = 20_000_000  # of archives that are read to measure it
+_OPENED = 4  # times that the cache's writer opens the text: each split is looked into first
 _OUTLIERS = 10.0  # median norms, as `activations.outlier_factor`
 
 
@@ -44,9 +47,9 @@ def dtype_of(config: Config) -> torch.dtype:
 
 @dataclass(frozen=True)
 class HarvestSeconds:
-    """`load` once, `per_context` for each context; `made` are the activations of these passes, raw [N, D]."""
+    """`once` for model and text, `per_context` for each context; `made`: the real model's activations, raw [N, D]."""
 
-    load: float
+    once: float
     per_context: float
     made: Tensor
 
@@ -60,16 +63,18 @@ def harvest_seconds(harvest: Harvest, seconds: float) -> HarvestSeconds:
     began = time.perf_counter()
     if is_real:
         loaded = load_lm(model.local, Path(config.cache_root), n_layers=layers, dtype=dtype_of(config), device=device)
-        lm = loaded.model
+        lm, text = loaded.model, _text_seconds(config, loaded.tokenizer)
     else:
         lm = _few_layers(model, built, dtype_of(config), device)
-    load = time.perf_counter() - began if is_real else 0.0
+        text = 0.0
+    once = time.perf_counter() - began + (_OPENED - 1) * text if is_real else 0.0
     table: Any = lm.get_input_embeddings()  # type: ignore[operator]
-    contexts, generator = max(1, config.activations.lm_batch_tokens // length), torch.Generator().manual_seed(0)
+    generator = torch.Generator().manual_seed(0)
+    in_a_pass = max(1, config.activations.lm_batch_tokens // length)
     x_ND: list[Tensor] = []
 
     def forward() -> None:
-        ids_BT = torch.randint(0, len(table.weight), (contexts, length), generator=generator)
+        ids_BT = torch.randint(0, len(table.weight), (in_a_pass, length), generator=generator)
         x_ND.append(residual_stream(lm, built - 1, ids_BT)[:, 1:].flatten(0, 1).cpu())
 
     def keep() -> None:
@@ -82,7 +87,8 @@ def harvest_seconds(harvest: Harvest, seconds: float) -> HarvestSeconds:
     first = _mean_seconds(forward, 0.0, device)  # one pass, slower than the others
     passes = _mean_seconds(forward, 0.8 * seconds - first, device)
     kept = _mean_seconds(keep, 0.1 * seconds, device)
-    return HarvestSeconds(load, (passes * layers / built + kept) / contexts, _without_outliers(torch.cat(x_ND)))
+    made = _without_outliers(torch.cat(x_ND)) if is_real else x_ND[0][:0].float()
+    return HarvestSeconds(once, (passes * layers / built + kept) / in_a_pass, made)
 
 
 def activations(harvest: Harvest, tokens: int) -> Tensor:
@@ -112,6 +118,18 @@ def matching_seconds(d_in: int, d_sae: int) -> float:
 
 
 GROWTH = 1.8  # of the time with the number of latents: 1.55 at d_in 576, 1.87 at 2,304, from 3,072 to 18,432 latents
+
+
+def _text_seconds(config: Config, tokenizer: Any) -> float:
+    """Until the text's first context is there; 0 for a text that is not here, or so large that this takes long."""
+    corpus, root = config.corpus, Path(config.cache_root)
+    archives = [root / "packages" / f"{source.package}-{source.version}" for source in corpus.sources.values()]
+    size = sum(file.stat().st_size for folder in archives if folder.is_dir() for file in folder.iterdir())
+    if corpus.dataset or size > _SMALL_TEXT_BYTES or not all(folder.is_dir() for folder in archives):
+        return 0.0
+    began = time.perf_counter()
+    next(contexts(some_documents(corpus, root, "train"), tokenizer, config.activations.context_length), None)
+    return time.perf_counter() - began
 
 
 def _mean_seconds(act: Callable[[], Any], seconds: float, device: str, most: int = 20) -> float:

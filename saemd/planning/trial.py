@@ -113,7 +113,7 @@ def time_steps(job: Job, start: Start, module: SAETraining, x_ND: Tensor, device
     once = max(time.perf_counter() - began - clock.in_steps, 0.0)
     clock.restart()
     trainer.validate(module, dataloaders=_Batches(batches.x_ND, batches.batch_size, 2), verbose=False)
-    timed = sorted((l0, fmean(taken)) for l0, taken in zip(clock.levels, clock.taken, strict=True) if taken)
+    timed = sorted((l0, fmean(taken)) for l0, taken in zip(clock.levels, clock.taken, strict=False) if taken)
     return StepSeconds([l0 for l0, _ in timed], [second for _, second in timed], clock.held_out, once)
 
 
@@ -168,8 +168,9 @@ class _Clock(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         taken, mine = self._lap(), self.taken[self._level]
         self._spent += taken
-        if self._level == 0 and self._warm == 1 and taken > self._seconds / STEPS:  # too slow for every level
-            self.levels, self.taken = self.levels[:: max(len(self.levels) - 1, 1)], self.taken[:2]
+        if self._level == 0 and self._warm == 1:  # slow steps leave no time for every level
+            kept = min(len(self.levels), max(2, int(self._seconds / taken / 3)))
+            self.levels = [self.levels[i] for i in np.linspace(0, len(self.levels) - 1, kept).round().astype(int)]
             self.share = self._seconds / len(self.levels)
         if self._warm:
             self._warm -= 1

@@ -114,7 +114,7 @@ def find_work(configs: Sequence[Config], is_sweep: bool) -> Work:
         else:
             here = dataclasses.replace(config, lm=model.local)
             origin = dataclasses.replace(_origin(here), lm=config.lm.name)
-            key, is_finished = origin.fingerprint, record.finished(here) is not None
+            key, is_finished = f"{_source(config)} {origin.fingerprint}", record.finished(here) is not None
         groups.setdefault(key, []).append((config, origin, is_finished))
     harvests, jobs = [], []
     for group in groups.values():
@@ -133,6 +133,11 @@ def _asked_for(config: Config) -> str:
     return repr(parts)
 
 
+def _source(config: Config) -> str:
+    """The name of the source of activations; the cache on disk has none in its configuration."""
+    return getattr(config.activations, "name", "cache")
+
+
 def _origin(config: Config) -> Origin:
     return describe_source(config.lm, config.layer, config.corpus, config.activations, Path(config.cache_root))
 
@@ -149,7 +154,7 @@ def _check_model(config: Config, model: LanguageModel) -> None:
 
 
 def _harvest(config: Config, model: LanguageModel, origin: Origin | None, unfinished: int) -> Harvest:
-    source = getattr(config.activations, "name", "cache")
+    source = _source(config)
     passes = unfinished if source == "online" else 1  # there, each job harvests for itself
     wanted = config.activations.tokens * passes + config.activations.heldout_tokens
     if origin is None or source != "cache":
