@@ -18,7 +18,7 @@ SHARES = {"harvest": 0.35, "training": 0.45, "comparison": 0.2}
 DISK_GBPS = 0.5  # written or read, where nothing else is said
 EFFICIENCY = 0.3  # share of a GPU's rate that both the language model and an SAE of the paper's size reach
 STARTING = 15.0  # seconds in which a command imports what it needs, which are not counted
-DRAWING = (3.0, 0.5)  # seconds once, and for each pair: figures and the report
+DRAWING = (0.8, 0.3)  # seconds once, and for each pair: figures and the report
 _SAMPLE_TOKENS = 8192
 
 
@@ -155,5 +155,6 @@ def _shape(job: Job) -> str:
 
 
 def _kind(job: Job) -> str:
-    """What the course of L0 depends on, but for its target."""
-    return repr((_shape(job), job.config.init, job.harvest.model.config, job.config.layer, job.steps))
+    """What the course of L0 depends on, but for its target; without the model's weights every start is uniform."""
+    init = job.config.init if job.harvest.model.has_weights else None
+    return repr((_shape(job), init, job.harvest.model.config, job.config.layer, job.steps))

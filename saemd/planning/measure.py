@@ -25,8 +25,8 @@ from saemd.planning.model import LanguageModel, build
 from saemd.planning.work import Harvest
 from saemd.stability import match
 
-_LOADED_BYTES = 1_000_000_000  # in place of a larger model, random layers of its shape are timed
-_RANDOM_LAYERS = 2
+_LOADED_BYTES = 1_000_000_000  # in place of a larger model, a random layer of its shape is timed
+_RANDOM_LAYERS = 1
 _RANDOM_VOCABULARY = 1000
 _LARGEST_MATCHING = 3072  # latents; the time of larger dictionaries follows from its growth
 _SMALL_TEXT_BYTES = 20_000_000  # of archives that are read to measure it
@@ -55,7 +55,7 @@ class HarvestSeconds:
 
 
 def harvest_seconds(harvest: Harvest, seconds: float) -> HarvestSeconds:
-    """Timed passes of the real model where it is here and not large, else of a few random layers of its shape."""
+    """Timed passes of the real model where it is here and not large, else of a random layer of its shape."""
     config, model, device = harvest.config, harvest.model, device_of(harvest.config)
     length, layers = config.activations.context_length, config.layer + 1
     is_real = model.has_weights and model.stored_bytes <= _LOADED_BYTES

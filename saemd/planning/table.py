@@ -18,6 +18,7 @@ from saemd.progress import duration
 from saemd.runs import run_name
 
 WIDTH = 100
+LONG = 48 * 3600.0  # seconds from which times are given in days
 MOST_JOBS = 40  # rows; of longer sweeps the first ones are shown
 
 
@@ -80,9 +81,9 @@ def _work(work: Work, times: Times) -> Table:
         table.add_row(_comparison(comparison), "", "", _time(seconds))
     table.add_section()
     if times.is_complete:
-        table.add_row("everything", "", "", duration(times.known))
+        table.add_row("everything", "", "", _time(times.known))
     elif times.known:
-        table.add_row("everything whose time is known", "", "", duration(times.known))
+        table.add_row("everything whose time is known", "", "", _time(times.known))
     return table
 
 
@@ -156,7 +157,9 @@ def _short(path: Path) -> str:
 
 
 def _time(seconds: float | None) -> str:
-    return "–" if seconds is None else duration(seconds)
+    if seconds is None:
+        return "–"
+    return duration(seconds) if seconds < LONG else f"{seconds / 86_400:,.1f} days"
 
 
 def _sum(values: list[float | None]) -> float | None:

@@ -21,6 +21,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from torch import Tensor
 
 from saemd.planning.work import Job
+from saemd.sae.twins import fast_twin
 from saemd.training.module import SAETraining
 from saemd.training.run import make_module
 from saemd.training.schedules import Schedule
@@ -30,7 +31,7 @@ MOST = 8  # steps at each L0
 LEVELS = 4  # values of L0, from the start's to the target
 STEPS = WARM + LEVELS * (MOST + 1)  # at most
 RISE = 1.35  # θ rises by about this times its learning rate a step until L0 is at its target (1.2 to 1.5 on SmolLM2)
-_SAMPLE = 256  # tokens by which L0 is foretold
+_SAMPLE = 128  # tokens by which L0 is foretold
 
 
 @dataclasses.dataclass(frozen=True)
@@ -103,7 +104,8 @@ def make_start(job: Job, x_ND: Tensor) -> tuple[Start, SAETraining]:
 def time_steps(job: Job, start: Start, module: SAETraining, x_ND: Tensor, device: str, seconds: float) -> StepSeconds:
     """Train on random batches of `x_ND`, raw activations, for about `seconds`. Nothing is logged or saved."""
     began, levels = time.perf_counter(), [float(job.config.l0)]
-    if start.pre is not None:
+    twin = fast_twin(module.sae, torch.device(device)) if job.config.recipe.fast and device == "cpu" else None
+    if start.pre is not None and twin is not None:
         highest = float(start.l0_at(np.array([start.theta]))[0])
         levels = [*np.geomspace(max(highest, job.config.l0 + 1), job.config.l0, LEVELS)]
     clock = _Clock(start, levels, 0.9 * seconds, device)
@@ -112,7 +114,9 @@ def time_steps(job: Job, start: Start, module: SAETraining, x_ND: Tensor, device
     trainer.fit(module, train_dataloaders=batches)
     once = max(time.perf_counter() - began - clock.in_steps, 0.0)
     clock.restart()
-    trainer.validate(module, dataloaders=_Batches(batches.x_ND, batches.batch_size, 2), verbose=False)
+    trainer.validate(
+        module, dataloaders=_Batches(batches.x_ND, batches.batch_size, 1 if clock.is_slow else 2), verbose=False
+    )
     timed = sorted((l0, fmean(taken)) for l0, taken in zip(clock.levels, clock.taken, strict=False) if taken)
     return StepSeconds([l0 for l0, _ in timed], [second for _, second in timed], clock.held_out, once)
 
@@ -157,6 +161,7 @@ class _Clock(pl.Callback):
         self.taken: list[list[float]] = [[] for _ in levels]
         self.share = seconds / len(levels)
         self.in_steps = self.held_out = self._spent = 0.0
+        self.is_slow = False  # so that few steps must do
         self._level, self._warm, self._before, self._seconds = 0, WARM, time.perf_counter(), seconds
 
     def restart(self) -> None:
@@ -168,6 +173,8 @@ class _Clock(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         taken, mine = self._lap(), self.taken[self._level]
         self._spent += taken
+        if self._warm == WARM and taken > self._seconds / 6:
+            self.is_slow, self._warm = True, 1
         if self._level == 0 and self._warm == 1:  # slow steps leave no time for every level
             kept = min(len(self.levels), max(2, int(self._seconds / taken / 3)))
             self.levels = [self.levels[i] for i in np.linspace(0, len(self.levels) - 1, kept).round().astype(int)]
