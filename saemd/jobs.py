@@ -20,13 +20,14 @@ from typing import Any
 import hydra
 from hydra.core.hydra_config import HydraConfig
 from omegaconf import DictConfig
+from rich.text import Text
 
 from saemd.arguments import CONF
 from saemd.cli import quiet_warnings
 from saemd.composition import FLAGS, compose_all, is_sweep, job_overrides, register, typed, with_free_folder
 from saemd.config import Config
 from saemd.errors import UserError
-from saemd.outcomes import report, report_failure
+from saemd.outcomes import report, report_failure, show
 from saemd.preflight import check_jobs
 from saemd.runs import run_dir
 

@@ -1,4 +1,4 @@
-"""One line on stderr about each job of a sweep."""
+"""Lines on stderr about the jobs of a sweep."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ from saemd.runs import run_dir
 def report(config: Config, metrics: dict[str, float], when: str) -> None:
     """One line on a finished run."""
     figures = f"L0 {metrics['l0']:.1f} (target {metrics['target_l0']})  FVU {metrics['fvu']:.3f}"
-    _show(Text(f"{run_dir(config)}  {figures}  dead {metrics['dead_fraction']:.1%}  {when}"))
+    show(Text(f"{run_dir(config)}  {figures}  dead {metrics['dead_fraction']:.1%}  {when}"))
 
 
 def report_failure(config: Config, error: Exception) -> None:
     """One line on a failed run, behind the traceback where the failure is a defect of this program."""
     if not isinstance(error, UserError) and not is_full_disk(error):
         traceback.print_exception(error)
-    _show(Text.assemble(("failed", "red"), f" {run_dir(config)}: {one_line(error)}"))
+    show(Text.assemble(("failed", "red"), f" {run_dir(config)}: {one_line(error)}"))
 
 
-def _show(line: Text) -> None:
+def show(line: Text) -> None:
     Console(stderr=True, highlight=False).print(line, soft_wrap=True)

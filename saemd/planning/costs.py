@@ -135,7 +135,7 @@ def training_memory(job: Job) -> list[Need]:
     copies = 1 + 1 + moments(job.config) + 1  # weights, gradients, Adam's moments, weights at the start
     sae = FLOAT * copies * 2 * D * F
     latents = FLOAT * 4 * B * F  # pre-activations, latents, their gradient, and the product that they come from
-    batches = FLOAT * (job.config.activations.prefetch_batches + 2) * B * D
+    batches = FLOAT * (getattr(job.config.activations, "prefetch_batches", 0) + 2) * B * D
     return [
         Need(f"SAE and Adam, {copies} copies of 2 × {D:,} × {F:,}", sae),
         Need("latents, batches", latents + batches),

@@ -138,7 +138,7 @@ BAD = {
     "too few latents": (["l0=49"], r"l0=49: the target L0 cannot exceed d_sae=48"),
     "a start that does not fit": (["init=mirror", "d_sae=50"], r"d_sae=50: .*2m=48"),
     "two jobs in one folder": (["-m", "seed=1,1"], r"seed=1: two jobs of this sweep would share"),
-    "a batch above the cache": (["batch_size=7000", "tokens=7000"], r"batch_size=7000: the cache would have"),
+    "a batch above the cache": (["batch_size=7000", "tokens=7000"], r"batch_size=7000: an epoch would have"),
     "a model that nobody knows": (
         ["lm.name=someone/something"],
         r"lm.name=someone/something: .* `hf download someone/",
