@@ -20,6 +20,8 @@ from saemd.quality.saebench.settings import SAEBenchSettings
 if TYPE_CHECKING:
     from saemd.lm.config import LMConfig
     from saemd.quality.bench import Bench
+else:  # SAEBench's environment cannot import them
+    Bench = LMConfig = Any
 
 Extra = dict[str, Any]  # facts about a measurement that SAEBench's JSON does not hold
 
@@ -75,18 +77,6 @@ def labelled_sets(columns: int, size_key: str = "{}_set_size") -> Callable[[Benc
     return packaged
 
 
-def _no_reason(bench: Bench, settings: Any) -> str | None:
-    return None
-
-
-def _lm_of_the_runs(bench: Bench, settings: Any) -> LMConfig:
-    return bench.lm_config
-
-
-def _no_inputs(bench: Bench, settings: Any, work: Path, model: Path) -> dict[str, Any]:
-    return {}
-
-
 @dataclass(frozen=True)
 class Evaluation:
     """One of SAEBench's evaluations. The hooks with a default are of this project's side."""
@@ -104,7 +94,8 @@ class Evaluation:
     hooked: bool = True  # SAEBench asks for a HookedTransformer; false: `call` loads the model itself
     sae_dtype: str | None = None  # None: `llm_dtype`
     # Why the evaluation is not applicable to the bench's model, or None. Raises `UserError` for settings to be refused.
-    not_applicable: Callable[[Bench, Any], str | None] = _no_reason
-    lm: Callable[[Bench, Any], LMConfig] = _lm_of_the_runs  # the model that is asked
+    not_applicable: Callable[[Bench, Any], str | None] = lambda bench, settings: None
+    lm: Callable[[Bench, Any], LMConfig] = lambda bench, settings: bench.lm_config  # the model that is asked
     packaged: Callable[[Bench, Any], Data] | None = None  # the data sets of `data: packaged`; None: there are none
-    inputs: Callable[[Bench, Any, Path, Path], dict[str, Any]] = _no_inputs  # more keys of the job; (…, work, model)
+    # More keys of the job, from bench, settings, and the folders of the job and of the model.
+    inputs: Callable[[Bench, Any, Path, Path], dict[str, Any]] = lambda bench, settings, work, model: {}

@@ -5,13 +5,11 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from saemd.errors import bad_value
+from saemd.quality.saebench.evaluation import Bench
 from saemd.quality.saebench.settings import SAEBenchSettings
-
-if TYPE_CHECKING:
-    from saemd.quality.bench import Bench
 
 HELDOUT = "heldout"  # value of `text`: the held-out documents of the runs
 HELDOUT_CHARACTERS = 40_000_000

@@ -20,9 +20,9 @@ from saemd.quality.saebench.evaluations.scr import ScrSettings
 from saemd.quality.saebench.evaluations.sparse_probing import ProbingSettings
 from saemd.quality.saebench.evaluations.tpp import TppSettings
 from saemd.quality.saebench.evaluations.unlearning import UnlearningSettings
-from saemd.quality.saebench.scores import SAEBENCH_SCORES
 from saemd.quality.saebench.settings import SAEBenchSettings
 from saemd.quality.score import Outcome, Subject
+from saemd.quality.scores import SAEBENCH_SCORES
 
 NEEDS_SAEBENCH = [
     pytest.mark.slow,

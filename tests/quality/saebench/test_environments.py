@@ -16,9 +16,9 @@ pytestmark = NEEDS_SAEBENCH
 CHECKS = """
 import dataclasses, json, sys, torch
 from pathlib import Path
+from unittest.mock import patch
 from transformer_lens import HookedTransformer
 from saemd.quality.saebench.worker import adapter, models
-from saemd.quality.saebench.worker.replaced import replaced
 from saemd.sae import load_sae
 
 folder, weights, layer, x, out = sys.argv[1:]
@@ -26,7 +26,7 @@ prepared = models.prepare(Path(folder), Path(out) / "prepared")
 model = models.hooked(prepared, "gemma-2-2b", "cpu", torch.float32)
 sae = adapter.load(Path(weights), "gemma-2-2b", int(layer), model.cfg.d_model, "cpu", torch.float32)
 assert sae.check_decoder_norms()
-with replaced(HookedTransformer, from_pretrained=lambda *a, **k: model):
+with patch.multiple(HookedTransformer, from_pretrained=lambda *a, **k: model):
     sae.test_sae("gemma-2-2b")
 half = adapter.load(Path(weights), "gemma-2-2b", int(layer), model.cfg.d_model, "cpu", torch.bfloat16)
 assert half.check_decoder_norms() and half.dtype == half.W_enc.dtype == torch.bfloat16

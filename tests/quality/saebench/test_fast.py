@@ -10,7 +10,7 @@ pytestmark = NEEDS_SAEBENCH
 COMPARED = """
 import sys, torch
 from pathlib import Path
-from saemd.quality.saebench.worker import adapter, fast, last_tokens, models, one_thread, residual
+from saemd.quality.saebench.worker import adapter, fast, last_tokens, models, residual
 from saemd.quality.saebench.evaluations.absorption import first_letters
 from sae_probes import generate_model_activations
 from sklearn.linear_model import LogisticRegression
@@ -87,7 +87,7 @@ LogisticRegression.fit = watched
 rows, labels = torch.randn(90, 8, generator=draw).numpy(), [i % 2 for i in range(90)]
 before = threads()
 expected = LogisticRegression().fit(rows, labels).coef_
-with one_thread.fits_on_one_thread():
+with fast.fits_on_one_thread():
     found = LogisticRegression().fit(rows, labels).coef_
 assert 2 in before and seen == [before, {1}] and threads() == before and LogisticRegression.fit is watched
 assert abs(found - expected).max() < 1e-4

@@ -19,8 +19,8 @@ from saemd.quality.saebench.evaluations.absorption import AbsorptionSettings
 from saemd.quality.saebench.evaluations.scr import ScrSettings
 from saemd.quality.saebench.evaluations.sparse_probing import ProbingSettings
 from saemd.quality.saebench.evaluations.tpp import TppSettings
-from saemd.quality.saebench.scores import SAEBENCH_SCORES
 from saemd.quality.saebench.settings import SAEBenchSettings
+from saemd.quality.scores import SAEBENCH_SCORES
 from tests.quality.saebench import world as tiny
 from tests.quality.saebench.real import NEEDS_SAEBENCH, SMALL, World, measure
 from tests.quality.test_packaged import tar

@@ -9,7 +9,7 @@ import pytest
 
 from saemd.quality.saebench.caller import Measured
 from saemd.quality.saebench.evaluations import EVALUATIONS
-from saemd.quality.saebench.scores import SAEBENCH_SCORES
+from saemd.quality.scores import SAEBENCH_SCORES
 
 RESULTS: dict[str, tuple[dict[str, Any], float, float | None]] = {  # evaluation: SAEBench's JSON, score, std
     "core": (

@@ -19,7 +19,7 @@ from saemd.quality.saebench.evaluations.ravel import RavelSettings
 from saemd.quality.saebench.evaluations.sparse_probing import ProbingSettings
 from saemd.quality.saebench.evaluations.tpp import TPP, TppSettings
 from saemd.quality.saebench.evaluations.unlearning import UNLEARNING, UnlearningSettings
-from saemd.quality.saebench.scores import SAEBENCH_SCORES
+from saemd.quality.scores import SAEBENCH_SCORES
 
 
 def test_settings_are_refused_where_they_make_no_sense(monkeypatch):

@@ -9,6 +9,7 @@ import random
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 from torch import Tensor
 
@@ -44,8 +45,6 @@ def call(run: Call) -> None:
     from sae_bench.evals.absorption import common, feature_absorption, main
     from transformer_lens import HookedTransformer
 
-    from saemd.quality.saebench.worker.replaced import replaced
-
     config, artifacts = run.config, Path("artifacts/absorption").absolute()
     model = first_letters(run.model, run.job["layer"], config["prompt_token_pos"])
     probing = functools.partial(
@@ -64,14 +63,14 @@ def call(run: Call) -> None:
 
     words = functools.partial(vocabulary, most=run.job["max_words"], seed=config["random_seed"])
     with (
-        replaced(HookedTransformer, from_pretrained_no_processing=lambda *_, **__: model),
-        replaced(
+        patch.multiple(HookedTransformer, from_pretrained_no_processing=lambda *_, **__: model),
+        patch.multiple(
             main,
             run_k_sparse_probing_experiment=probing,
             run_feature_absortion_experiment=absorption_of_the_same_prompts,
         ),
-        replaced(common, get_alpha_tokens=words),
-        replaced(feature_absorption, get_alpha_tokens=words),
+        patch.multiple(common, get_alpha_tokens=words),
+        patch.multiple(feature_absorption, get_alpha_tokens=words),
     ):
         results = run.run_eval(main.run_eval, main.AbsorptionEvalConfig(**config))
     if not results:

@@ -9,15 +9,12 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from saemd.errors import bad_value
-from saemd.quality.saebench.evaluation import Call, Evaluation, Extra
+from saemd.quality.saebench.evaluation import Bench, Call, Evaluation, Extra
 from saemd.quality.saebench.results import Keys, Result
 from saemd.quality.saebench.text import TextSettings, text_input
-
-if TYPE_CHECKING:
-    from saemd.quality.bench import Bench
 
 
 @dataclass

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 from saemd.errors import UserError, bad_value
 from saemd.quality.saebench.evaluation import Call, Evaluation
@@ -35,8 +36,6 @@ class CoreSettings(TextSettings):
 def call(run: Call) -> None:
     from sae_bench.evals.core import main
 
-    from saemd.quality.saebench.worker.replaced import replaced
-
     failures: list[str] = []
 
     def note(message: str, *args: Any) -> None:  # SAEBench logs the exceptions that it swallows
@@ -46,7 +45,10 @@ def call(run: Call) -> None:
     # Without this SAEBench tries a missing data set four times, for a minute.
     once = lambda **_: lambda function: function  # noqa: E731
     config = run.config
-    with replaced(main.logger, error=note), replaced(main.general_utils, retry_with_exponential_backoff=once):
+    with (
+        patch.multiple(main.logger, error=note),
+        patch.multiple(main.general_utils, retry_with_exponential_backoff=once),
+    ):
         results = main.multiple_evals(
             selected_saes=run.saes, dataset=run.job["text"], output_folder=str(run.results), device=run.job["device"],
             verbose=True, force_rerun=True, dtype=config["llm_dtype"], context_size=config["context_size"],

@@ -12,15 +12,13 @@ import json
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from unittest.mock import patch
 
 from saemd.errors import bad_value
-from saemd.quality.saebench.evaluation import Call, Data, Evaluation, Extra
+from saemd.quality.saebench.evaluation import Bench, Call, Data, Evaluation, Extra
 from saemd.quality.saebench.results import Keys, Result
 from saemd.quality.saebench.settings import PACKAGED, SAEBenchSettings
-
-if TYPE_CHECKING:
-    from saemd.quality.bench import Bench
 
 
 @dataclass
@@ -84,7 +82,6 @@ def call(run: Call) -> Extra:
 
     from saemd.quality.saebench.worker.layers import layers_that_return_tuples
     from saemd.quality.saebench.worker.place import link_copy
-    from saemd.quality.saebench.worker.replaced import replaced
 
     artifacts = Path("artifacts/ravel")
     link_copy(Path("adamkarvonen/ravel_prompts"), artifacts / "base")
@@ -100,12 +97,12 @@ def call(run: Call) -> Extra:
         return train(*args, train_loader=tqdm(train_loader, desc="RAVEL's mask, batches of an epoch"), **more)
 
     def measure(train_mdbm: Any, results: Path) -> dict[str, float]:
-        with replaced(main.mdbm, train_mdbm=train_mdbm):
+        with patch.multiple(main.mdbm, train_mdbm=train_mdbm):
             run.run_eval(main.run_eval, config, results)
         (path,) = results.rglob(f"{run.name}_custom_sae_eval_results.json")
         return json.loads(path.read_text())["eval_result_metrics"]["ravel"]
 
-    with replaced(main, LLM_NAME_MAP={name: name}, AutoModelForCausalLM=frozen), layers_that_return_tuples():
+    with patch.multiple(main, LLM_NAME_MAP={name: name}, AutoModelForCausalLM=frozen), layers_that_return_tuples():
         measure(train_with_bar, run.results)
         return {
             key: measure(functools.partial(untrained, mask), Path("untrained"))

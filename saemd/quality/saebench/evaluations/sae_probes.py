@@ -7,15 +7,12 @@ import hashlib
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from saemd.quality.saebench import environment
-from saemd.quality.saebench.evaluation import Call, Evaluation
+from saemd.quality.saebench.evaluation import Bench, Call, Evaluation
 from saemd.quality.saebench.results import Keys, details
 from saemd.quality.saebench.settings import SAEBenchSettings, refuse_headline
-
-if TYPE_CHECKING:
-    from saemd.quality.bench import Bench
 
 
 @dataclass

@@ -8,16 +8,11 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from saemd.errors import bad_value
-from saemd.quality.saebench.evaluation import Call, Evaluation, NotApplicableError
+from saemd.quality.saebench.evaluation import Bench, Call, Evaluation, LMConfig, NotApplicableError
 from saemd.quality.saebench.results import Keys
 from saemd.quality.saebench.settings import SAEBenchSettings
-
-if TYPE_CHECKING:
-    from saemd.lm.config import LMConfig
-    from saemd.quality.bench import Bench
 
 LMS = ("gemma-2-2b-it", "gemma-2-9b-it")  # the ones whose prompt format SAEBench knows
 

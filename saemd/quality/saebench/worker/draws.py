@@ -13,12 +13,11 @@ import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from sae_bench.evals.absorption import k_sparse_probing, probing
 from sae_bench.evals.sparse_probing import probe_training
-
-from saemd.quality.saebench.worker.replaced import replaced
 
 
 @contextmanager
@@ -36,12 +35,12 @@ def drawn_alike(seed: int) -> Iterator[None]:
 
     train = alike(probing.train_multi_probe)
     with (
-        replaced(
+        patch.multiple(
             probe_training,
             prepare_probe_data=alike(probe_training.prepare_probe_data),
             train_probe_gpu=alike(probe_training.train_probe_gpu),
         ),
-        replaced(probing, train_multi_probe=train),
-        replaced(k_sparse_probing, train_multi_probe=train),
+        patch.multiple(probing, train_multi_probe=train),
+        patch.multiple(k_sparse_probing, train_multi_probe=train),
     ):
         yield

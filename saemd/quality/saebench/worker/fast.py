@@ -12,17 +12,18 @@ import functools
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from sae_bench.evals.scr_and_tpp import main as scr_and_tpp
 from sae_bench.sae_bench_utils import activation_collection
+from sklearn.linear_model import LogisticRegression
+from threadpoolctl import ThreadpoolController
 from torch import Tensor
 from tqdm import tqdm
 from transformer_lens import HookedTransformer
 
-from saemd.quality.saebench.worker.batches import batches
-from saemd.quality.saebench.worker.replaced import replaced
-from saemd.quality.saebench.worker.residual import Residual
+from saemd.quality.saebench.worker.residual import Residual, batches
 
 PLAIN_ACTIVATIONS = activation_collection.get_all_llm_activations
 MOST_KEPT = 16  # tensors of texts in `Ablated`: the classes of a data set
@@ -33,9 +34,25 @@ def fast(residual: Residual) -> Iterator[None]:
     """Within, SAEBench uses the functions below."""
     activations = functools.partial(all_llm_activations, residual)
     with (
-        replaced(activation_collection, get_all_llm_activations=activations),
-        replaced(scr_and_tpp, ablated_precomputed_activations=Ablated()),
+        patch.multiple(activation_collection, get_all_llm_activations=activations),
+        patch.multiple(scr_and_tpp, ablated_precomputed_activations=Ablated()),
     ):
+        yield
+
+
+@contextmanager
+def fits_on_one_thread() -> Iterator[None]:
+    """Within, scikit-learn's `LogisticRegression.fit` uses one thread; nothing else changes.
+
+    A probe has a thousand rows: threads wait for each other longer than they work, even more so beside another process.
+    """
+    fit, pools = LogisticRegression.fit, ThreadpoolController()
+
+    def fit_on_one_thread(self: LogisticRegression, *arguments: Any, **named: Any) -> LogisticRegression:
+        with pools.limit(limits=1):
+            return fit(self, *arguments, **named)
+
+    with patch.multiple(LogisticRegression, fit=fit_on_one_thread):
         yield
 
 

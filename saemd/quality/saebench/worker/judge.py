@@ -10,12 +10,12 @@ from __future__ import annotations
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
+from unittest.mock import patch
 
 import openai
 from sae_bench.evals.autointerp import main as autointerp
 
 from saemd.errors import UserError, bad_value
-from saemd.quality.saebench.worker.replaced import replaced
 
 NO_TEXT = "(the judge's reply holds no text)"  # no number: counted among the replies that cannot be parsed
 
@@ -53,7 +53,7 @@ def judged_by(base_url: str, judge: str, key_variable: str) -> Any:
     def client(api_key: str) -> _Client:
         return _Client(openai.OpenAI(api_key=api_key, base_url=base_url), judge)
 
-    with replaced(autointerp.AutoInterp, parse_predictions=counted), replaced(autointerp, OpenAI=client):
+    with patch.multiple(autointerp.AutoInterp, parse_predictions=counted), patch.multiple(autointerp, OpenAI=client):
         try:
             yield replies
         except openai.AuthenticationError as error:

@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pandas as pd
 import torch
@@ -26,9 +27,7 @@ from transformer_lens import HookedTransformer
 
 from saemd.errors import bad_value
 from saemd.files import replacing, save_torch
-from saemd.quality.saebench.worker.batches import batches
-from saemd.quality.saebench.worker.replaced import replaced
-from saemd.quality.saebench.worker.residual import Residual
+from saemd.quality.saebench.worker.residual import Residual, batches
 
 MOST_TOKENS = 1024  # the last ones of a text, as in sae-probes
 ROOM = 32 * 128  # tokens of a batch
@@ -96,8 +95,8 @@ def last_tokens(model: HookedTransformer, residual: Residual) -> Iterator[None]:
     """Within, sae-probes gets its activations from `LastTokens`."""
     ensure = LastTokens(model, residual).ensure
     with (
-        replaced(ON_LATENTS, ensure_dataset_activations=ensure),
-        replaced(ON_LAYER, ensure_dataset_activations=ensure),
+        patch.multiple(ON_LATENTS, ensure_dataset_activations=ensure),
+        patch.multiple(ON_LAYER, ensure_dataset_activations=ensure),
     ):
         yield
 
@@ -113,7 +112,7 @@ def one_bar(data_sets: int) -> Iterator[None]:
             bar.update()
             return is_done
 
-        with replaced(ON_LATENTS, run_sae_eval=probe_and_count, tqdm=iter):
+        with patch.multiple(ON_LATENTS, run_sae_eval=probe_and_count, tqdm=iter):
             yield
 
 

@@ -6,11 +6,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import Any
+from unittest.mock import patch
 
 from sae_bench.sae_bench_utils import activation_collection
 from torch import nn
-
-from saemd.quality.saebench.worker.replaced import replaced
 
 
 class TupleLayer:
@@ -36,5 +35,5 @@ def layers_that_return_tuples() -> Iterator[None]:
     def get_module(model: Any, layer: int) -> Any:
         return TupleLayer(model.model.layers[layer])
 
-    with replaced(activation_collection, get_module=get_module):
+    with patch.multiple(activation_collection, get_module=get_module):
         yield

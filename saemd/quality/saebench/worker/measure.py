@@ -8,6 +8,7 @@ import random
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import numpy as np
 import torch
@@ -19,10 +20,8 @@ from saemd.quality.saebench.evaluation import Call, Extra
 from saemd.quality.saebench.evaluations import EVALUATIONS
 from saemd.quality.saebench.worker.adapter import SAEBenchSAE
 from saemd.quality.saebench.worker.draws import drawn_alike
-from saemd.quality.saebench.worker.fast import fast
-from saemd.quality.saebench.worker.one_thread import fits_on_one_thread
+from saemd.quality.saebench.worker.fast import fast, fits_on_one_thread
 from saemd.quality.saebench.worker.packaged import packaged
-from saemd.quality.saebench.worker.replaced import replaced
 from saemd.quality.saebench.worker.residual import residual
 
 
@@ -45,7 +44,7 @@ def measure(
     for earlier in results.rglob(pattern):
         earlier.unlink()
     passes = residual(model, job["layer"], Path(job["work"]) / "model") if model else None
-    loader = replaced(HookedTransformer, from_pretrained_no_processing=lambda *_, **__: model)
+    loader = patch.multiple(HookedTransformer, from_pretrained_no_processing=lambda *_, **__: model)
     data = packaged(job["packaged"]) if job.get("packaged") else nullcontext()
     faster = fast(passes) if passes else nullcontext()
     with loader, data, faster, fits_on_one_thread(), drawn_alike(seed), torch.set_grad_enabled(True):

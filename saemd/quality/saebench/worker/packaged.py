@@ -12,13 +12,12 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pandas as pd
 from sae_bench.evals.scr_and_tpp import dataset_creation
 from sae_bench.evals.scr_and_tpp import main as scr_and_tpp
 from sae_bench.sae_bench_utils import dataset_info, dataset_utils
-
-from saemd.quality.saebench.worker.replaced import replaced
 
 Texts = dict[str, list[str]]  # class → texts
 
@@ -53,10 +52,10 @@ def packaged(sets: dict[str, dict[str, Any]]) -> Iterator[None]:
     seconds = {name: tuple(described["seconds"]) for name, described in sets.items()}
     metadata = {name: _metadata(described) for name, described in sets.items() if described["seconds"]}
     with (
-        replaced(dataset_info, chosen_classes_per_dataset=classes, dataset_metadata=metadata),
-        replaced(dataset_utils, get_multi_label_train_test_data=by_class),
-        replaced(dataset_creation, get_train_test_data=correlated_or_by_class),
-        replaced(scr_and_tpp, COLUMN2_VALS_LOOKUP=seconds),  # read, and not used, by TPP too
+        patch.multiple(dataset_info, chosen_classes_per_dataset=classes, dataset_metadata=metadata),
+        patch.multiple(dataset_utils, get_multi_label_train_test_data=by_class),
+        patch.multiple(dataset_creation, get_train_test_data=correlated_or_by_class),
+        patch.multiple(scr_and_tpp, COLUMN2_VALS_LOOKUP=seconds),  # read, and not used, by TPP too
     ):
         yield
 

@@ -46,3 +46,16 @@ class Residual:
 def residual(model: HookedTransformer, layer: int, folder: Path) -> Residual:
     """The same one for all SAEs of a job."""
     return Residual(model, layer, folder)
+
+
+def batches(lengths: list[int], room: int) -> list[tuple[int, int]]:
+    """Start and end of batches of texts of ascending lengths, so that little of what is passed is padding.
+
+    Padded to its longest text, a batch has at most `room` tokens.
+    """
+    ends, start = [], 0
+    for end, length in enumerate(lengths):
+        if (end - start + 1) * length > room and end > start:
+            ends.append((start, end))
+            start = end
+    return [*ends, (start, len(lengths))] if lengths else []
