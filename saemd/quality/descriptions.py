@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 FEWEST_HITS = 3  # firings at a value before it may be named: one or two say nothing about other text
 Codes = NDArray[np.int64]  # [N], a number for each value of an attribute
@@ -43,45 +43,22 @@ class Description:
         return f"{self.attribute} is one of: {', '.join(map(repr, self.values))}"
 
 
-@dataclass(frozen=True)
-class Agreement:
-    """How well predicted and true firings agree, as counts of positions."""
+def agreement(predicted: Fires, fires: Fires) -> dict[str, float]:
+    """How well predicted and true firings agree.
 
-    true_positives: int
-    false_positives: int
-    false_negatives: int
-    true_negatives: int
-
-    @property
-    def mcc(self) -> float:
-        """Matthews' correlation: 1 for the same; 0 for chance, whatever the density, and where one is constant."""
-        return float(_mcc(*self._counts()))
-
-    @property
-    def precision(self) -> float:
-        return _ratio(self.true_positives, self.true_positives + self.false_positives)
-
-    @property
-    def recall(self) -> float:
-        return _ratio(self.true_positives, self.true_positives + self.false_negatives)
-
-    @property
-    def f1(self) -> float:
-        return _ratio(2 * self.true_positives, 2 * self.true_positives + self.false_positives + self.false_negatives)
-
-    @property
-    def balanced_accuracy(self) -> float:
-        return (self.recall + _ratio(self.true_negatives, self.true_negatives + self.false_positives)) / 2
-
-    def _counts(self) -> tuple[NDArray[np.float64], ...]:
-        counts = (self.true_positives, self.false_positives, self.false_negatives, self.true_negatives)
-        return tuple(np.float64(count) for count in counts)  # type: ignore[return-value]
-
-
-def agreement(predicted: Fires, fires: Fires) -> Agreement:
+    `mcc` is Matthews' correlation: 1 for the same; 0 for chance, whatever the density, and where one is constant.
+    """
     tp = int((predicted & fires).sum())
     fp, fn = int(predicted.sum()) - tp, int(fires.sum()) - tp
-    return Agreement(tp, fp, fn, len(fires) - tp - fp - fn)
+    tn = len(fires) - tp - fp - fn
+    precision, recall = _ratio(tp, tp + fp), _ratio(tp, tp + fn)
+    return {
+        "mcc": float(_mcc(tp, fp, fn, tn)),
+        "f1": _ratio(2 * tp, 2 * tp + fp + fn),
+        "balanced_accuracy": (recall + _ratio(tn, tn + fp)) / 2,
+        "precision": precision,
+        "recall": recall,
+    }
 
 
 def describe(attributes: Mapping[str, Attribute], fires: Fires, part: slice, most: int) -> Description:
@@ -116,7 +93,7 @@ def _best_codes(codes: Codes, fires: Fires, most: int) -> tuple[list[int], float
     return chosen, reached
 
 
-def _mcc(tp: NDArray, fp: NDArray, fn: NDArray, tn: NDArray) -> NDArray:
+def _mcc(tp: ArrayLike, fp: ArrayLike, fn: ArrayLike, tn: ArrayLike) -> NDArray:
     tp, fp, fn, tn = (np.asarray(count, dtype=np.float64) for count in (tp, fp, fn, tn))
     below = np.sqrt((tp + fp) * (tp + fn) * (tn + fp) * (tn + fn))
     return np.where(below > 0, (tp * tn - fp * fn) / np.where(below > 0, below, 1), 0.0)

@@ -23,19 +23,10 @@ from saemd.files import read_tensors, remove_partial, replacing
 from saemd.lm.load import load_lm, residual_stream
 from saemd.progress import Bar, bar
 from saemd.quality.bench import Bench
-from saemd.quality.descriptions import (
-    Agreement,
-    Attribute,
-    Description,
-    Fires,
-    agreement,
-    describe,
-    readable_attributes,
-)
+from saemd.quality.descriptions import Attribute, Description, Fires, agreement, describe, readable_attributes
 from saemd.quality.score import Outcome, Score, Subject, not_applicable, one_by_one
 from saemd.sae import SAE
 
-FIGURES = ("mcc", "f1", "balanced_accuracy", "precision", "recall")
 SHOWN = 30  # descriptions kept in the record
 
 
@@ -142,8 +133,8 @@ def _measure_one(bench: Bench, settings: NoJudgeSettings, text: Text, subject: S
     columns = sampled.to(bench.device)
     fires_NS = torch.cat([fires_NF[:, columns].cpu() for fires_NF in _fires(sae, text.x, bench.device)]).numpy()
     shifts = torch.randint(len(text.x) // 4, 3 * len(text.x) // 4, (len(sampled),), generator=draw).tolist()
-    results: list[tuple[int, Description, Agreement]] = []
-    chance: list[Agreement] = []
+    results: list[tuple[int, Description, dict[str, float]]] = []
+    chance: list[dict[str, float]] = []
     for column, (latent, shift) in enumerate(zip(sampled.tolist(), shifts, strict=True)):
         fires = np.ascontiguousarray(fires_NS[:, column])
         results.append((latent, *described(text, fires, settings.most_values)))
@@ -151,26 +142,29 @@ def _measure_one(bench: Bench, settings: NoJudgeSettings, text: Text, subject: S
         progress.advance()
     progress.advance(settings.n_latents - len(sampled))
     scores = [score for _, _, score in results]
-    values: dict[str, float | None] = {name: _mean(scores, name) for name in FIGURES}
-    values |= {f"{name}_shifted": _mean(chance, name) for name in FIGURES}
+    values: dict[str, float | None] = {name: _mean(scores, name) for name in scores[0]}
+    values |= {f"{name}_shifted": _mean(chance, name) for name in scores[0]}
     used = Counter(description.attribute for _, description, _ in results)
     values |= {f"share_{name.replace(' ', '_')}": n / len(results) for name, n in sorted(used.items())}
     shown = [results[i] for i in np.linspace(0, len(results) - 1, min(SHOWN, len(results))).astype(int)]
+    descriptions = [
+        {"latent": latent, "fires_where": str(description), "mcc": score["mcc"], "f1": score["f1"]}
+        for latent, description, score in shown
+    ]
     return Outcome(
         "done",
         value=values["mcc"],
         values={**values, "eligible_share": len(eligible) / sae.d_sae},
-        std=float(np.std([score.mcc for score in scores], ddof=1)),
+        std=float(np.std([score["mcc"] for score in scores], ddof=1)),
         repetitions=len(scores),
         spread="latents",
-        details={"descriptions": [{"latent": latent, "fires_where": str(description), "mcc": score.mcc, "f1": score.f1}
-                                  for latent, description, score in shown]},
+        details={"descriptions": descriptions},
         data=data,
         seconds=time.perf_counter() - started,
-    )  # fmt: skip
+    )
 
 
-def described(text: Text, fires: Fires, most: int) -> tuple[Description, Agreement]:
+def described(text: Text, fires: Fires, most: int) -> tuple[Description, dict[str, float]]:
     """The best description on the first half, and its agreement on the second."""
     first, second = text.halves
     description = describe(text.attributes, fires, first, most)
@@ -182,8 +176,8 @@ def _fires(sae: SAE, x_ND: Tensor, device: str) -> Iterator[Tensor]:
     return (sae.encode(part_ND.to(device)) > 0 for part_ND in x_ND.split(4096))
 
 
-def _mean(scores: list[Agreement], name: str) -> float:
-    return float(np.mean([getattr(score, name) for score in scores]))
+def _mean(scores: list[dict[str, float]], name: str) -> float:
+    return float(np.mean([score[name] for score in scores]))
 
 
 NO_JUDGE = Score(

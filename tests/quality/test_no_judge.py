@@ -48,12 +48,12 @@ def test_the_figures_are_those_of_their_definitions():
     said, fires = draw.random(500) < 0.3, draw.random(500) < 0.2
     fires[:60] = said[:60]
     found = agreement(said, fires)
-    assert found.mcc == pytest.approx(np.corrcoef(fires, said)[0, 1])
+    assert found["mcc"] == pytest.approx(np.corrcoef(fires, said)[0, 1])
     precision, recall = fires[said].mean(), said[fires].mean()
-    assert (found.precision, found.recall) == (pytest.approx(precision), pytest.approx(recall))
-    assert found.f1 == pytest.approx(2 / (1 / precision + 1 / recall))
-    assert found.balanced_accuracy == pytest.approx((recall + (~said)[~fires].mean()) / 2)
-    assert agreement(np.zeros(9, bool), fires[:9]).mcc == 0  # a description of nothing explains nothing
+    assert (found["precision"], found["recall"]) == (pytest.approx(precision), pytest.approx(recall))
+    assert found["f1"] == pytest.approx(2 / (1 / precision + 1 / recall))
+    assert found["balanced_accuracy"] == pytest.approx((recall + (~said)[~fires].mean()) / 2)
+    assert agreement(np.zeros(9, bool), fires[:9])["mcc"] == 0  # a description of nothing explains nothing
 
 
 def test_a_description_is_the_best_of_all_of_its_length():
@@ -65,7 +65,7 @@ def test_a_description_is_the_best_of_all_of_its_length():
         attributes = {name: Attribute(found, [str(i) for i in range(6)]) for name, found in codes.items()}
         fires = np.isin(codes["b"], [1, 4]) ^ (draw.random(400) < 0.15)
         scores = {
-            (name, chosen): agreement(np.isin(codes[name][where], chosen), fires[where]).mcc
+            (name, chosen): agreement(np.isin(codes[name][where], chosen), fires[where])["mcc"]
             for name in "ab"
             for n in (1, 2)
             for chosen in itertools.combinations(range(6), n)
@@ -119,7 +119,7 @@ def test_a_latent_that_fires_anywhere_is_not_explained(bench):
     text = read_text(bench, SETTINGS.tokens)
     anywhere = np.random.default_rng(0).random(len(text.x)) < 0.2
     _, score = described(text, anywhere, most=10)
-    assert abs(score.mcc) < 0.15
+    assert abs(score["mcc"]) < 0.15
 
 
 def test_too_few_latents_are_not_applicable_and_bad_settings_one_line(bench):
