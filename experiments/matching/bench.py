@@ -38,7 +38,7 @@ from torch import Tensor
 from saemd.stability.matching.byte_cosines import ByteCosines, fastest_first
 from saemd.stability.matching.candidates import gather
 from saemd.stability.matching.certificate import gap
-from saemd.stability.matching.cosines import Dictionary, FloatCosines
+from saemd.stability.matching.cosines import Cosines, Dictionary
 from saemd.stability.matching.hungarian import KEPT, rows_of_one_shape
 from saemd.stability.matching.optimum import optimum
 
@@ -101,7 +101,7 @@ def run_saemd(
         "solve_seconds": solve_seconds,
         "recomputed_rows": recomputed[0],
         "gap": gap(found),
-        "excess": excess(found, FloatCosines(a, b, pool).blocks()),
+        "excess": excess(found, Cosines(a, b, pool).blocks()),
     }
 
 
@@ -111,7 +111,7 @@ def run_dense(
     n = len(a.factors)
     cost_FF = np.empty((n, n), dtype=np.float64 if solver == "scipy" else np.float32)
     first = 0
-    for block_BF in timed(FloatCosines(a, b, pool).blocks(), seconds):
+    for block_BF in timed(Cosines(a, b, pool).blocks(), seconds):
         np.negative(block_BF, out=cost_FF[first : first + len(block_BF)])
         first += len(block_BF)
     if solver == "scipy":
@@ -130,7 +130,7 @@ def run(solver: str, kind: str, n: int, d: int, threads: int) -> dict[str, Any]:
     start = time.perf_counter()
     if solver == "saemd":
         with ThreadPoolExecutor(threads) as pool:  # compiles both ways
-            for kernel in (FloatCosines, ByteCosines):
+            for kernel in (Cosines, ByteCosines):
                 cosines = kernel(*rows_of_one_shape(*dictionaries(kind, 600, 20)), pool)
                 optimum(gather(cosines.blocks(), 600, 16, pool), cosines)
     load_seconds = time.perf_counter() - start

@@ -12,10 +12,10 @@ from saemd.stability.matching import hungarian, optimum
 from saemd.stability.matching.byte_cosines import ByteCosines
 from saemd.stability.matching.candidates import Candidates, gather
 from saemd.stability.matching.certificate import Assignment
-from saemd.stability.matching.cosines import Cosines, FloatCosines
+from saemd.stability.matching.cosines import Cosines
 from tests.stability_fakes import rows
 
-KERNELS = [FloatCosines, ByteCosines]
+KERNELS = [Cosines, ByteCosines]
 
 
 def shared_rows(n: int, share: float, noise: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -53,7 +53,7 @@ INPUTS: dict[str, Callable[[int], tuple[torch.Tensor, torch.Tensor]]] = {
 
 
 def solved(
-    a_FD: torch.Tensor, b_FD: torch.Tensor, kernel: type[FloatCosines], pool: ThreadPoolExecutor
+    a_FD: torch.Tensor, b_FD: torch.Tensor, kernel: type[Cosines], pool: ThreadPoolExecutor
 ) -> tuple[Assignment, Candidates, Cosines, np.ndarray]:
     """The assignment that `match` finds, what it is made from, and the whole matrix."""
     cosines = kernel(*hungarian.rows_of_one_shape(a_FD, b_FD), pool)

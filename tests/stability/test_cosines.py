@@ -11,7 +11,7 @@ import torch
 from saemd.stability.matching import byte_cosines, hungarian
 from saemd.stability.matching.byte_cosines import ByteCosines, fastest_first
 from saemd.stability.matching.candidates import gather
-from saemd.stability.matching.cosines import FloatCosines
+from saemd.stability.matching.cosines import Cosines
 from tests.stability.dictionaries import INPUTS, KERNELS, whole
 from tests.stability_fakes import rows
 
@@ -51,14 +51,14 @@ def test_bytes_are_left_where_they_are_too_coarse(monkeypatch: pytest.MonkeyPatc
     monkeypatch.setattr(byte_cosines, "SMALLEST", 2)
     monkeypatch.setattr(byte_cosines, "bytes_are_faster", lambda: True)
     given = hungarian.rows_of_one_shape(rows(0, 40), rows(1, 40))
-    assert [type(kernel) for kernel in fastest_first(*given, pool)] == [ByteCosines, FloatCosines]
+    assert [type(kernel) for kernel in fastest_first(*given, pool)] == [ByteCosines, Cosines]
     spiky_FD = rows(0, 40)
     spiky_FD[:, 3] *= 1000
     given = hungarian.rows_of_one_shape(spiky_FD + 30 * rows(2, 40).sign(), rows(1, 40))
     monkeypatch.setattr(byte_cosines, "COARSEST", 0.001)
-    assert [type(kernel) for kernel in fastest_first(*given, pool)] == [FloatCosines]
+    assert [type(kernel) for kernel in fastest_first(*given, pool)] == [Cosines]
     monkeypatch.setattr(byte_cosines, "bytes_are_faster", lambda: False)
-    assert [type(kernel) for kernel in fastest_first(*given, pool)] == [FloatCosines]
+    assert [type(kernel) for kernel in fastest_first(*given, pool)] == [Cosines]
 
 
 def test_lists_hold_the_largest_and_bound_the_others(pool: ThreadPoolExecutor):

@@ -12,7 +12,7 @@ from saemd.errors import UserError
 from saemd.stability import match
 from saemd.stability.matching import cosines as cosines_module
 from saemd.stability.matching import hungarian
-from saemd.stability.matching.cosines import FloatCosines
+from saemd.stability.matching.cosines import Cosines
 from saemd.stability.matching.hungarian import match_reference, random_floor
 from tests.stability.dictionaries import INPUTS, KERNELS, whole
 from tests.stability_fakes import rows
@@ -93,7 +93,7 @@ def test_the_random_floor_lies_just_below_its_bound():
 @pytest.mark.parametrize("n", [1, 2, 3, 40, 500])
 @pytest.mark.parametrize("kind", INPUTS)
 @pytest.mark.parametrize("kernel", KERNELS)
-def test_the_optimum_is_scipys(kernel: type[FloatCosines], kind: str, n: int, monkeypatch: pytest.MonkeyPatch):
+def test_the_optimum_is_scipys(kernel: type[Cosines], kind: str, n: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(hungarian, "fastest_first", lambda *given: iter([kernel(*given)]))
     a_FD, b_FD = INPUTS[kind](n)
     found, reference = match(a_FD, b_FD), match_reference(a_FD, b_FD)

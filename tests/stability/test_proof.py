@@ -15,7 +15,7 @@ from saemd.stability.matching import cosines as cosines_module
 from saemd.stability.matching.byte_cosines import ByteCosines
 from saemd.stability.matching.candidates import Candidates
 from saemd.stability.matching.certificate import Assignment, NotProvenError, gap
-from saemd.stability.matching.cosines import Cosines, FloatCosines
+from saemd.stability.matching.cosines import Cosines
 from saemd.stability.matching.hungarian import match_reference
 from saemd.stability.matching.pricing import Pricing
 from tests.stability.dictionaries import INPUTS, KERNELS, solved
@@ -26,7 +26,7 @@ from tests.stability_fakes import rows
 @pytest.mark.parametrize("kind", INPUTS)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_few_candidates_are_enough_and_every_pair_is_proven(
-    kernel: type[FloatCosines], kind: str, kept: int, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+    kernel: type[Cosines], kind: str, kept: int, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(hungarian, "KEPT", kept)
     monkeypatch.setattr(optimum, "CORE", kept // 2)
@@ -44,7 +44,7 @@ def test_few_candidates_are_enough_and_every_pair_is_proven(
 @pytest.mark.parametrize("kind", INPUTS)
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_which_pairs_are_known_to_begin_with_changes_nothing(
-    kernel: type[FloatCosines], kind: str, far: float, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+    kernel: type[Cosines], kind: str, far: float, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(optimum, "FAR", far)
     found, candidates, cosines, cosine_FF = solved(*INPUTS[kind](300), kernel, pool)
@@ -82,15 +82,15 @@ def test_where_bounds_prove_nothing_float32_goes_on(monkeypatch: pytest.MonkeyPa
         return real(candidates, cosines)
 
     monkeypatch.setattr(hungarian, "optimum", failing)
-    monkeypatch.setattr(hungarian, "fastest_first", lambda *given: iter([ByteCosines(*given), FloatCosines(*given)]))
+    monkeypatch.setattr(hungarian, "fastest_first", lambda *given: iter([ByteCosines(*given), Cosines(*given)]))
     assert np.array_equal(match(a_FD, b_FD).index, match_reference(a_FD, b_FD).index)
-    assert tried == [ByteCosines, FloatCosines]
+    assert tried == [ByteCosines, Cosines]
     assert not recwarn
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_what_is_not_optimal_is_not_proven(
-    kernel: type[FloatCosines], pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+    kernel: type[Cosines], pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(hungarian, "KEPT", 16)
     found, candidates, cosines, cosine_FF = solved(*INPUTS["half"](300), kernel, pool)
@@ -112,7 +112,7 @@ def test_what_is_not_optimal_is_not_proven(
 @pytest.mark.parametrize("few", [0, 1024])  # by whole rows, by single pairs
 @pytest.mark.parametrize("kernel", KERNELS)
 def test_one_pair_that_is_worth_more_is_found_wherever_it_is(
-    kernel: type[FloatCosines], few: int, i: int, rank: int, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+    kernel: type[Cosines], few: int, i: int, rank: int, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
 ):
     monkeypatch.setattr(hungarian, "KEPT", 16)
     monkeypatch.setattr(pricing, "FEW", few)

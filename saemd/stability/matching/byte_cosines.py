@@ -13,14 +13,14 @@ from numba import njit
 from torch import Tensor
 
 from saemd.sae import products
-from saemd.stability.matching.cosines import BLOCK_ROWS, ROUNDING, Cosines, Dictionary, FloatCosines, in_parts
+from saemd.stability.matching.cosines import BLOCK_ROWS, ROUNDING, Cosines, Dictionary, in_parts
 
 BLOCK_COLUMNS = 2304  # of a block's rows, multiplied as bytes at a time
 SMALLEST = 4096  # latents below which float32 products take no time that shows
 COARSEST = 0.03  # rounding to bytes may move a cosine by this in the mean, or all is multiplied in float32
 
 
-class ByteCosines(FloatCosines):
+class ByteCosines(Cosines):
     """Bounds from unit rows rounded to 8 bits, one scale a row: a = ã + δ, b = b̃ + ε with ã, b̃ the rounded ones.
 
     Then a·b = ã·b̃ + ã·ε + δ·b, so it is at most ã·b̃ + |ã||ε| + |δ||b|. For Gaussian rows of width 2,304 both |δ| and
@@ -70,7 +70,7 @@ def fastest_first(a: Dictionary, b: Dictionary, pool: ThreadPoolExecutor) -> Ite
         cosines = ByteCosines(a, b, pool)
         if cosines.mean_error <= COARSEST:
             yield cosines
-    yield FloatCosines(a, b, pool)
+    yield Cosines(a, b, pool)
 
 
 def bytes_are_faster() -> bool:

@@ -1,7 +1,7 @@
 """The cosines of two dictionaries' rows: upper bounds of all, quickly, and exact values of those that matter.
 
 Of F² pairs the matching needs the exact cosine of a few; for the others an upper bound below their prices is proof
-enough. `FloatCosines` computes all pairs in float32; `byte_cosines` computes bounds from bytes, where that is faster.
+enough. `Cosines` computes all pairs in float32; `byte_cosines` computes bounds from bytes, where that is faster.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from itertools import pairwise
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -31,51 +31,35 @@ class Dictionary(NamedTuple):
     factors: Tensor  # float32 [F]
 
 
-class Cosines(Protocol):
-    """The matrix of cosines [F, F] of the rows of two dictionaries."""
+class Cosines:
+    """The matrix of cosines [F, F] of the rows of two dictionaries, all of them computed in float32."""
 
-    exact: bool  # whether `blocks` are the cosines themselves
-
-    def blocks(self) -> Iterator[np.ndarray]:
-        """Upper bounds of the cosines, float32 [B, F], some rows at a time; the next block may overwrite this one."""
-        ...
-
-    def allowance(self, row_E: np.ndarray, column_E: np.ndarray) -> np.ndarray:
-        """How far `blocks` probably lie above these cosines, float32 [E]."""
-        ...
-
-    def pairs(self, row_E: np.ndarray, column_E: np.ndarray) -> np.ndarray:
-        """Cosines of single pairs, float32 [E], exact to rounding and always the same bits."""
-        ...
-
-    def rows(self, row_R: np.ndarray) -> np.ndarray:
-        """Cosines of whole rows, float32 [R, F], exact to rounding."""
-        ...
-
-
-class FloatCosines:
-    """All of them in float32."""
-
-    exact = True
+    exact = True  # whether `blocks` are the cosines themselves
 
     def __init__(self, a: Dictionary, b: Dictionary, pool: ThreadPoolExecutor) -> None:
         self._a, self._b, self._pool = a, b, pool
 
     def blocks(self) -> Iterator[np.ndarray]:
+        """Upper bounds of the cosines, float32 [B, F], some rows at a time; the next block may overwrite this one."""
         for row_R in np.split(np.arange(self.size), range(BLOCK_ROWS, self.size, BLOCK_ROWS)):
             yield self.rows(row_R)
 
     def rows(self, row_R: np.ndarray) -> np.ndarray:
+        """Cosines of whole rows, float32 [R, F], exact to rounding."""
         chosen = torch.from_numpy(row_R)
         with products.exact():
             product_RF = (self._a.rows[chosen] * self._a.factors[chosen, None]) @ self._b.rows.T
         return product_RF.mul_(self._b.factors).numpy()
 
     def allowance(self, row_E: np.ndarray, column_E: np.ndarray) -> np.ndarray:
+        """How far `blocks` probably lie above these cosines, float32 [E]."""
         return np.zeros(len(row_E), dtype=np.float32)
 
     def pairs(self, row_E: np.ndarray, column_E: np.ndarray) -> np.ndarray:
-        """Computed one stretch of columns after the other, so that the processor's cache holds the stretch."""
+        """Cosines of single pairs, float32 [E], exact to rounding and always the same bits.
+
+        Computed one stretch of columns after the other, so that the processor's cache holds the stretch.
+        """
         stretch_E = column_E // max(1, CACHED // max(1, 4 * self._b.rows.shape[1]))
         order_E = np.lexsort((row_E, stretch_E))
         row_E, column_E, sorted_E = row_E[order_E], column_E[order_E], np.empty(len(row_E), np.float32)

@@ -18,7 +18,7 @@ from saemd.errors import UserError
 from saemd.stability.matching.byte_cosines import fastest_first
 from saemd.stability.matching.candidates import gather
 from saemd.stability.matching.certificate import NotProvenError
-from saemd.stability.matching.cosines import Dictionary, FloatCosines
+from saemd.stability.matching.cosines import Cosines, Dictionary
 from saemd.stability.matching.optimum import optimum
 
 KEPT = 192  # largest cosines kept of every row and every column, for the proof
@@ -64,7 +64,7 @@ def match_reference(a_FD: Tensor | np.ndarray, b_FD: Tensor | np.ndarray) -> Mat
     cost_FF = np.empty((len(a_FD), len(a_FD)), dtype=np.float64)
     first = 0
     with ThreadPoolExecutor(1) as pool:
-        for cosine_BF in FloatCosines(a, b, pool).blocks():
+        for cosine_BF in Cosines(a, b, pool).blocks():
             np.negative(cosine_BF, out=cost_FF[first : first + len(cosine_BF)])
             first += len(cosine_BF)
     row_F, index_F = linear_sum_assignment(cost_FF)
