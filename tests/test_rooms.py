@@ -32,7 +32,7 @@ BELOW: dict[str, set[str]] = {
     "corpus": {"tools", "config"},
     "logging": {"tools", "config"},
     "activations": {"tools", "config", "lm", "corpus"},
-    "runs": {"tools", "sae"},
+    "runs": {"tools", "config", "sae"},
     "training": {"tools", "config", "lm", "logging", "sae", "activations", "runs"},
     "stability": {"tools", "sae", "runs"},
     "planning": {"tools", "config", "lm", "corpus", "sae", "activations", "runs", "training", "stability"},

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
+from saemd.config import Config
 from saemd.errors import bad_value
 from saemd.runs.files import METRICS
 from saemd.runs.identity import changes_runs
@@ -21,42 +22,22 @@ _FOLDER = re.compile(
 )
 
 
-class _Init(Protocol):
-    @property
-    def label(self) -> str: ...
-
-
-class RunConfig(Protocol):
-    """The keys of the configuration that name a run."""
-
-    @property
-    def run_root(self) -> str: ...
-    @property
-    def init(self) -> _Init: ...
-    @property
-    def l0(self) -> int: ...
-    @property
-    def seed(self) -> int: ...
-    @property
-    def folder(self) -> Mapping[str, Any]: ...
-
-
 @dataclass(frozen=True)
 class Place:
-    """A run's folder, taken apart. `parts` are the keys between l0 and seed."""
+    """A run's folder, taken apart."""
 
     run_root: Path
-    init: str
-    l0: float
-    parts: dict[str, str]
+    init: str  # the label of its start
+    l0: float  # target
+    parts: dict[str, str]  # the keys between l0 and seed
     seed: int
 
 
-def run_dir(config: RunConfig) -> Path:
+def run_dir(config: Config) -> Path:
     return Path(config.run_root, *_names(config))
 
 
-def run_name(config: RunConfig) -> str:
+def run_name(config: Config) -> str:
     """The run's name in tables, plots and W&B, as `init=mirror l0=40 layer=6 seed=24`."""
     return " ".join(_names(config))
 
@@ -103,7 +84,7 @@ def part(key: str, value: Any) -> str:
     return text
 
 
-def check_name(config: RunConfig) -> None:
+def check_name(config: Config) -> None:
     """Raise `UserError` for a label or parts that cannot name a folder which `find` finds again."""
     _check_part("init.label", config.init.label)
     if (size := len(run_name(config).encode())) > NAME_BYTES:
@@ -119,7 +100,7 @@ def _check_part(key: str, text: str) -> None:
         raise bad_value(key, repr(text if len(text) < 40 else text[:40] + "…"), remedy)
 
 
-def _names(config: RunConfig) -> list[str]:
+def _names(config: Config) -> list[str]:
     parts = [f"{key}={value}" for key, value in sorted(config.folder.items())]
     return [f"init={config.init.label}", f"l0={config.l0}", *parts, f"seed={config.seed}"]
 

@@ -4,24 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Protocol
 
 import numpy as np
-from torch import Tensor
 
+from saemd.runs import Weights
+from saemd.sae import SAE
 from saemd.stability.matching import Match, match
 
 SHARED_THRESHOLD = 0.7  # Paulo & Belrose
-
-
-class Dictionary(Protocol):
-    """The weights of an SAE that `compare` reads (`saemd.load_sae` returns such an SAE)."""
-
-    @property
-    def W_enc(self) -> Tensor: ...  # [D, F]  # noqa: N802
-
-    @property
-    def W_dec(self) -> Tensor: ...  # [F, D]  # noqa: N802
 
 
 @dataclass(frozen=True)
@@ -70,7 +60,7 @@ class Comparison:
         }
 
 
-def compare(sae_a: Dictionary, sae_b: Dictionary, *, done: Callable[[], None] = lambda: None) -> Comparison:
+def compare(sae_a: SAE | Weights, sae_b: SAE | Weights, *, done: Callable[[], None] = lambda: None) -> Comparison:
     """Match the latents of two SAEs by the columns of W_enc [D, F] and by the rows of W_dec [F, D] (signed cosines).
 
     Scalars on W_enc, W_dec or the activations change nothing. `done` is called after each of the two matchings,
