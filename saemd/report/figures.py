@@ -8,10 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
-from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 from PIL import Image
@@ -19,11 +16,6 @@ from PIL import Image
 from saemd.files import replacing
 from saemd.progress import bar
 from saemd.stability.records import Record, record_name
-
-if TYPE_CHECKING:
-    from matplotlib.figure import Figure
-
-    from saemd.report.figure2 import Points
 
 STYLE_VERSION = 1  # raise it when the drawing changes
 DOTS_PER_INCH = 150
@@ -35,58 +27,46 @@ def figure2_path(folder: Path, record: Record) -> Path:
 
 def draw_pairs(folder: Path, records: list[Record]) -> None:
     """Figure 2 of each record, from its file in `pairs/`."""
-    _draw(folder, [_pair_task(folder, record) for record in records])
+    _draw(folder, _pairs(folder, records))
 
 
 def draw_all(folder: Path, records: list[Record]) -> None:
     """Figure 2 of each record, the grid of them, and the summary (`summary_narrow.png`: the same for phones)."""
-    tasks = [_pair_task(folder, record) for record in records]
+    drawings = _pairs(folder, records)
     if records:
-        figures = folder / "figures"
-        tasks.append((figures / "figure2_grid.png", records, partial(_grid, folder, records)))
-        tasks.append((figures / "summary.png", records, partial(_summary, records, 2)))
-        tasks.append((figures / "summary_narrow.png", records, partial(_summary, records, 1)))
-    _draw(folder, tasks)
+        names = {"grid": "figure2_grid", "summary": "summary", "narrow": "summary_narrow"}
+        drawings += [(folder / "figures" / f"{name}.png", kind, records) for kind, name in names.items()]
+    _draw(folder, drawings)
 
 
-Task = tuple[Path, list[Record], "Callable[[], Figure]"]  # where, what it shows, how
+Drawing = tuple[Path, str, list[Record]]  # its file, its kind, what it shows
 
 
-def _pair_task(folder: Path, record: Record) -> Task:
-    return figure2_path(folder, record), [record], partial(_pair, folder, record)
+def _pairs(folder: Path, records: list[Record]) -> list[Drawing]:
+    return [(figure2_path(folder, record), "pair", [record]) for record in records]
 
 
-def _pair(folder: Path, record: Record) -> Figure:
-    from saemd.report.figure2 import pair_figure
-
-    return pair_figure(record, _points(folder, record))
-
-
-def _grid(folder: Path, records: list[Record]) -> Figure:
-    from saemd.report.figure2 import grid_figure
-
-    return grid_figure(records, partial(_points, folder))
-
-
-def _summary(records: list[Record], columns: int) -> Figure:
-    from saemd.report.summary import summary_figure
-
-    return summary_figure(records, columns)
-
-
-def _points(folder: Path, record: Record) -> Points:
-    with np.load(folder / "pairs" / f"{record_name(record)}.npz") as file:
-        return file["cos_dec"], file["cos_enc"], file["match_enc"] == file["match_dec"]
-
-
-def _draw(folder: Path, tasks: list[Task]) -> None:
-    digests = {path: _digest(folder, records) for path, records, _ in tasks}
-    todo = [task for task in tasks if _digest_of(task[0]) != digests[task[0]]]
+def _draw(folder: Path, drawings: list[Drawing]) -> None:
+    digests = {path: _digest(folder, records) for path, _, records in drawings}
+    todo = [drawing for drawing in drawings if _digest_of(drawing[0]) != digests[drawing[0]]]
     if not todo:
         return
+    from saemd.report.figure2 import grid_figure, pair_figure
+    from saemd.report.summary import summary_figure
+
+    def points(record: Record) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        with np.load(folder / "pairs" / f"{record_name(record)}.npz") as file:
+            return file["cos_dec"], file["cos_enc"], file["match_enc"] == file["match_dec"]
+
+    draw = {
+        "pair": lambda records: pair_figure(records[0], points(records[0])),
+        "grid": lambda records: grid_figure(records, points),
+        "summary": summary_figure,
+        "narrow": lambda records: summary_figure(records, columns=1),
+    }
     with bar("drawing", total=len(todo), unit="figures") as progress:
-        for path, _, make in todo:
-            figure = make()
+        for path, kind, records in todo:
+            figure = draw[kind](records)
             with replacing(path) as aside:
                 figure.savefig(aside, format="png", dpi=DOTS_PER_INCH, metadata={"Digest": digests[path]})
             progress.advance()

@@ -13,8 +13,8 @@ def blank_figures(monkeypatch):
     """Every figure is drawn as an empty one: what figures show is for tests/report."""
     from saemd.report.style import new_figure
 
-    for name in ("_pair", "_grid", "_summary"):
-        monkeypatch.setattr(f"saemd.report.figures.{name}", lambda *arguments: new_figure(1, 1))
+    for name in ("figure2.pair_figure", "figure2.grid_figure", "summary.summary_figure"):
+        monkeypatch.setattr(f"saemd.report.{name}", lambda *_, **__: new_figure(1, 1))
 
 
 @pytest.fixture
