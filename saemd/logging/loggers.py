@@ -27,11 +27,6 @@ NoLogger = Literal[False]  # what Lightning's Trainer wants for "no logger"; Non
 INIT_TIMEOUT_SECONDS = 60
 
 
-def run_name(label: str, l0: int, seed: int) -> str:
-    """A run's name in tables and plots, such as `init=mirror l0=40 seed=24`."""
-    return f"init={label} l0={l0} seed={seed}"
-
-
 def run_id(group: str, name: str, fingerprint: str) -> str:
     """A wandb id from the run's values, so that a resumed job continues its own run."""
     return hashlib.sha256("\n".join((group, name, fingerprint)).encode()).hexdigest()[:16]

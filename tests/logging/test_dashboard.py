@@ -15,6 +15,7 @@ import pytest
 
 from saemd.logging import names
 from saemd.logging.dashboard import build_workspace, main
+from tests.logging.trained import TRAIN
 
 pytest.importorskip("wandb_workspaces")
 
@@ -35,7 +36,7 @@ def metrics_of(panel: dict[str, Any]) -> set[str]:
 
 
 def test_panels_read_metrics_that_are_logged_and_leave_none_out() -> None:
-    known = {names.TOKENS, *names.TRAIN, *names.FINAL, names.STABILITY_L0, names.STABILITY_FIGURES, *names.STABILITY}
+    known = {names.TOKENS, *TRAIN, *names.FINAL, names.STABILITY_L0, names.STABILITY_FIGURES, *names.STABILITY}
     read = set().union(*map(metrics_of, panels()))
     assert read - known == {f"config:{names.CONFIG_L0}.value"}
     assert known - read == set()

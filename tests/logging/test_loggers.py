@@ -19,7 +19,7 @@ from lightning.pytorch.utilities import disable_possible_user_warnings
 from PIL import Image
 
 from saemd.errors import UserError
-from saemd.logging import LoggerConfig, finish, log_stability, log_summary, make_logger, names, run_id, run_name
+from saemd.logging import LoggerConfig, finish, log_stability, log_summary, make_logger, names, run_id
 from saemd.logging.account import resolve_mode
 from tests.logging.offline import logged, of_kind, offline_run, records, summary
 
@@ -61,7 +61,7 @@ class Job(lightning.LightningModule):
 
 def train(config: LoggerConfig, run_dir: Path, seed: int, fails: bool = False) -> None:
     """A job as the entry runs it: logger, training, summary, and `finish` in any case."""
-    name = run_name("mirror", 40, seed)
+    name = f"init=mirror l0=40 seed={seed}"
     logger = make_logger(
         config,
         run_dir,
@@ -119,7 +119,7 @@ def test_a_resumed_job_continues_its_own_run(tmp_path: Path) -> None:
         train(LoggerConfig(name="wandb", group="mine"), tmp_path, seed=24)
         time.sleep(1)  # wandb names offline folders by the second
     (first,), (second,) = (of_kind(offline_run(tmp_path, which), "run") for which in (0, 1))
-    assert first.run_id == second.run_id == run_id("sweep", run_name("mirror", 40, 24), "f00")
+    assert first.run_id == second.run_id == run_id("sweep", "init=mirror l0=40 seed=24", "f00")
     assert second.run_group == "mine"
     values = [("sweep", "a", "f"), ("other", "a", "f"), ("sweep", "b", "f"), ("sweep", "a", "g")]
     assert len({run_id(*value) for value in values}) == 4

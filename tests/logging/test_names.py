@@ -11,6 +11,7 @@ from saemd.logging import names
 from saemd.sae import JumpReLUSAE
 from saemd.training.config import RecipeConfig
 from saemd.training.module import SAETraining
+from tests.logging.trained import TRAIN
 
 
 class Keeps(DummyLogger):
@@ -44,4 +45,4 @@ def test_training_logs_the_names_of_the_dashboard() -> None:
     trainer.fit(module, torch.utils.data.DataLoader(batches, batch_size=None))  # type: ignore[arg-type]
     trained = [row for row in logger.rows if names.TOKENS in row]
     assert trained
-    assert all(set(row) == {names.TOKENS, *names.TRAIN} for row in trained)
+    assert all(set(row) == {names.TOKENS, *TRAIN} for row in trained)
