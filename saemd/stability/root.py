@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
 from pathlib import Path
 
 from saemd.errors import bad_value
-from saemd.files import DamagedFileError, read_json, unwritable, write_json
+from saemd.files import DamagedFileError, check_writable, read_json, write_json
 from saemd.locks import locked
 from saemd.runs import Run, find_runs, read_run
 from saemd.stability.across import pairs_across
@@ -53,7 +52,7 @@ def compare_all(run_root: Path, shared_threshold: float, across: str | None = No
     pairs, remarks = pairs_across(runs, across) if across else siblings(runs)
     folder = run_root / (f"across={across}" if across else "stability")
     if runs:
-        _refuse_unwritable(folder)
+        check_writable(folder)  # before the matching, which may take hours
     broken += match_pairs(folder, pairs)
     records = _write_table(folder, pairs, shared_threshold) if runs else []
     return Outcome(folder, runs, records, remarks, broken, across)
@@ -95,7 +94,7 @@ def compare_run(run_dir: Path | str, shared_threshold: float = SHARED_THRESHOLD)
     folder = this.run_root / "stability"
     runs, broken = find_runs(this.run_root)
     pairs, _ = siblings(runs)
-    _refuse_unwritable(folder)
+    check_writable(folder)
     own_pairs = [pair for pair in pairs if this.path in (pair.a.path, pair.b.path)]
     broken += match_pairs(folder, own_pairs)
     for line in broken:
@@ -118,16 +117,6 @@ def _write_table(folder: Path, pairs: list[Pair], threshold: float) -> list[Reco
         ]
         write_json(folder / "stability.json", records)
     return records
-
-
-def _refuse_unwritable(folder: Path) -> None:
-    """Raises `UserError` before the matching, which may take hours, where its result could not be kept."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise unwritable(folder, error) from error
-    if not os.access(folder, os.W_OK):
-        raise bad_value("run_root", folder.parent, f"{folder} cannot be written; make it writable, or copy the runs")
 
 
 def _check_threshold(threshold: float) -> None:
