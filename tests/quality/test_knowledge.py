@@ -19,7 +19,7 @@ from saemd.errors import UserError
 from saemd.quality.bench import Bench
 from saemd.quality.knowledge import answers, questions, ravel
 from saemd.quality.knowledge.facts import articles, facts
-from saemd.quality.knowledge.ravel import Knowledge, PackagedRavel
+from saemd.quality.knowledge.ravel import PackagedRavel
 from saemd.quality.saebench.evaluations.ravel import RAVEL, RavelSettings
 from saemd.quality.saebench.evaluations.ravel import packaged as packaged_entities
 from saemd.quality.saebench.evaluations.unlearning import UNLEARNING, UnlearningSettings
@@ -115,13 +115,13 @@ def test_entities_are_kept_where_every_attribute_is_known(bench, monkeypatch):
     known, numbers = ravel.known_entities(bench.lm, "word", candidates, templates)
     assert WORDS[3] not in known
     assert names[0] not in known
-    assert numbers.candidates == len(names)
-    assert numbers.known == len(known) > 10
-    assert all(sum(numbers.right[prompt] for prompt in prompts) >= len(known) for prompts in templates.values())
-    assert numbers.clashing == 0
+    assert numbers["candidates"] == len(names)
+    assert numbers["known"] == len(known) > 10
+    assert all(sum(numbers["right"][prompt] for prompt in prompts) >= len(known) for prompts in templates.values())
+    assert numbers["clashing"] == 0
     doubled = {name: {"Next": f"{WORDS[7]} {WORDS[8 + (name == names[1])]}"} for name in names}
     _, numbers = ravel.known_entities(bench.lm, "word", doubled, {"Next": ["%s"]})
-    assert numbers.clashing == 1
+    assert numbers["clashing"] == 1
     assert ravel.distinct_values(bench.lm.tokenizer, Counter({f"{WORDS[7]} a": 1, WORDS[7]: 2, WORDS[8]: 1})) == {
         WORDS[7], WORDS[8],
     }  # fmt: skip
@@ -153,7 +153,7 @@ def test_the_files_are_saebenchs_and_what_is_selected_must_be_there(packaged, mo
         "Bonn": {"Country": "Germany", "Continent": "Europe"},
     }
     found = lambda lm, entity_type, candidates, templates: (  # noqa: E731
-        (knows, Knowledge(3, 2, {}, 0)) if entity_type == "city" else ({}, Knowledge(1, 0, {}, 0))
+        (knows, {"candidates": 3, "known": 2}) if entity_type == "city" else ({}, {"candidates": 1, "known": 0})
     )
     monkeypatch.setattr(ravel, "known_entities", found)
     monkeypatch.setattr(ravel, "FEWEST", 2)
@@ -222,4 +222,4 @@ def test_smollm2_knows_enough_for_ravel(cache_root):
     assert set(found.attributes) == {"country", "city", "person"}
     for entity_type, numbers in found.knowledge.items():
         path = found.data / ravel.HUB_NAME / f"ravel_{entity_type}_entity_attributes.json"
-        assert len(json.loads(path.read_text())) == numbers.known >= ravel.FEWEST
+        assert len(json.loads(path.read_text())) == numbers["known"] >= ravel.FEWEST

@@ -23,12 +23,11 @@ from saemd.quality.config import compose_evaluation
 from saemd.quality.packaged import SETS, LabelledSet, labelled, packaged_sets, readers
 from saemd.quality.packaged import split as on_disk
 from saemd.quality.packaged.readers import Row
-from saemd.quality.packaged.sets import Source, with_columns
+from saemd.quality.packaged.sets import Source
 from saemd.quality.packaged.split import TEST_FRACTION, split
 from saemd.quality.saebench.evaluations.core import CORE, CoreSettings
-from saemd.quality.saebench.evaluations.scr import SCR, ScrSettings
+from saemd.quality.saebench.evaluations.scr_and_tpp import SCR, TPP, ScrSettings, TppSettings
 from saemd.quality.saebench.evaluations.sparse_probing import SPARSE_PROBING, ProbingSettings
-from saemd.quality.saebench.evaluations.tpp import TPP, TppSettings
 from saemd.quality.saebench.jobs import build_job
 
 ARTICLE = """<PubmedArticle><ArticleTitle>{title}</ArticleTitle><Abstract><AbstractText>About <i>it</i>.</AbstractText>
@@ -229,17 +228,18 @@ def test_pairs_of_sets_that_are_not_asked_for_are_no_part_of_the_settings():
 
 def test_no_set_bears_the_name_of_one_on_the_hub():
     assert not [name for name in SETS if "/" in name or "bios" in name or "amazon" in name]
-    assert {*with_columns(1), *with_columns(2)} == set(SETS)
+    assert {len(described.columns) for described in SETS.values()} == {1, 2}
 
 
 def test_the_preset_asks_for_what_there_is():
     """Names and pairs; the sizes are held against the archives in the slow test below."""
     config = compose_evaluation(["quality=packaged"])
-    assert set(config.saebench_probing.dataset_names) == set(with_columns(1))
-    assert set(config.saebench_tpp.dataset_names) <= set(with_columns(1))
-    assert config.saebench_scr.column1_vals_lookup == {
-        name: [list(pair) for pair in SETS[name].pairs] for name in with_columns(2)
-    }
+    with_one_label = {name for name, described in SETS.items() if len(described.columns) == 1}
+    assert set(config.saebench_probing.dataset_names) == with_one_label
+    assert set(config.saebench_tpp.dataset_names) <= with_one_label
+    pairs = config.saebench_scr.column1_vals_lookup
+    assert set(pairs) == set(SETS) - with_one_label
+    assert all({*pair} <= {*SETS[name].classes} for name in pairs for pair in pairs[name])
     assert "saebench_sae_probes" in config.scores
 
 

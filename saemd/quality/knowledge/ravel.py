@@ -7,7 +7,6 @@ templates show two or three examples, which small models need; entities named in
 
 from __future__ import annotations
 
-import dataclasses
 import hashlib
 import json
 from collections import Counter
@@ -26,6 +25,7 @@ from saemd.quality.knowledge.facts import WIKIPEDIA, Facts, articles, facts
 FEWEST = 30  # entities of a type, below which it is left out
 HUB_NAME = "adamkarvonen/ravel_prompts"  # where SAEBench looks for the files, below its data folder
 Templates = dict[str, list[str]]  # attribute → prompts with %s for the entity
+Knowledge = dict[str, Any]  # how much the model knows of one type, see `known_entities`
 
 TEMPLATES: dict[str, Templates] = {
     "country": {
@@ -66,27 +66,17 @@ TEMPLATES: dict[str, Templates] = {
 
 
 @dataclass(frozen=True)
-class Knowledge:
-    """How much the model knows of one type of entity."""
-
-    candidates: int
-    known: int  # entities with every attribute known
-    right: dict[str, int]  # by template, of all candidates
-    clashing: int  # entities left out since a commoner value begins with the same token
-
-
-@dataclass(frozen=True)
 class PackagedRavel:
     """The entities of one model; `data` is a folder in the form of `saebench_ravel.data`."""
 
     data: Path
     attributes: dict[str, list[str]]  # by type of entity; the types that the model knows too little of are left out
-    knowledge: dict[str, Knowledge]
+    knowledge: dict[str, Knowledge]  # by type of entity
 
     @property
     def summary(self) -> str:
         """The numbers in a line."""
-        return ", ".join(f"{k.known} of {k.candidates} of type {name}" for name, k in self.knowledge.items())
+        return ", ".join(f"{k['known']} of {k['candidates']} of type {name}" for name, k in self.knowledge.items())
 
 
 def packaged_ravel(bench: Bench) -> PackagedRavel:
@@ -95,8 +85,7 @@ def packaged_ravel(bench: Bench) -> PackagedRavel:
     digest = hashlib.sha256(json.dumps([wikipedia, TEMPLATES, FEWEST]).encode()).hexdigest()[:12]
     folder = made_once(bench.folder(f"ravel-{digest}"), lambda partial: _write(bench, wikipedia, partial))
     described = json.loads((folder / "known.json").read_text())
-    knowledge = {name: Knowledge(**numbers) for name, numbers in described["knowledge"].items()}
-    return PackagedRavel(folder / "data", described["attributes"], knowledge)
+    return PackagedRavel(folder / "data", **described)
 
 
 def _write(bench: Bench, wikipedia: dict[str, Facts], folder: Path) -> None:
@@ -110,15 +99,15 @@ def _write(bench: Bench, wikipedia: dict[str, Facts], folder: Path) -> None:
         if len(known) >= FEWEST and all(len({of[name] for of in known.values()}) > 1 for name in templates):
             attributes[entity_type] = list(templates)
             write_files(files, entity_type, known, templates)
-    numbers = {name: dataclasses.asdict(k) for name, k in knowledge.items()}
-    (folder / "known.json").write_text(json.dumps({"attributes": attributes, "knowledge": numbers}, indent=2))
+    (folder / "known.json").write_text(json.dumps({"attributes": attributes, "knowledge": knowledge}, indent=2))
 
 
 def known_entities(lm: LM, entity_type: str, candidates: Facts, templates: Templates) -> tuple[Facts, Knowledge]:
     """The candidates of which the model knows every attribute.
 
     SAEBench counts a changed answer as an isolation where its first token is the old one's, so of values that begin
-    alike (United States, United Kingdom) only the commonest stays.
+    alike (United States, United Kingdom) only the commonest stays. Also counts of entities: `candidates`, `known`,
+    `right` by template, and `clashing`, those left out since a commoner value begins with the same token.
     """
     examples = "\n".join(template for prompts in templates.values() for template in prompts)
     candidates = {name: known for name, known in candidates.items() if name not in examples}
@@ -141,7 +130,8 @@ def known_entities(lm: LM, entity_type: str, candidates: Facts, templates: Templ
             known &= by_any_template
     entities = {name: facts for name, facts in distinct.items() if name in known}
     clashing = len(candidates) - len(distinct)
-    return entities, Knowledge(len(candidates), len(entities), right_by_template, clashing)
+    numbers = {"candidates": len(candidates), "known": len(entities), "right": right_by_template, "clashing": clashing}
+    return entities, numbers
 
 
 def distinct_values(tokenizer: Any, counts: Counter[str]) -> set[str]:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from saemd.errors import bad_value
-from saemd.quality.packaged.sets import SETS, with_columns
+from saemd.quality.packaged.sets import SETS
 from saemd.quality.packaged.split import SPLITS, labelled
 
 
@@ -19,7 +19,7 @@ def packaged_sets(
     `columns`: how many labels a text needs, 1 or 2 (SCR). `size_key`: the settings' key for the size of a split. Raises
     `UserError` for a name, a class or a size that cannot be had.
     """
-    known = with_columns(columns)
+    known = [name for name, described in SETS.items() if len(described.columns) == columns]
     sets: dict[str, dict[str, Any]] = {}
     for name in settings.dataset_names:
         if name not in known:

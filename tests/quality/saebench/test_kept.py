@@ -20,7 +20,7 @@ from saemd.quality.saebench import environment, jobs
 from saemd.quality.saebench.caller import run_worker
 from saemd.quality.saebench.evaluations.core import CORE, CoreSettings
 from saemd.quality.saebench.evaluations.ravel import RavelSettings
-from saemd.quality.saebench.evaluations.tpp import TppSettings
+from saemd.quality.saebench.evaluations.scr_and_tpp import TppSettings
 from saemd.quality.saebench.evaluations.unlearning import UnlearningSettings
 from saemd.quality.score import fingerprint
 from saemd.quality.scores import SCORES
@@ -105,7 +105,7 @@ import json, sys
 from saemd.quality.saebench.caller import run_worker
 from saemd.quality.saebench.evaluations.core import CORE, CoreSettings
 from saemd.quality.saebench.evaluations.ravel import RavelSettings
-from saemd.quality.saebench.evaluations.tpp import TppSettings
+from saemd.quality.saebench.evaluations.scr_and_tpp import TppSettings
 from saemd.quality.saebench.evaluations.unlearning import UnlearningSettings
 list(run_worker(json.loads(sys.argv[1])))
 """

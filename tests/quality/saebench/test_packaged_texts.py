@@ -16,9 +16,8 @@ import pytest
 
 from saemd.quality.packaged import split as on_disk
 from saemd.quality.saebench.evaluations.absorption import AbsorptionSettings
-from saemd.quality.saebench.evaluations.scr import ScrSettings
+from saemd.quality.saebench.evaluations.scr_and_tpp import ScrSettings, TppSettings
 from saemd.quality.saebench.evaluations.sparse_probing import ProbingSettings
-from saemd.quality.saebench.evaluations.tpp import TppSettings
 from saemd.quality.saebench.settings import SAEBenchSettings
 from saemd.quality.scores import SAEBENCH_SCORES
 from tests.quality.saebench import world as tiny

@@ -33,7 +33,7 @@ import torch
 from types import SimpleNamespace
 from transformers import LlamaConfig, LlamaForCausalLM
 from sae_bench.evals.ravel import mdbm
-from saemd.quality.saebench.worker.layers import layers_that_return_tuples
+from saemd.quality.saebench.worker.models import layers_that_return_tuples
 
 torch.manual_seed(0)
 model = LlamaForCausalLM(LlamaConfig(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from saemd.quality.saebench.caller import Measured
+from saemd.quality.saebench.caller import outcome_of
 from saemd.quality.saebench.evaluations import EVALUATIONS
 from saemd.quality.scores import SAEBENCH_SCORES
 
@@ -77,12 +77,12 @@ def test_every_figure_of_saebench_is_kept_and_one_that_is_not_a_number_is_no_sco
 
 
 def test_repetitions_are_averaged_and_spread_over_their_seeds(tmp_path):
-    measured = Measured()
+    events = []
     for seed, score in enumerate((0.1, 0.3)):
         path = tmp_path / f"{seed}.json"
         path.write_text(json.dumps({"eval_result_metrics": {"unlearning": {"unlearning_score": score}}}))
-        measured.add({"result": str(path), "extra": {}, "seconds": 2.0})
-    found = measured.outcome(EVALUATIONS["unlearning"].keys, None, {}, {})
+        events.append({"result": str(path), "extra": {}, "seconds": 2.0})
+    found = outcome_of(events, EVALUATIONS["unlearning"].keys, None, {}, {})
     assert (found.value, found.repetitions, found.seconds) == (pytest.approx(0.2), 2, 4.0)
     assert found.std == pytest.approx(0.2 / 2**0.5)
     assert found.spread == "seeds of its draws"

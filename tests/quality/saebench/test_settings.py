@@ -16,8 +16,8 @@ from saemd.quality.knowledge import questions
 from saemd.quality.saebench.evaluations.autointerp import endpoint_key
 from saemd.quality.saebench.evaluations.core import CoreSettings
 from saemd.quality.saebench.evaluations.ravel import RavelSettings
+from saemd.quality.saebench.evaluations.scr_and_tpp import TPP, TppSettings
 from saemd.quality.saebench.evaluations.sparse_probing import ProbingSettings
-from saemd.quality.saebench.evaluations.tpp import TPP, TppSettings
 from saemd.quality.saebench.evaluations.unlearning import UNLEARNING, UnlearningSettings
 from saemd.quality.scores import SAEBENCH_SCORES
 

@@ -10,9 +10,8 @@ from saemd.quality.saebench.evaluations.autointerp import AUTOINTERP
 from saemd.quality.saebench.evaluations.core import CORE
 from saemd.quality.saebench.evaluations.ravel import RAVEL
 from saemd.quality.saebench.evaluations.sae_probes import SAE_PROBES
-from saemd.quality.saebench.evaluations.scr import SCR
+from saemd.quality.saebench.evaluations.scr_and_tpp import SCR, TPP
 from saemd.quality.saebench.evaluations.sparse_probing import SPARSE_PROBING
-from saemd.quality.saebench.evaluations.tpp import TPP
 from saemd.quality.saebench.evaluations.unlearning import UNLEARNING
 
 EVALUATIONS: Mapping[str, Evaluation] = {

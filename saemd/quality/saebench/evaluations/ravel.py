@@ -62,7 +62,6 @@ def packaged(bench: Bench, settings: RavelSettings) -> Data:
     from saemd.quality.knowledge.ravel import packaged_ravel
 
     entities = packaged_ravel(bench)
-    numbers = {name: dataclasses.asdict(knowledge) for name, knowledge in entities.knowledge.items()}
     hub = RavelSettings().entity_attribute_selection  # a command line adds to these, so they count as not chosen
     selected = {name: chosen for name, chosen in settings.entity_attribute_selection.items() if chosen != hub.get(name)}
     selected = selected or entities.attributes
@@ -71,7 +70,7 @@ def packaged(bench: Bench, settings: RavelSettings) -> Data:
             remedy = f"with data=packaged at least two attributes of {entities.attributes}"
             raise bad_value("entity_attribute_selection", {entity_type: attributes}, remedy)
     chosen = dataclasses.replace(settings, entity_attribute_selection=selected)
-    return Data(chosen, entities.data, {"known": numbers})
+    return Data(chosen, entities.data, {"known": entities.knowledge})
 
 
 def call(run: Call) -> Extra:
@@ -80,7 +79,7 @@ def call(run: Call) -> Extra:
     from tqdm import tqdm
     from transformers import AutoModelForCausalLM
 
-    from saemd.quality.saebench.worker.layers import layers_that_return_tuples
+    from saemd.quality.saebench.worker.models import layers_that_return_tuples
     from saemd.quality.saebench.worker.place import link_copy
 
     artifacts = Path("artifacts/ravel")

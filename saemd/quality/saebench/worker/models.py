@@ -1,7 +1,7 @@
 """A local model folder for SAEBench: in the form that transformers 4 reads, and as a HookedTransformer.
 
 SAEBench names models by their hub id and TransformerLens refuses local folders, so SAEBench gets the model built here
-from a replaced `HookedTransformer.from_pretrained_no_processing`.
+from a replaced `HookedTransformer.from_pretrained_no_processing`. RAVEL asks for transformers' own model.
 """
 
 # pyright: reportMissingImports=false
@@ -10,11 +10,16 @@ from __future__ import annotations
 import json
 import math
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import torch
 import transformers
+from sae_bench.sae_bench_utils import activation_collection
+from torch import nn
 from transformer_lens import HookedTransformer, HookedTransformerConfig
 from transformer_lens.pretrained.weight_conversions import convert_gemma_weights, convert_llama_weights
 from transformers import AutoModelForCausalLM, AutoTokenizer
@@ -130,3 +135,30 @@ def _refuse_difference(model: Any, lens: HookedTransformer, dtype: torch.dtype) 
     difference = (expected - converted).abs().max().item() / expected.abs().max().item()
     if not difference <= tolerance:
         raise UserError(f"lm: TransformerLens's form of it differs by {difference:.1e} in its logits; not measured")
+
+
+class TupleLayer:
+    """A decoder layer whose hooks get a tuple: RAVEL's hooks index `outputs[0]`."""
+
+    def __init__(self, layer: nn.Module) -> None:
+        self._layer = layer
+
+    def register_forward_hook(self, hook: Any) -> Any:
+        def on_tuple(module: nn.Module, inputs: Any, output: Any) -> Any:
+            if isinstance(output, tuple):
+                return hook(module, inputs, output)
+            changed = hook(module, inputs, (output,))
+            return None if changed is None else changed[0]
+
+        return self._layer.register_forward_hook(on_tuple)
+
+
+@contextmanager
+def layers_that_return_tuples() -> Iterator[None]:
+    """Within, SAEBench gets `TupleLayer`s. It knows the layers of Gemma-2; those of a Llama have the same path."""
+
+    def get_module(model: Any, layer: int) -> Any:
+        return TupleLayer(model.model.layers[layer])
+
+    with patch.multiple(activation_collection, get_module=get_module):
+        yield

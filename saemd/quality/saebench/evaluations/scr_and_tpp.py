@@ -1,6 +1,7 @@
-"""`saebench_tpp`: targeted probe perturbation. And what SCR shares with it.
+"""`saebench_scr`, spurious correlation removal, and `saebench_tpp`, targeted probe perturbation.
 
-Both train probes, and measure them before and after zeroing the N latents with the largest effect on them.
+SCR works on pairs of classes that are made spuriously correlated. Both train probes, and measure them before and after
+zeroing the N latents with the largest effect on them.
 """
 
 # pyright: reportMissingImports=false
@@ -9,6 +10,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import Any
 
+from saemd.errors import bad_value
 from saemd.quality.saebench.evaluation import Call, Evaluation, labelled_sets
 from saemd.quality.saebench.results import Keys, details
 from saemd.quality.saebench.settings import SAEBenchSettings, refuse_headline
@@ -40,6 +42,30 @@ class ShiftSettings(SAEBenchSettings):
 
 
 @dataclass
+class ScrSettings(ShiftSettings):
+    """`saebench_scr.…`"""
+
+    column1_vals_lookup: dict[str, list[list[str]]] = field(default_factory=lambda: {
+        "LabHC/bias_in_bios_class_set1": [
+            ["professor", "nurse"], ["architect", "journalist"], ["surgeon", "psychologist"], ["attorney", "teacher"],
+        ],
+        "canrager/amazon_reviews_mcauley_1and5": [
+            ["Books", "CDs_and_Vinyl"], ["Software", "Electronics"], ["Pet_Supplies", "Office_Products"],
+            ["Industrial_and_Scientific", "Toys_and_Games"],
+        ],
+    })  # fmt: skip
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if missing := [name for name in self.dataset_names if not self.column1_vals_lookup.get(name)]:
+            raise bad_value("column1_vals_lookup", self.column1_vals_lookup, f"name pairs of classes of {missing[0]}")
+        self.column1_vals_lookup = {name: self.column1_vals_lookup[name] for name in self.dataset_names}
+
+    def config(self) -> dict[str, Any]:
+        return {**super().config(), "perform_scr": True}
+
+
+@dataclass
 class TppSettings(ShiftSettings):
     """`saebench_tpp.…`"""
 
@@ -55,6 +81,20 @@ def call(run: Call) -> None:
         config.column1_vals_lookup = {}  # SCR's pairs: TPP's JSON would name data sets that were not measured
     run.run_eval(main.run_eval, config)
 
+
+SCR = Evaluation(
+    name="scr",
+    score="saebench_scr",
+    title="Spurious Correlation Removal",
+    needs="bias_in_bios, amazon_reviews; or data=packaged",
+    settings=ScrSettings,
+    keys=Keys("scr_metrics.scr_metric_threshold_{headline}", "pairs of classes", details),
+    output="sae_bench.evals.scr_and_tpp.eval_output:ScrEvalOutput",
+    call=call,
+    version="2",  # every SAE has the same draws
+    large_cache=True,
+    packaged=labelled_sets(columns=2),
+)
 
 TPP = Evaluation(
     name="tpp",
