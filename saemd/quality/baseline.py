@@ -15,7 +15,6 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from saemd.corpus.pack import Context
-from saemd.errors import bad_value
 from saemd.files import read_tensors, remove_partial, replacing
 from saemd.lm.patch import clean_pass, upper_states
 from saemd.progress import Bar, bar
@@ -85,13 +84,7 @@ def make_baseline(bench: Bench, tokens: int, outlier_factor: float | None) -> Ba
     folder = bench.folder(f"core-{n}x{at_once}-{factor}")
     steps = batches * len(ABLATIONS)  # zero_ordinary takes next to no time
     if any(not _path(folder, kind, index).is_file() for kind in ("clean", "ablated") for index in range(batches)):
-        contexts = bench.contexts(n)  # loads the model and reads the corpus: these may show a bar of their own
-        if len(contexts) < n:
-            total = f"{len(contexts) * bench.context_length:,} tokens"
-            remedy = "use fewer, or train with more corpus.heldout_fraction"
-            raise bad_value(
-                "core.tokens", tokens, f"the held-out documents of {bench.corpus.name} give {total}; {remedy}"
-            )
+        contexts = bench.contexts("core.tokens", tokens)  # loads model and corpus, which may show bars of their own
         remove_partial(folder)  # one process at a time measures this score
         with bar("language model, clean and ablated", total=steps, unit="passes") as progress:
             for index in range(batches):

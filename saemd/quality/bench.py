@@ -74,9 +74,18 @@ class Bench:
         """The held-out documents, which no SAE was trained on, in a fixed order."""
         return documents(self.corpus, self.cache_root, "heldout")
 
-    def contexts(self, n: int) -> list[Context]:
-        """The first `n` contexts of held-out text, packed as in training; fewer where there is less text."""
-        return list(itertools.islice(contexts(self.texts(), self.lm.tokenizer, self.context_length), n))
+    def contexts(self, key: str, tokens: int) -> list[Context]:
+        """The whole contexts in the first `tokens` tokens of held-out text, packed as in training.
+
+        Raises `UserError` where there is less text; `key` is the one that asks for so many tokens.
+        """
+        n = tokens // self.context_length
+        found = list(itertools.islice(contexts(self.texts(), self.lm.tokenizer, self.context_length), n))
+        if len(found) < n:
+            total = f"{len(found) * self.context_length:,} tokens"
+            remedy = "use fewer, or train with more corpus.heldout_fraction"
+            raise bad_value(key, tokens, f"the held-out documents of {self.corpus.name} give {total}; {remedy}")
+        return found
 
     def folder(self, name: str) -> Path:
         """Where a score keeps what it computes once for all SAEs. It may not exist yet, and may be deleted."""

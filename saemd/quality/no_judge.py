@@ -77,12 +77,7 @@ def measure(bench: Bench, settings: NoJudgeSettings, subjects: list[Subject]) ->
 
 def read_text(bench: Bench, tokens: int) -> Text:
     """Activations and attributes of the first `tokens` held-out tokens; the activations are kept for other SAEs."""
-    n = tokens // bench.context_length
-    contexts = bench.contexts(n)
-    if len(contexts) < n:
-        total = f"{len(contexts) * bench.context_length:,} tokens"
-        remedy = f"the held-out documents of {bench.corpus.name} give {total}; use fewer"
-        raise bad_value("autointerp_no_judge.tokens", tokens, remedy)
+    contexts = bench.contexts("autointerp_no_judge.tokens", tokens)
     ids_CT = torch.stack([context.input_ids for context in contexts])
     keep_CT = torch.stack([context.keep for context in contexts])
     x_CTD = _activations(bench, ids_CT)
@@ -96,7 +91,7 @@ def read_text(bench: Bench, tokens: int) -> Text:
     attributes = readable_attributes([[spelt[token] for token in row] for row in ids_CT.tolist()])
     flat = keep_CT.flatten().numpy()
     kept = {name: Attribute(a.codes[flat], a.values) for name, a in attributes.items()}
-    return Text(x_CTD[keep_CT], kept, int(keep_CT[: n // 2].sum()))
+    return Text(x_CTD[keep_CT], kept, int(keep_CT[: len(keep_CT) // 2].sum()))
 
 
 def _activations(bench: Bench, ids_CT: Tensor) -> Tensor:

@@ -56,7 +56,7 @@ def test_figures_are_those_of_a_direct_computation(bench, factor):
     settings, sae = CoreSettings(tokens=12 * CONTEXT, outlier_factor=factor, resamples=50), rough_sae(1)
     found = measure(bench, sae, settings)
     model, special = bench.lm.model, torch.tensor(bench.lm.tokenizer.all_special_ids)
-    contexts = [context.input_ids[None] for context in bench.contexts(12)]
+    contexts = [context.input_ids[None] for context in bench.contexts("tokens", 12 * CONTEXT)]
     with torch.inference_mode():
         residuals: list[torch.Tensor] = []
         clean = []

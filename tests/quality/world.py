@@ -48,7 +48,7 @@ def _teach(folder: Path, bench: Bench) -> None:
     torch.manual_seed(0)
     model: Any = AutoModelForCausalLM.from_pretrained(folder)
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
-    ids = torch.stack([context.input_ids for context in bench.contexts(32)])
+    ids = torch.stack([context.input_ids for context in bench.contexts("tokens", 32 * CONTEXT)])
     for _ in range(120):
         optimizer.zero_grad()
         model(input_ids=ids, labels=ids).loss.backward()
