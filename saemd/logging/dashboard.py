@@ -51,51 +51,45 @@ def build_workspace(entity: str, project: str, name: str = VIEW) -> Workspace:
             title=title, x=names.STABILITY_L0, metric_regex=f"^{metric}/.*", log_x=True, range_y=(0.0, 1.0)
         )
 
+    def section(name: str, *panels: Any) -> Any:
+        return ws.Section(name=name, is_open=True, panels=list(panels))
+
     target = wr.Config(names.CONFIG_L0)
     sections = [
-        ws.Section(
-            name="Reconstruction and sparsity, by start",
-            is_open=True,
-            panels=[
-                scatter("FVU against achieved L0", wr.SummaryMetric("final/l0"), "final/fvu", log_x=True),
-                scatter("Achieved against target L0", target, "final/l0", log_x=True, log_y=True),
-                scatter("Explained variance", wr.SummaryMetric("final/l0"), "final/explained_variance", log_x=True),
-                scatter("Dead latents at the end", target, "final/dead_fraction", log_x=True),
-                scatter("Decoder: cos(w_t, w_0) at the end", target, "final/drift_dec", log_x=True),
-                scatter("Encoder: cos(w_t, w_0) at the end", target, "final/drift_enc", log_x=True),
-            ],
+        section(
+            "Reconstruction and sparsity, by start",
+            scatter("FVU against achieved L0", wr.SummaryMetric("final/l0"), "final/fvu", log_x=True),
+            scatter("Achieved against target L0", target, "final/l0", log_x=True, log_y=True),
+            scatter("Explained variance", wr.SummaryMetric("final/l0"), "final/explained_variance", log_x=True),
+            scatter("Dead latents at the end", target, "final/dead_fraction", log_x=True),
+            scatter("Decoder: cos(w_t, w_0) at the end", target, "final/drift_dec", log_x=True),
+            scatter("Encoder: cos(w_t, w_0) at the end", target, "final/drift_enc", log_x=True),
         ),
-        ws.Section(
-            name="Stability, by start and L0",
-            is_open=True,
-            panels=[
-                by_l0("Same partner by encoder and decoder", "stability/same_match"),
-                by_l0("Shared features", "stability/shared"),
-                by_l0("Matched cosine, encoder", "stability/mean_cos_enc"),
-                by_l0("Matched cosine, decoder", "stability/mean_cos_dec"),
-                by_l0("How near the start the decoder stayed", "stability/drift_dec"),
-                by_l0("Matched cosine of random dictionaries", "stability/random_floor"),
-                wr.WeavePanelSummaryTable(table_name=names.STABILITY_TABLE),
-                wr.MediaBrowser(title="Figures", media_keys=[names.STABILITY_FIGURES], num_columns=2),
-            ],
+        section(
+            "Stability, by start and L0",
+            by_l0("Same partner by encoder and decoder", "stability/same_match"),
+            by_l0("Shared features", "stability/shared"),
+            by_l0("Matched cosine, encoder", "stability/mean_cos_enc"),
+            by_l0("Matched cosine, decoder", "stability/mean_cos_dec"),
+            by_l0("How near the start the decoder stayed", "stability/drift_dec"),
+            by_l0("Matched cosine of random dictionaries", "stability/random_floor"),
+            wr.WeavePanelSummaryTable(table_name=names.STABILITY_TABLE),
+            wr.MediaBrowser(title="Figures", media_keys=[names.STABILITY_FIGURES], num_columns=2),
         ),
-        ws.Section(
-            name="Training",
-            is_open=True,
-            panels=[
-                line("Loss", "train/loss", log_y=True),
-                line("Reconstruction error", "train/reconstruction", log_y=True),
-                line("L0", "train/l0", log_y=True),
-                line("FVU", "train/fvu", log_y=True),
-                line("Explained variance", "train/explained_variance", range_y=(0.0, 1.0)),
-                line("Dead latents", "train/dead_fraction"),
-                line("Threshold quantiles", "train/threshold_q05", "train/threshold_q50", "train/threshold_q95"),
-                line("Drift from the start, cos(w_t, w_0)", "train/drift_dec", "train/drift_enc"),
-                line("Gradient norm before clipping", "train/grad_norm", log_y=True),
-                line("Sparsity coefficient", "train/sparsity_coefficient"),
-                line("Learning rate", "train/learning_rate"),
-                line("Throughput, tokens per second", "train/tokens_per_second"),
-            ],
+        section(
+            "Training",
+            line("Loss", "train/loss", log_y=True),
+            line("Reconstruction error", "train/reconstruction", log_y=True),
+            line("L0", "train/l0", log_y=True),
+            line("FVU", "train/fvu", log_y=True),
+            line("Explained variance", "train/explained_variance", range_y=(0.0, 1.0)),
+            line("Dead latents", "train/dead_fraction"),
+            line("Threshold quantiles", "train/threshold_q05", "train/threshold_q50", "train/threshold_q95"),
+            line("Drift from the start, cos(w_t, w_0)", "train/drift_dec", "train/drift_enc"),
+            line("Gradient norm before clipping", "train/grad_norm", log_y=True),
+            line("Sparsity coefficient", "train/sparsity_coefficient"),
+            line("Learning rate", "train/learning_rate"),
+            line("Throughput, tokens per second", "train/tokens_per_second"),
         ),
     ]
     return ws.Workspace(
