@@ -74,29 +74,22 @@ def label(name: str) -> str:
 
 
 def _from_hub(config: LMConfig, files: Sequence[str]) -> Path:
-    from huggingface_hub import snapshot_download
-    from huggingface_hub.errors import (
-        GatedRepoError,
-        HfHubHTTPError,
-        HFValidationError,
-        LocalEntryNotFoundError,
-        RevisionNotFoundError,
-    )
+    from huggingface_hub import errors, snapshot_download
 
     try:
         with lines(f"fetching {config.name} from the hub", total=None):
             return Path(snapshot_download(config.name, revision=config.revision, allow_patterns=list(files)))
-    except GatedRepoError as error:
+    except errors.GatedRepoError as error:
         remedy = (
             f"gated: accept its licence on the hub's page of {config.name} and set HF_TOKEN to your token; or use a "
             "local folder with lm=hf lm.name=<folder>"
         )
         raise bad_value("lm.name", config.name, remedy) from error
-    except RevisionNotFoundError as error:
+    except errors.RevisionNotFoundError as error:
         raise bad_value("lm.revision", config.revision, f"{config.name} has no such branch, tag or commit") from error
-    except HFValidationError as error:
+    except errors.HFValidationError as error:
         raise bad_value("lm.name", config.name, "neither a local folder nor a hub id (owner/name)") from error
-    except (HfHubHTTPError, LocalEntryNotFoundError, OSError) as error:
+    except (errors.HfHubHTTPError, errors.LocalEntryNotFoundError, OSError) as error:
         remedy = (
             f"the hub did not give it ({type(error).__name__}): check the name, the network and, for a gated model, "
             "that its licence is accepted and HF_TOKEN is set; or use a local folder with lm=hf lm.name=<folder>"

@@ -18,8 +18,7 @@ from saemd.lm.files import CONFIG, opened, resolve, weight_files
 from saemd.lm.identity import fingerprint
 from saemd.lm.patch import clean_pass
 from saemd.lm.pickled import with_safetensors
-from saemd.lm.pretrained import read_model, read_settings, read_tokenizer, readable
-from saemd.lm.vocabulary import refuse_ids_beyond
+from saemd.lm.pretrained import read_model, read_settings, read_tokenizer, readable, refuse_ids_beyond
 
 __all__ = ["LM", "LMInfo", "fastest_dtype", "lm_info", "load_lm", "residual_stream", "resolve", "skeleton"]
 
