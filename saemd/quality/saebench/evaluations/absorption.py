@@ -1,6 +1,5 @@
 """`saebench_absorption`: do other latents absorb first-letter features? Needs the model's vocabulary alone."""
 
-# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import functools

@@ -3,7 +3,6 @@
 Any OpenAI-compatible endpoint will do as the judge.
 """
 
-# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import os

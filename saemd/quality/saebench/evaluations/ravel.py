@@ -3,7 +3,6 @@
 With `data: packaged` the entities are those that the model knows, see `saemd.quality.knowledge`.
 """
 
-# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import dataclasses

@@ -1,6 +1,5 @@
 """`saebench_probing`: accuracy of linear probes on the k latents that differ most between the classes."""
 
-# pyright: reportMissingImports=false
 from __future__ import annotations
 
 from dataclasses import dataclass, field

@@ -3,7 +3,6 @@
 The sister is the instruction-tuned model of the same size: SAEBench asks in its prompt format alone.
 """
 
-# pyright: reportMissingImports=false
 from __future__ import annotations
 
 from dataclasses import dataclass, field

@@ -1,6 +1,5 @@
 """SAEs of any architecture, this project's and Gemma Scope's, in the form that SAEBench wants."""
 
-# pyright: reportMissingImports=false
 from __future__ import annotations
 
 from pathlib import Path

@@ -6,7 +6,6 @@ draws the other classes' texts anew. So these texts would depend on the SAE, on 
 on whether it is an ablation or its baseline. Here every such draw starts from the seed: the same texts for all.
 """
 
-# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import functools

@@ -5,7 +5,6 @@ layers whose output nobody reads. `tests/quality/saebench/test_fast.py` compares
 replaces. Shapes: B texts, L tokens of a text, D d_in, F latents.
 """
 
-# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import functools

@@ -4,7 +4,6 @@ SAEBench asks gpt-4o-mini alone, and silently leaves out every latent whose repl
 judge that answers nonsense half of the time would hide it.
 """
 
-# pyright: reportMissingImports=false
 from __future__ import annotations
 
 from contextlib import contextmanager

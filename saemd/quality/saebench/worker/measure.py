@@ -1,6 +1,5 @@
 """One evaluation of one SAE with one seed."""
 
-# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import pkgutil

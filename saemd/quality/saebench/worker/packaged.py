@@ -4,7 +4,6 @@ Only the texts and their classes are replaced. SAEBench's own code draws, pairs 
 and chooses and ablates latents. The sets keep their own names in its JSON.
 """
 
-# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import json

@@ -1,6 +1,5 @@
 """Passes of a HookedTransformer of which only one layer's output is needed."""
 
-# pyright: reportMissingImports=false
 from __future__ import annotations
 
 import functools
