@@ -7,7 +7,6 @@ trained on 4 B tokens at width 16,384, so they are no baseline of equal budget. 
 from __future__ import annotations
 
 import re
-import zipfile
 from functools import partial
 from pathlib import Path
 
@@ -15,28 +14,29 @@ import numpy as np
 import torch
 
 from saemd.errors import bad_value
+from saemd.files import DamagedFileError, read_npz
 from saemd.progress import lines
 from saemd.quality.score import Subject
 from saemd.sae import JumpReLUSAE
 
 REPOSITORY = "google/gemma-scope-2b-pt-res"
 LM = "google/gemma-2-2b"
-LAYER, WIDTH = 12, "16k"
-L0S = (22, 41, 82, 176, 445)  # of layer 12 at this width; 82 is the canonical one
+LAYER = 12
+L0S = (22, 41, 82, 176, 445)  # of layer 12 at width 16,384; 82 is the canonical one
 PARAMETERS = ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")
 
 
-def member(l0: int, layer: int = LAYER, width: str = WIDTH) -> str:
+def member(l0: int, layer: int = LAYER) -> str:
     """The file's path in the repository and in a local copy of it."""
-    return f"layer_{layer}/width_{width}/average_l0_{l0}/params.npz"
+    return f"layer_{layer}/width_16k/average_l0_{l0}/params.npz"
 
 
-def locate(l0: int, folder: str = "", layer: int = LAYER, width: str = WIDTH) -> Path:
+def locate(l0: int, folder: str = "", layer: int = LAYER) -> Path:
     """The file in a local copy of the repository (`folder`), or fetched from the hub where `folder` is empty.
 
     Raises `UserError` where it cannot be had.
     """
-    name = member(l0, layer, width)
+    name = member(l0, layer)
     if folder:
         path = Path(folder).expanduser() / name
         if not path.is_file():
@@ -89,17 +89,12 @@ def subjects(results: Path, folder: str = "", l0s: tuple[int, ...] = L0S, layer:
 
 def read_params(path: Path) -> JumpReLUSAE:
     """The SAE in `params.npz`, read without pickle, decoder rows of unit norm. Raises `UserError` for another file."""
-    if not zipfile.is_zipfile(path):
-        raise bad_value("gemma_scope", path, "no such file, or no npz; fetch it again")
+    remedy = "name a file of Gemma Scope's JumpReLU SAEs, or fetch it again"
     try:
-        with np.load(path, allow_pickle=False) as file:
-            missing = [name for name in PARAMETERS if name not in file]
-            weights = {name: torch.from_numpy(file[name].astype(np.float32)) for name in PARAMETERS if name in file}
-    except (OSError, ValueError, zipfile.BadZipFile, EOFError) as error:
-        reason = str(error).split("\n")[0]
-        raise bad_value("gemma_scope", path, f"cannot be read ({reason}); fetch it again") from error
-    if missing:
-        raise bad_value("gemma_scope", path, f"lacks {', '.join(missing)}; this is not a JumpReLU SAE of Gemma Scope")
+        arrays = read_npz(path, PARAMETERS, remedy)
+    except DamagedFileError as error:
+        raise bad_value("gemma_scope", path, f"{error.what}; {remedy}") from error
+    weights = {name: torch.from_numpy(array.astype(np.float32)) for name, array in zip(PARAMETERS, arrays, strict=True)}
     if weights["W_enc"].ndim != 2:
         raise bad_value("gemma_scope", path, f"W_enc of shape {tuple(weights['W_enc'].shape)}; [d_in, d_sae] is wanted")
     d_in, d_sae = weights["W_enc"].shape
