@@ -1,7 +1,4 @@
-"""Loggers: `make_logger` before training, `finish` after it, `log_stability` and `log_quality` after a sweep.
-
-Lightning and wandb are imported only when a logger needs them.
-"""
+"""Where metrics go. Lightning and wandb are imported only when a logger needs them."""
 
 from saemd.logging.config import LoggerConfig
 from saemd.logging.folders import log_quality, log_stability

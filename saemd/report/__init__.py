@@ -1,5 +1,1 @@
-"""What people look at: `report.html`, figures as PNG, tables for the terminal.
-
-It reads the records of `saemd.stability` and `saemd.quality` and measures nothing itself. matplotlib is imported when
-the first figure is drawn.
-"""
+"""What people look at: `report.html`, figures as PNG, tables for the terminal. Nothing is measured here."""

@@ -37,7 +37,7 @@ def pair_figure(record: Record, points: Points) -> Figure:
     _edges(top, right, points)
     if _apart(record):
         scatter.plot(record["apart_dec"], record["apart_enc"], **APART_POINT)
-    title = _title(record)
+    title = f"{label(record)} · L0 target {record['l0']} · seeds {seeds(record, ' and ')}"
     figure.text(0.125, 0.955, title, fontsize=min(12, 12 * 40 / len(title)), fontweight="bold", color=INK)
     shares = f"same partner {record['same_match']:.1%} · shared {record['shared']:.1%}"
     figure.text(0.125, 0.922, f"{len(points[0]):,} latents · {shares}", fontsize=9.5, color=GREY)
@@ -147,7 +147,3 @@ def _apart(record: Record) -> bool:
 
 def _dot(colour: str, label: str) -> Line2D:
     return Line2D([], [], marker="o", linestyle="", markersize=6, color=colour, label=label)
-
-
-def _title(record: Record) -> str:
-    return f"{label(record)} · L0 target {record['l0']} · seeds {seeds(record, ' and ')}"

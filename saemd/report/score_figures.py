@@ -1,11 +1,12 @@
 """Figures 3 and 4 of the paper as PNG: every score over the measured L0, by start (3) and by seed (4).
 
-One panel per score. Importing this file imports matplotlib.
+One panel per score.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
@@ -13,7 +14,8 @@ from matplotlib.figure import Figure
 from saemd.files import replacing
 from saemd.quality.records import Record
 from saemd.quality.spread import cells
-from saemd.report.score_panels import colours_of, draw_panels, handle, line, marker
+from saemd.report.score_panels import draw_panels, handle, line
+from saemd.report.style import styles_of
 
 DOTS_PER_INCH = 150
 COLUMNS = 4
@@ -32,17 +34,16 @@ def draw_figures(folder: Path, records: list[Record]) -> None:
 
 def figure3(records: list[Record], columns: int = COLUMNS) -> Figure:
     """Mean over seeds, bars of one standard deviation over seeds; of a single seed, the score's own."""
+    styles = styles_of(record["init"] for record in records)
 
-    def draw(axes: Axes, of_score: list[Record], colours: dict[str, str]) -> None:
-        for init, colour in colours.items():
+    def draw(axes: Axes, of_score: list[Record]) -> None:
+        for init, style in styles.items():
             of_start = [cell for cell in cells(of_score) if cell["init"] == init]
             own = {(r["init"], r["l0"]): r["std"] for r in of_score if r["status"] == "done"}
             stds = [own[init, cell["l0"]] if cell["std"] is None else cell["std"] for cell in of_start]
-            points = [(c["achieved_l0"], c["mean"], s) for c, s in zip(of_start, stds, strict=True)]
-            line(axes, points, color=colour, marker=marker(colours, init))
+            line(axes, [(c["achieved_l0"], c["mean"], s) for c, s in zip(of_start, stds, strict=True)], **style)
 
-    colours = colours_of(records)
-    handles = [handle(init, color=colour, marker=marker(colours, init)) for init, colour in colours.items()]
+    handles = [handle(init, **style) for init, style in styles.items()]
     alone = {cell["std"] is None for cell in cells(records)}
     own = "the score's own standard deviation"
     caption = f"bars: {own}" if alone == {True} else "bars: one standard deviation over seeds"
@@ -53,29 +54,22 @@ def figure3(records: list[Record], columns: int = COLUMNS) -> Figure:
 
 def figure4(records: list[Record], columns: int = COLUMNS) -> Figure:
     """Each seed a line, bars of one standard deviation of the score's own."""
+    styles = styles_of(record["init"] for record in records)
     seeds = sorted({record["seed"] for record in records if record["seed"] is not None})
-    style = {seed: LINES[place % len(LINES)] for place, seed in enumerate(seeds)}
+    dashes: dict[int | None, Any] = {seed: LINES[place % len(LINES)] for place, seed in enumerate(seeds)} | {None: "-"}
 
-    def draw(axes: Axes, of_score: list[Record], colours: dict[str, str]) -> None:
-        for init, colour in colours.items():
-            for seed in [*seeds, None]:
+    def draw(axes: Axes, of_score: list[Record]) -> None:
+        for init, style in styles.items():
+            for seed in dashes:
                 points = [
                     (r["achieved_l0"], r["value"], r["std"])
                     for r in of_score
                     if r["status"] == "done" and (r["init"], r["seed"]) == (init, seed)
                 ]
-                dashes = style.get(seed, "-")
-                line(axes, sorted(points), color=colour, marker=marker(colours, init), linestyle=dashes)
+                line(axes, points, linestyle=dashes[seed], **style)
 
-    colours = colours_of(records)
-    pairs = dict.fromkeys((record["init"], record["seed"]) for record in records)
     handles = [
-        handle(
-            init if seed is None else f"{init}, seed {seed}",
-            color=colours[init],
-            marker=marker(colours, init),
-            linestyle=style.get(seed, "-"),
-        )
-        for init, seed in pairs
+        handle(init if seed is None else f"{init}, seed {seed}", linestyle=dashes[seed], **styles[init])
+        for init, seed in dict.fromkeys((record["init"], record["seed"]) for record in records)
     ]
     return draw_panels(records, columns, draw, handles, "bars: one standard deviation of the score's own")

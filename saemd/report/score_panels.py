@@ -9,11 +9,10 @@ from typing import Any
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, NullLocator
 
 from saemd.quality.published import remarks, titles
 from saemd.quality.records import Record
-from saemd.report.style import GREY, INK, MARKERS, SERIES, WARNING, new_figure, quiet
+from saemd.report.style import GREY, INK, WARNING, new_figure, quiet, target_axis
 
 WIDEST = 25  # characters of a title that fit over a panel in full size
 
@@ -21,11 +20,11 @@ WIDEST = 25  # characters of a title that fit over a panel in full size
 def draw_panels(
     records: list[Record],
     columns: int,
-    draw: Callable[[Axes, list[Record], dict[str, str]], None],
+    draw: Callable[[Axes, list[Record]], None],
     handles: list[Any],
     caption: str,
 ) -> Figure:
-    """One panel for each score, filled by `draw(axes, its records, colours)`; a panel without a value says why."""
+    """One panel for each score, filled by `draw(axes, its records)`; a panel without a value says why."""
     panels = titles(records)
     columns = min(columns, len(panels))
     rows = -(-len(panels) // columns)
@@ -37,7 +36,6 @@ def draw_panels(
     height = 2.6 * rows + bottom + 0.3
     figure = new_figure(width, height)
     grid = figure.subplots(rows, columns, squeeze=False)
-    colours = colours_of(records)
     targets = sorted({record["l0"] for record in records})
     for axes in grid.flat[len(panels) :]:
         axes.set_axis_off()
@@ -46,11 +44,8 @@ def draw_panels(
         quiet(axes)
         axes.set_title(title, fontsize=min(11, 11 * WIDEST / len(title)), fontweight="bold", color=INK, loc="left")
         if any(record["status"] == "done" for record in of_score):
-            draw(axes, of_score, colours)
-            axes.set_xscale("log", base=2)
-            axes.xaxis.set_major_locator(FixedLocator(targets))
-            axes.xaxis.set_minor_locator(NullLocator())
-            axes.set_xticklabels([f"{target:g}" for target in targets])
+            draw(axes, of_score)
+            target_axis(axes, targets)
             axes.set_xlabel("L0", fontsize=10, color=INK)
             axes.margins(x=0.07, y=0.1)
             low, high = axes.get_xlim()
@@ -95,16 +90,6 @@ def line(axes: Axes, points: list[tuple[float, float, float | None]], **style: A
         x, y, bars = zip(*sorted(points), strict=True)
         heights = [0.0 if bar is None else bar for bar in bars]
         axes.errorbar(x, y, yerr=heights, linewidth=1.8, markersize=5, capsize=2.5, elinewidth=1.1, **style)
-
-
-def colours_of(records: list[Record]) -> dict[str, str]:
-    """A colour for each start."""
-    inits = dict.fromkeys(record["init"] for record in records)
-    return {init: SERIES[place % len(SERIES)] for place, init in enumerate(inits)}
-
-
-def marker(colours: dict[str, str], init: str) -> str:
-    return MARKERS[list(colours).index(init) % len(MARKERS)]
 
 
 def handle(label: str, **style: Any) -> Any:

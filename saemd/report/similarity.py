@@ -59,11 +59,11 @@ def similarity(folder: Path, records: list[Record]) -> list[str]:
         )
     )
     for init in dict.fromkeys(label(record) for record in records):
-        images = "".join(
-            html.image(figure2_path(folder, record), f"{_name(record)}: matched cosines of every latent")
-            for record in records
-            if label(record) == init
-        )
+        images = ""
+        for record in records:
+            if label(record) == init:
+                name = f"{init}, L0 {record['l0']}, seeds {seeds(record, ' and ')}"
+                images += html.image(figure2_path(folder, record), f"{name}: matched cosines of every latent")
         body.append(f'<h3>{escape(init)}</h3><div class="figures">{images}</div>')
     return body
 
@@ -111,10 +111,6 @@ def _detail_table(records: list[Record]) -> str:
 def _start(record: Record) -> list[str]:
     star = " *" if shares_start(record) else ""
     return [label(record), str(record["l0"]), seeds(record, ", ") + star]
-
-
-def _name(record: Record) -> str:
-    return f"{label(record)}, L0 {record['l0']}, seeds {seeds(record, ' and ')}"
 
 
 def _range(records: list[Record], key: str) -> str:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import FixedLocator, NullLocator
 
 BLUE, ORANGE = "#0072B2", "#E69F00"
 INK, GREY, FAINT = "#1f2430", "#6b7280", "#e5e7eb"
@@ -35,3 +37,17 @@ def quiet(axes: Axes, **grid: Any) -> None:
     axes.tick_params(colors=GREY, labelcolor=INK, labelsize=9, length=3)
     axes.grid(True, color=FAINT, linewidth=0.7, **grid)
     axes.set_axisbelow(True)
+
+
+def target_axis(axes: Axes, targets: list[float]) -> None:
+    """A logarithmic axis of L0, with a tick at each target alone."""
+    axes.set_xscale("log", base=2)
+    axes.xaxis.set_major_locator(FixedLocator(targets))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.set_xticklabels([f"{target:g}" for target in targets])
+
+
+def styles_of(inits: Iterable[str]) -> dict[str, dict[str, str]]:
+    """A colour and a marker for each start."""
+    places = enumerate(dict.fromkeys(inits))
+    return {init: {"color": SERIES[i % len(SERIES)], "marker": MARKERS[i % len(MARKERS)]} for i, init in places}

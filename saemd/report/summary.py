@@ -7,9 +7,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.lines import Line2D
-from matplotlib.ticker import FixedLocator, NullLocator
 
-from saemd.report.style import APART, DRIFT, FLOOR, INK, MARKERS, SERIES, Figure, new_figure, quiet
+from saemd.report.style import APART, DRIFT, FLOOR, INK, Figure, new_figure, quiet, styles_of, target_axis
 from saemd.report.table import shares_start
 from saemd.stability.records import Record, label
 
@@ -27,9 +26,9 @@ CROSS: dict[str, Any] = {"marker": "x", "markersize": 8, "markeredgewidth": 1.6,
 
 def summary_figure(records: list[Record], columns: int = 2) -> Figure:
     """Four panels over the L0 target, one line per initialisation: the mean over its pairs, each pair a dot."""
-    inits = list(dict.fromkeys(label(record) for record in records))
+    styles = styles_of(label(record) for record in records)
     targets = sorted({record["l0"] for record in records})
-    handles = [_handle(records, init, place) for place, init in enumerate(inits)]
+    handles = [_handle(records, init, style) for init, style in styles.items()]
     drift_style, apart_style = (DRIFT, APART) if len(targets) > 1 else (DRIFT | DASH, APART | CROSS)
     handles.append(Line2D([], [], label="drift: cosine with the start", **drift_style))
     if any(record["apart_dec"] is not None or record["apart_enc"] is not None for record in records):
@@ -44,27 +43,23 @@ def summary_figure(records: list[Record], columns: int = 2) -> Figure:
     for axes, (title, key, drift, apart) in zip(grid.flat, PANELS, strict=True):
         quiet(axes)
         axes.set_title(title, fontsize=11, fontweight="bold", color=INK, loc="left")
-        for place, init in enumerate(inits):
+        for place, (init, style) in enumerate(styles.items()):
             group = [record for record in records if label(record) == init]
             if len(targets) == 1:  # no lines to follow: side by side, or they would hide each other
-                group = [{**record, "l0": record["l0"] * 2 ** (place - (len(inits) - 1) / 2)} for record in group]
-            colour = SERIES[place % len(SERIES)]
-            _line(axes, group, key, MARKERS[place % len(MARKERS)], {"color": colour, "linewidth": 2, "markersize": 6})
+                group = [{**record, "l0": record["l0"] * 2 ** (place - (len(styles) - 1) / 2)} for record in group]
+            _line(axes, group, key, {**style, "linewidth": 2, "markersize": 6}, dots=True)
             if drift and apart:
-                _line(axes, group, drift, None, {**drift_style, "color": colour})
-                _line(axes, group, apart, None, {**apart_style, "color": colour})
+                _line(axes, group, drift, {**drift_style, "color": style["color"]})
+                _line(axes, group, apart, {**apart_style, "color": style["color"]})
         if drift:
             for floor in {record["random_floor"] for record in records}:
                 axes.axhline(floor, **FLOOR)
-        axes.set_xscale("log", base=2)
-        axes.xaxis.set_major_locator(FixedLocator(targets))
-        axes.xaxis.set_minor_locator(NullLocator())
-        axes.set_xticklabels([str(target) for target in targets])
+        target_axis(axes, targets)
         axes.set_ylim(-0.02, 1.04)
     for axes in grid[-1]:
         axes.set_xlabel("target L0", fontsize=10.5, color=INK)
     if len(targets) == 1:
-        spread = 2 ** (len(inits) / 2 + 0.5)
+        spread = 2 ** (len(styles) / 2 + 0.5)
         grid[0, 0].set_xlim(targets[0] / spread, targets[0] * spread)
     margins = {"left": 0.5 / (4.5 * columns), "right": 1 - 0.15 / (4.5 * columns)}
     figure.subplots_adjust(top=1 - 0.35 / height, bottom=bottom / height, hspace=0.19, wspace=0.08, **margins)
@@ -73,22 +68,21 @@ def summary_figure(records: list[Record], columns: int = 2) -> Figure:
     return figure
 
 
-def _line(axes: Axes, records: list[Record], key: str, marker: str | None, style: dict[str, object]) -> None:
-    """The mean over the pairs of each L0; every pair a dot where there are several and a marker is given."""
+def _line(axes: Axes, records: list[Record], key: str, style: dict[str, Any], *, dots: bool = False) -> None:
+    """The mean over the pairs of each L0; with `dots` every pair is a dot where there are several."""
     values: dict[float, list[float]] = {}
     for record in records:
         if record[key] is not None:
             values.setdefault(record["l0"], []).append(record[key])
     targets = sorted(values)
     means = [float(np.mean(values[l0])) for l0 in targets]
-    axes.plot(targets, means, **({"marker": marker} | style))  # type: ignore[arg-type]
+    axes.plot(targets, means, **style)
     for l0 in targets:
-        if marker and len(values[l0]) > 1:
-            axes.scatter([l0] * len(values[l0]), values[l0], s=12, color=str(style["color"]), alpha=0.5, linewidths=0)
+        if dots and len(values[l0]) > 1:
+            axes.scatter([l0] * len(values[l0]), values[l0], s=12, color=style["color"], alpha=0.5, linewidths=0)
 
 
-def _handle(records: list[Record], init: str, place: int) -> Line2D:
+def _handle(records: list[Record], init: str, style: dict[str, str]) -> Line2D:
     shared = any(shares_start(record) for record in records if label(record) == init)
     name = f"{init} (seeds share their start)" if shared else init
-    colour, marker = SERIES[place % len(SERIES)], MARKERS[place % len(MARKERS)]
-    return Line2D([], [], color=colour, marker=marker, linewidth=2, markersize=6, label=name)
+    return Line2D([], [], linewidth=2, markersize=6, label=name, **style)  # type: ignore[arg-type]

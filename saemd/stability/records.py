@@ -47,7 +47,8 @@ def pair_keys(pair: Pair) -> Record:
     both labels and `l0` is the first's.
     """
     a, b = pair.a, pair.b
-    record: Record = {"init": _both(a.init, b.init), "l0": _number(a.l0), "seeds": [a.seed, b.seed]}
+    init = a.init if a.init == b.init else f"{a.init},{b.init}"
+    record: Record = {"init": init, "l0": _number(a.l0), "seeds": [a.seed, b.seed]}
     if keys := sorted(a.parts | b.parts):
         values = {key: (_part(a, key), _part(b, key)) for key in keys}
         record["folder"] = {key: one if one == two else [one, two] for key, (one, two) in values.items()}
@@ -82,10 +83,6 @@ def seeds(record: Record, joined_by: str) -> str:
     return " ".join([joined_by.join(str(seed) for seed in record["seeds"]), *halves])
 
 
-def _both(a: str, b: str) -> str:
-    return a if a == b else f"{a},{b}"
-
-
 def _part(run: Run, key: str) -> str | None:
     value = run.value(key)
     return run.parts.get(key) or (None if value is None else part(key, value))
@@ -108,14 +105,10 @@ def _figures(pair: Pair, comparison: Comparison, floor: float, threshold: float,
     training added. `random_floor` is the same for both sets: the matching is always that of all latents.
     """
     a, b = pair.a, pair.b
-    drifts = {
-        "dec": _drift(a, b, "cos_dec_start", keep, comparison.dec.index[keep]),
-        "enc": _drift(a, b, "cos_enc_start", keep, comparison.enc.index[keep]),
-    }
     return {
         **comparison.summary(threshold, keep),
-        "drift_dec": drifts["dec"],
-        "drift_enc": drifts["enc"],
+        "drift_dec": _drift(a, b, "cos_dec_start", keep, comparison.dec.index[keep]),
+        "drift_enc": _drift(a, b, "cos_enc_start", keep, comparison.enc.index[keep]),
         "apart_dec": mean((a.cos_dec_start * b.cos_dec_start)[keep]) if pair.same_start("W_dec") else None,
         "apart_enc": mean((a.cos_enc_start * b.cos_enc_start)[keep]) if pair.same_start("W_enc") else None,
         "random_floor": floor,
