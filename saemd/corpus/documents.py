@@ -10,8 +10,9 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
+from saemd.arguments import folder
 from saemd.corpus.config import CorpusConfig, SourceConfig
-from saemd.corpus.files import check_files, expanded, files_of, order_of, read_files
+from saemd.corpus.files import check_files, files_of, order_of, read_files
 from saemd.corpus.hub import streamed
 from saemd.corpus.readers import READERS, Reader
 from saemd.digests import digests
@@ -52,7 +53,7 @@ def check_corpus(config: CorpusConfig) -> None:
     """
     origin = _origin(config)
     if origin == "path":
-        check_files(expanded(str(config.path)), config.text_field)
+        check_files(_path(config), config.text_field)
     if origin == "sources":
         for name, source in sorted(config.sources.items()):
             _reader(name, source)
@@ -70,9 +71,8 @@ def fingerprint(config: CorpusConfig, cache_root: Path | None = None) -> str:
     Raises `UserError` for a file that cannot be read.
     """
     values = dataclasses.asdict(config)
-    path = expanded(config.path) if config.path else None
-    if path is not None:
-        files = files_of(path)
+    if config.path:
+        files = files_of(_path(config))
         try:
             contents = digests(files, cache_root)
         except OSError as error:
@@ -81,6 +81,10 @@ def fingerprint(config: CorpusConfig, cache_root: Path | None = None) -> str:
         values["path"] = [(file.name, content) for file, content in zip(files, contents, strict=True)]
         values["order"] = order_of(files)
     return hashlib.sha256(json.dumps(values, sort_keys=True).encode()).hexdigest()[:16]
+
+
+def _path(config: CorpusConfig) -> Path:
+    return Path(folder("corpus.path", str(config.path)))
 
 
 def _origin(config: CorpusConfig) -> Literal["sources", "dataset", "path"]:
@@ -99,7 +103,7 @@ def _all(config: CorpusConfig, cache_root: Path) -> Iterator[str]:
         case "dataset":
             yield from streamed(str(config.dataset), config.text_field, config.seed)
         case "path":
-            yield from read_files(expanded(str(config.path)), config.text_field, config.seed)
+            yield from read_files(_path(config), config.text_field, config.seed)
 
 
 def _reader(name: str, source: SourceConfig) -> Reader:

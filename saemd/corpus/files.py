@@ -21,14 +21,6 @@ METADATA = ("dataset_infos.json", "dataset_info.json", "dataset_dict.json", "sta
 LOOK_FILES, LOOK_TEXTS = 200, 100  # `check_files` opens so many files, and reads so many texts of each
 
 
-def expanded(path: str) -> Path:
-    """`corpus.path` with its `~` replaced. Raises `UserError` for the home of an unknown user."""
-    try:
-        return Path(path).expanduser()
-    except RuntimeError as error:
-        raise bad_value("corpus.path", path, "there is no such home folder; write it in full") from error
-
-
 def files_of(path: Path) -> list[Path]:
     """The files that are read of a file or folder, sorted: those with a known ending that are not hidden.
 

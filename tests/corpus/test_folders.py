@@ -119,7 +119,7 @@ def test_the_home_folder(tmp_path, monkeypatch):
     assert fingerprint(config("~/x")) == fingerprint(config(tmp_path / "x"))
     for path, message in {
         "~/y": f"corpus.path={tmp_path}/y: there is no such file",
-        "~nobody-here/x": "no such home",
+        "~nobody-here/x": "there is no home folder",
     }.items():
         with pytest.raises(UserError, match=message):
             check_corpus(config(path))
