@@ -3,6 +3,9 @@
 Inside, from the door down: `hungarian` holds what callers see, `optimum` the loop of matching and proof. `candidates`
 are the largest cosines of each row and column; `auction` and `paths` match on these; `certificate` and `pricing` prove
 the result on all pairs. `cosines` and `byte_cosines` compute the numbers.
+
+Suffixes of arrays: D d_in, F latents, E edges (pairs of the matrix), R some rows, B rows of one block, C one chunk,
+W width of a list with its buffer.
 """
 
 from saemd.stability.matching.hungarian import Match, match, random_floor

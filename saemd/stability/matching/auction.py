@@ -1,7 +1,7 @@
 """An auction for the prices of a matching, after Bertsekas: rows bid for columns.
 
 Column j has a price v_j; row i gains u_i = max_j (s_ij - v_j) at these prices. A matching whose every pair attains its
-row's maximum is optimal, because Σu + Σv bounds the total of any perfect matching. Suffixes: F latents, E edges.
+row's maximum is optimal, because Σu + Σv bounds the total of any perfect matching.
 """
 
 from __future__ import annotations

@@ -1,7 +1,4 @@
-"""Loops that compare gains and prices with the cosines of listed pairs, and with bounds of the others.
-
-Suffixes: F latents, R some rows, E edges (pairs of the matrix).
-"""
+"""Loops that compare gains and prices with the cosines of listed pairs, and with bounds of the others."""
 
 from __future__ import annotations
 

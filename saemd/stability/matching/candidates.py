@@ -1,8 +1,7 @@
 """The largest cosines of every row and every column of a matrix that is seen once, a block of rows at a time.
 
 The matrix may hold upper bounds of the cosines, which exact values replace later. An entry (i, j) that is in neither
-list is at most min(row floor i, column floor j). Suffixes: F latents, B rows of one block, W width of a list with its
-buffer, E edges.
+list is at most min(row floor i, column floor j).
 """
 
 from __future__ import annotations

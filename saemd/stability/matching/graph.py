@@ -1,7 +1,4 @@
-"""The candidates as a sparse bipartite graph in compressed rows: row i has the edges start[i] to start[i + 1].
-
-Suffixes: F latents, E edges.
-"""
+"""The candidates as a sparse bipartite graph in compressed rows: row i has the edges start[i] to start[i + 1]."""
 
 from __future__ import annotations
 

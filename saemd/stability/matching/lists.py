@@ -1,7 +1,4 @@
-"""Loops that keep the largest entries of every row and column of a matrix, a block of rows at a time.
-
-Suffixes: F latents, B rows of one block, W width of a list with its buffer, C one chunk, E edges.
-"""
+"""Loops that keep the largest entries of every row and column of a matrix, a block of rows at a time."""
 
 from __future__ import annotations
 

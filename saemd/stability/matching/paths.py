@@ -1,7 +1,4 @@
-"""Shortest augmenting paths: they match the rows that the auction has left free.
-
-Suffixes: F latents, E edges.
-"""
+"""Shortest augmenting paths: they match the rows that the auction has left free."""
 
 from __future__ import annotations
 

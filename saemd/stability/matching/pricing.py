@@ -1,8 +1,7 @@
 """All F² pairs compared with gains and prices, though few pairs are listed.
 
 Listed pairs are compared one by one (exactly, where their bounds do not suffice). The others are compared by the bound
-min(row floor, column floor) of their lists; where that does not suffice, the pair or its row is computed. Suffixes:
-F latents, R some rows, E edges (pairs of the matrix).
+min(row floor, column floor) of their lists; where that does not suffice, the pair or its row is computed.
 """
 
 from __future__ import annotations
