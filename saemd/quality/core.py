@@ -14,6 +14,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -54,18 +55,15 @@ def measure(bench: Bench, settings: CoreSettings, subjects: list[Subject]) -> It
     baseline = make_baseline(bench, settings.tokens, settings.outlier_factor)
     model = bench.lm.model  # loaded here, so that no SAE's seconds include it
     with bar("core measures", total=len(subjects) * baseline.batches, unit="batches") as progress:
-
-        def one(subject: Subject) -> Outcome:
-            progress.note(subject.name)
-            return _measure_one(bench, model, settings, baseline, subject, progress)
-
+        one = partial(_measure_one, bench, model, settings, baseline, progress)
         yield from one_by_one(subjects, one)
 
 
 @torch.inference_mode()
 def _measure_one(
-    bench: Bench, model: nn.Module, settings: CoreSettings, baseline: Baseline, subject: Subject, progress: Bar
+    bench: Bench, model: nn.Module, settings: CoreSettings, baseline: Baseline, progress: Bar, subject: Subject
 ) -> Outcome:
+    progress.note(subject.name)
     started = time.perf_counter()
     sae = subject.load().to(bench.device)
     ordinary, everything = (Pooled(sae.d_in, sae.d_sae) for _ in range(2))
@@ -135,13 +133,8 @@ def _outcome(
 ) -> Outcome:
     figures = {name: value.item() for name, value in losses({k: v.sum() for k, v in sums_C.items()}).items()}
     held_out = ordinary.result()
-    figures |= {
-        "l0": held_out.l0,
-        "fvu": held_out.fvu,
-        "explained_variance": held_out.explained_variance,
-        "dead_fraction": held_out.dead_fraction,
-        "fvu_with_outliers": everything.result().fvu,
-    }
+    figures |= {name: getattr(held_out, name) for name in ("l0", "fvu", "explained_variance", "dead_fraction")}
+    figures["fvu_with_outliers"] = everything.result().fvu
     data = {
         **bench.data,
         "contexts": baseline.contexts,

@@ -12,6 +12,7 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -67,12 +68,7 @@ def measure(bench: Bench, settings: NoJudgeSettings, subjects: list[Subject]) ->
     settings.check(bench.context_length)
     text = read_text(bench, settings.tokens)
     with bar("descriptions of latents", total=len(subjects) * settings.n_latents, unit="latents") as progress:
-
-        def one(subject: Subject) -> Outcome:
-            progress.note(subject.name)
-            return _measure_one(bench, settings, text, subject, progress)
-
-        yield from one_by_one(subjects, one)
+        yield from one_by_one(subjects, partial(_measure_one, bench, settings, text, progress))
 
 
 def read_text(bench: Bench, tokens: int) -> Text:
@@ -106,13 +102,14 @@ def _activations(bench: Bench, ids_CT: Tensor) -> Tensor:
                 parts.append(residual_stream(lm, bench.layer, part).cpu())
                 progress.advance(len(part))
         remove_partial(path.parent)  # one process at a time measures this score
-        with replacing(path) as partial:
-            save_file({"x": torch.cat(parts)}, partial)
+        with replacing(path) as aside:
+            save_file({"x": torch.cat(parts)}, aside)
     return read_tensors(path)["x"]
 
 
 @torch.inference_mode()
-def _measure_one(bench: Bench, settings: NoJudgeSettings, text: Text, subject: Subject, progress: Bar) -> Outcome:
+def _measure_one(bench: Bench, settings: NoJudgeSettings, text: Text, progress: Bar, subject: Subject) -> Outcome:
+    progress.note(subject.name)
     started = time.perf_counter()
     sae = subject.load().to(bench.device)
     firings = [torch.stack([fires_NF.sum(0) for fires_NF in _fires(sae, text.x[half], bench.device)]).sum(0).cpu()

@@ -14,19 +14,13 @@ from saemd.quality.score import Outcome, Score, Subject, fingerprint
 Record = dict[str, Any]
 
 _NUMBER, _NONE = (int, float), type(None)
-_SHOWN = {
-    "init": str,
+_SHOWN: dict[str, Any] = {
+    **dict.fromkeys(("init", "score", "title", "status"), str),
+    **dict.fromkeys(("achieved_l0", "value", "std"), (*_NUMBER, _NONE)),
+    **dict.fromkeys(("values", "data"), dict),
     "l0": _NUMBER,
-    "achieved_l0": (*_NUMBER, _NONE),
     "seed": (int, _NONE),
-    "score": str,
-    "title": str,
-    "status": str,
     "reason": (str, _NONE),
-    "value": (*_NUMBER, _NONE),
-    "std": (*_NUMBER, _NONE),
-    "values": dict,
-    "data": dict,
 }
 _KEPT = {**_SHOWN, "fingerprint": str, "weights": str}
 

@@ -22,9 +22,8 @@ def print_table(records: list[Record], console: Console | None = None) -> None:
     title = f"Similarity across {key}" if key else "Stability over seeds"
     table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("init", overflow="fold", min_width=8, max_width=LABEL_WIDTH)
-    for name in ("L0", "seeds", "cos\ndec", "drift\ndec", "cos\nenc", "drift\nenc", "floor", "same\nmatch", "shared"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for name in ("alive", "L0\nreached", "FVU"):
+    names = ["L0", "seeds", "cos\ndec", "drift\ndec", "cos\nenc", "drift\nenc", "floor", "same\nmatch", "shared"]
+    for name in [*names, "alive", "L0\nreached", "FVU"]:
         table.add_column(name, justify="right", no_wrap=True)
     previous = None
     for record in records:

@@ -20,17 +20,9 @@ Article = dict[str, str]  # title, extract, description, topic
 Facts = dict[str, dict[str, str]]  # entity → attribute → value
 
 CONTINENTS = {
-    "Africa": "Africa",
-    "Europe": "Europe",
-    "Asia": "Asia",
-    "South America": "South America",
-    "North America": "North America",
-    "Central America": "North America",
-    "Caribbean": "North America",
-    "West Indies": "North America",
-    "Oceania": "Oceania",
-    "Pacific": "Oceania",
-    "Melanesia": "Oceania",
+    **{name: name for name in ("Africa", "Europe", "Asia", "South America", "North America", "Oceania")},
+    **dict.fromkeys(("Central America", "Caribbean", "West Indies"), "North America"),
+    **dict.fromkeys(("Pacific", "Melanesia"), "Oceania"),
 }
 ALIASES = {"US": "United States", "U.S.": "United States", "UK": "United Kingdom", "Ireland": "Republic of Ireland"}
 SHORT = {"Republic of Ireland": "Ireland"}
