@@ -172,13 +172,6 @@ def _measure_missing(score: Score, settings: Any, bench: Bench, subjects: list[S
     """Measure what is missing, and write each record at once. Returns the number of failures."""
     if not _missing(score, settings, bench, subjects):
         return 0
-    wait = f"{score.name}: waiting for another evaluation that measures it on the same text"
-    with locks.locked(bench.folder("locks") / f"{score.name}.lock", lambda: print(wait, file=sys.stderr)):
-        waiting = _missing(score, settings, bench, subjects)  # without those that another evaluation measured meanwhile
-        return _measure(score, settings, bench, waiting, failed_now)
-
-
-def _measure(score: Score, settings: Any, bench: Bench, waiting: list[Subject], failed_now: Failures) -> int:
     failures = 0
 
     def record(subjects: list[Subject], outcome: Outcome) -> None:
@@ -191,10 +184,13 @@ def _measure(score: Score, settings: Any, bench: Bench, waiting: list[Subject], 
             name = subjects[0].name if len(subjects) == 1 else f"{len(subjects)} SAEs"
             print(f"failed: {score.name}, {name}: {outcome.reason}", file=sys.stderr)
 
-    try:
-        for subject, outcome in score.measure(bench, settings, list(waiting)) if waiting else ():
-            record([subject], finite(outcome))
-        assert not waiting, f"{score.name} yielded no outcome for {[subject.name for subject in waiting]}"
-    except Exception as error:  # recorded as failed outcomes, with a traceback where it is a defect
-        record(list(waiting), failed(error))
+    wait = f"{score.name}: waiting for another evaluation that measures it on the same text"
+    with locks.locked(bench.folder("locks") / f"{score.name}.lock", lambda: print(wait, file=sys.stderr)):
+        waiting = _missing(score, settings, bench, subjects)  # without those that another evaluation measured meanwhile
+        try:
+            for subject, outcome in score.measure(bench, settings, list(waiting)) if waiting else ():
+                record([subject], finite(outcome))
+            assert not waiting, f"{score.name} yielded no outcome for {[subject.name for subject in waiting]}"
+        except Exception as error:  # recorded as failed outcomes, with a traceback where it is a defect
+            record(list(waiting), failed(error))
     return failures
