@@ -49,8 +49,20 @@ def judged_by(base_url: str, judge: str, key_variable: str) -> Any:
                 replies.examples.append(text[:200])
         return numbers
 
-    def client(api_key: str) -> _Client:
-        return _Client(openai.OpenAI(api_key=api_key, base_url=base_url), judge)
+    def client(api_key: str) -> openai.OpenAI:
+        """OpenAI's client, with another model name, and with a text in every reply."""
+        own = openai.OpenAI(api_key=api_key, base_url=base_url)
+        create = own.chat.completions.create
+
+        def with_text(model: str, **request: Any) -> Any:
+            response = create(model=judge, **request)
+            for choice in response.choices:
+                if not (choice.message.content or "").strip():
+                    choice.message.content = NO_TEXT
+            return response
+
+        own.chat.completions.create = with_text
+        return own
 
     with patch.multiple(autointerp.AutoInterp, parse_predictions=counted), patch.multiple(autointerp, OpenAI=client):
         try:
@@ -64,18 +76,3 @@ def judged_by(base_url: str, judge: str, key_variable: str) -> Any:
         except openai.APIStatusError as error:
             message = " ".join(str(error).split())[:200]
             raise UserError(f"judge={judge}: {base_url} answers with an error ({message})") from error
-
-
-class _Client:
-    """The part of OpenAI's client that SAEBench uses, with another model name, and with a text in every reply."""
-
-    def __init__(self, client: openai.OpenAI, judge: str) -> None:
-        self._client, self._judge = client, judge
-        self.chat = self.completions = self
-
-    def create(self, model: str, **request: Any) -> Any:
-        response = self._client.chat.completions.create(model=self._judge, **request)
-        for choice in response.choices:
-            if not (choice.message.content or "").strip():
-                choice.message.content = NO_TEXT
-        return response
