@@ -22,7 +22,7 @@ from tqdm.auto import tqdm as auto
 from saemd import progress
 from saemd.lm.config import LMConfig
 from saemd.lm.files import resolve
-from saemd.lm.quiet import quiet_transformers
+from saemd.lm.pretrained import quiet_transformers
 from saemd.progress import bar, duration, lines
 from saemd.quality.saebench import caller, gemma_scope
 from saemd.report.table import print_table

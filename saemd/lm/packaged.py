@@ -14,7 +14,7 @@ import torch
 
 from saemd.errors import UserError, bad_value
 from saemd.lm.config import LMConfig
-from saemd.lm.quiet import quiet_transformers
+from saemd.lm.pretrained import quiet_transformers
 from saemd.once import made_once
 from saemd.packages import Package, fetch_package, sha256_of
 from saemd.progress import bar

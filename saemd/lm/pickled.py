@@ -11,8 +11,7 @@ from pathlib import Path
 from saemd.lm.config import LMConfig
 from saemd.lm.files import PICKLED, SHARDED, SINGLE, label, local_folder, resolve, weight_paths
 from saemd.lm.identity import fingerprint
-from saemd.lm.pretrained import read_model, read_settings, read_tokenizer
-from saemd.lm.quiet import quiet_transformers
+from saemd.lm.pretrained import quiet_transformers, read_model, read_settings, read_tokenizer
 from saemd.once import made_once
 from saemd.progress import bar
 

@@ -9,6 +9,7 @@ import json
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partialmethod
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -18,9 +19,27 @@ from torch import Tensor, nn
 from saemd.errors import UserError, bad_value
 from saemd.lm.anatomy import refuse_unknown
 from saemd.lm.config import LMConfig
-from saemd.lm.quiet import quiet_transformers
 
 _REASON_CHARACTERS = 200
+
+
+@contextmanager
+def quiet_transformers() -> Iterator[None]:
+    """In the block, transformers shows its errors alone. This file refuses what its warnings are about."""
+    from tqdm import tqdm
+    from transformers.utils import logging
+
+    verbosity, bars, drawn = logging.get_verbosity(), logging.is_progress_bar_enabled(), tqdm.__init__
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+    tqdm.__init__ = partialmethod(drawn, disable=True)  # type: ignore[method-assign] - its GGUF reader obeys nothing else
+    try:
+        yield
+    finally:
+        logging.set_verbosity(verbosity)
+        tqdm.__init__ = drawn  # type: ignore[method-assign]
+        if bars:
+            logging.enable_progress_bar()
 
 
 @contextmanager
