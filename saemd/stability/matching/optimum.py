@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import numpy as np
 
-from saemd.stability.matching.auction import FREE, bid, free_losing, gains
+from saemd.stability.matching.auction import FREE, bid, compress, free_losing, gains
 from saemd.stability.matching.candidates import Candidates, Edges
 from saemd.stability.matching.certificate import Assignment, NotProvenError, gap
 from saemd.stability.matching.cosines import Cosines
-from saemd.stability.matching.graph import compress
 from saemd.stability.matching.paths import augment
 from saemd.stability.matching.pricing import NEAR, Pricing, computed
 

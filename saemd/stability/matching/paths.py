@@ -5,8 +5,7 @@ from __future__ import annotations
 import numpy as np
 from numba import njit
 
-from saemd.stability.matching.auction import FREE
-from saemd.stability.matching.graph import best_column
+from saemd.stability.matching.auction import FREE, best_column
 
 
 @njit(nogil=True, cache=True)
