@@ -1,4 +1,4 @@
-"""Matchings kept in files: a pair whose weights have not changed is never matched again."""
+"""Matchings and random floors kept in files: a pair whose weights have not changed is never matched again."""
 
 from __future__ import annotations
 
@@ -9,14 +9,16 @@ from typing import Any
 import numpy as np
 
 from saemd.errors import UserError
-from saemd.files import DamagedFileError, one_line, read_npz, replacing
+from saemd.files import DamagedFileError, one_line, read_json, read_npz, replacing, write_json
 from saemd.packages import sha256_of
 from saemd.progress import bar
 from saemd.runs import read_weights
 from saemd.stability.comparison import Comparison, compare
-from saemd.stability.matching import Match
+from saemd.stability.matching import Match, random_floor
 from saemd.stability.records import pair_keys, record_name
 from saemd.stability.siblings import Pair
+
+FLOOR_SEED = 0
 
 
 def pair_path(folder: Path, pair: Pair) -> Path:
@@ -90,3 +92,23 @@ def _unchanged(path: Path, was: dict[str, Any]) -> bool:
     if now.st_size != was["bytes"]:
         return False
     return now.st_mtime_ns == was["mtime_ns"] or sha256_of(path) == was["sha256"]
+
+
+def floor(folder: Path, d_sae: int, d_in: int) -> float:
+    """`random_floor` for this shape, computed once per stability folder. A damaged file is named in a printed line."""
+    path = folder / "floors" / f"n={d_sae}_d={d_in}.json"
+    if path.is_file():
+        again = "it is computed again"
+        try:
+            content = read_json(path, again)
+            if isinstance(content, dict) and isinstance(content.get("mean_cosine"), float):
+                return content["mean_cosine"]
+            print(DamagedFileError(path, "holds no mean_cosine", again))
+        except DamagedFileError as error:
+            print(error)
+    with bar("random floor", total=1) as progress:
+        progress.note(f"n={d_sae} d={d_in}")
+        mean_cosine = random_floor(d_sae, d_in, FLOOR_SEED)
+        progress.advance()
+    write_json(path, {"d_sae": d_sae, "d_in": d_in, "seed": FLOOR_SEED, "mean_cosine": mean_cosine})
+    return mean_cosine

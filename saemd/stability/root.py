@@ -9,12 +9,10 @@ from saemd.errors import bad_value
 from saemd.files import DamagedFileError, check_writable, read_json, write_json
 from saemd.locks import locked
 from saemd.runs import Run, find_runs, read_run
-from saemd.stability.across import pairs_across
 from saemd.stability.comparison import SHARED_THRESHOLD
-from saemd.stability.floors import floor
-from saemd.stability.pairs import match_pairs, stored
+from saemd.stability.pairs import floor, match_pairs, stored
 from saemd.stability.records import Record, make_record, pair_keys, record_name
-from saemd.stability.siblings import Pair, siblings
+from saemd.stability.siblings import Pair, pairs_across, siblings
 
 
 @dataclass(frozen=True)
