@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pyarrow as pa
 
 from saemd.corpus.files import SHUFFLE_DOCUMENTS
 from saemd.corpus.texts import Tally, no_field, texts_of
 from saemd.errors import bad_value
-
-if TYPE_CHECKING:
-    from datasets import IterableDataset
 
 _COPY = "or set corpus.path to a local copy, of which the text alone is read"
 
@@ -51,8 +48,8 @@ def streamed(dataset: str, text_field: str, seed: int) -> Iterator[str]:
     tally.report(label, complete=True)
 
 
-def _load(dataset: str, text_field: str) -> IterableDataset:
-    """The rows of the training split; of parquet files, the text column alone.
+def _load(dataset: str, text_field: str) -> Any:
+    """The rows of the training split, an `IterableDataset`; of parquet files, the text column alone.
 
     `datasets` casts every column to its type in the first file, even a column that nobody reads. Of JSON files it
     cannot read one column alone, so a column that changes its type ends the stream, with a line that says what helps.
