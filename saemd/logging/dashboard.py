@@ -8,7 +8,7 @@ Each call saves a new view; earlier ones stay. Needs `wandb-workspaces` (the `da
 from __future__ import annotations
 
 import sys
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from saemd.arguments import key_values
 from saemd.cli import entry
@@ -17,15 +17,12 @@ from saemd.logging import names
 from saemd.logging.account import has_credentials, reach, server
 from saemd.logging.config import LoggerConfig
 
-if TYPE_CHECKING:
-    from wandb_workspaces.workspaces import Workspace
-
 VIEW = "saemd: starts and stability"
 RUNS_SHOWN = 100  # per panel; wandb's default of ten hides half of a sweep
 
 
-def build_workspace(entity: str, project: str, name: str = VIEW) -> Workspace:
-    """The workspace as an object. Its `save` sends it.
+def build_workspace(entity: str, project: str, name: str = VIEW) -> Any:
+    """The workspace as an object of `wandb_workspaces`. Its `save` sends it.
 
     Runs are grouped by start, then by target L0: a curve is the mean over seeds, and its band is their range. Raises
     `UserError` where `wandb-workspaces` is not installed.

@@ -7,13 +7,11 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import Any, Protocol
 
+from saemd.config import Config
 from saemd.errors import UserError
 from saemd.runs.files import CHECKPOINT, CONFIG, METRICS, read_config
-
-if TYPE_CHECKING:
-    from _typeshed import DataclassInstance
 
 SEED_KEYS = ("seed", "init_seed", "data_seed")
 EARLIER = "its activations are others: files of the model or the text changed, or an earlier version identified them"
@@ -45,7 +43,7 @@ def changes_runs(key: str) -> bool:
     return not (top in _ELSEWHERE or top.partition("/")[0] == "hydra" or (top == "activations" and rest in _SPEED))
 
 
-def identify(config: DataclassInstance, origin: Origin) -> dict[str, Any]:
+def identify(config: Config, origin: Origin) -> dict[str, Any]:
     """What decides whether two runs are the same, or siblings. `origin` is that of the activations."""
     values = dataclasses.asdict(config)
     matters = decisive(values, origin.fingerprint)
@@ -90,7 +88,7 @@ def refuse_another(folder: Path, about: dict[str, Any]) -> None:
     )
 
 
-def differences(a: DataclassInstance, b: DataclassInstance) -> dict[str, tuple[Any, Any]]:
+def differences(a: Config, b: Config) -> dict[str, tuple[Any, Any]]:
     """The keys, joined with dots, in which two configurations differ, with both values."""
     return _differing(flatten(dataclasses.asdict(a)), flatten(dataclasses.asdict(b)))
 
