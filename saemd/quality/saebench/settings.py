@@ -58,10 +58,19 @@ class SAEBenchSettings:
         return [None, None]
 
 
-def refuse_headline(key: str, values: list[int], headline: int) -> None:
-    """Raise `UserError` where the k or N that makes the score is not one of those measured."""
-    if headline not in values:
-        raise bad_value("headline", headline, f"one of {key}={values}")
+@dataclass
+class HeadlineSettings(SAEBenchSettings):
+    """Settings of an evaluation whose score is the figure at one of several k or N, those of its key `MEASURED`."""
+
+    OURS = (*SAEBenchSettings.OURS, "headline")
+    MEASURED: ClassVar[str] = ""
+
+    headline: int = 1  # the k whose accuracy is the score
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.headline not in (measured := getattr(self, self.MEASURED)):
+            raise bad_value("headline", self.headline, f"one of {self.MEASURED}={measured}")
 
 
 def listing(folder: Path) -> Listing:

@@ -11,25 +11,20 @@ from typing import Any
 from saemd.quality.saebench import environment
 from saemd.quality.saebench.evaluation import Bench, Call, Evaluation
 from saemd.quality.saebench.results import Keys, details
-from saemd.quality.saebench.settings import SAEBenchSettings, refuse_headline
+from saemd.quality.saebench.settings import HeadlineSettings
 
 
 @dataclass
-class SaeProbesSettings(SAEBenchSettings):
+class SaeProbesSettings(HeadlineSettings):
     """`saebench_sae_probes.…`"""
 
-    OURS = (*SAEBenchSettings.OURS, "headline")
+    MEASURED = "ks"
 
-    headline: int = 1  # the k whose accuracy is the score
     ks: list[int] = field(default_factory=lambda: [1, 2, 5])
     dataset_names: list[str] = field(default_factory=list)  # empty: all 113
     llm_dtype: str = "float32"  # as sae-probes; bfloat16 is sooner, and what SAEBench's other evaluations use
     reg_type: str = "l1"
     include_llm_baseline: bool = True
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        refuse_headline("ks", self.ks, self.headline)
 
     def config(self) -> dict[str, Any]:
         dropped = {"llm_batch_size", "llm_dtype"} | ({"dataset_names"} if not self.dataset_names else set())

@@ -12,14 +12,14 @@ from typing import Any
 from saemd.errors import bad_value
 from saemd.quality.saebench.evaluation import Call, Evaluation, labelled_sets
 from saemd.quality.saebench.results import Keys, details
-from saemd.quality.saebench.settings import SAEBenchSettings, refuse_headline
+from saemd.quality.saebench.settings import HeadlineSettings
 
 
 @dataclass
-class ShiftSettings(SAEBenchSettings):
+class ShiftSettings(HeadlineSettings):
     """The keys of SCR and TPP."""
 
-    OURS = (*SAEBenchSettings.OURS, "headline")
+    MEASURED = "n_values"
 
     headline: int = 20  # the N whose metric is the score
     n_values: list[int] = field(default_factory=lambda: [2, 5, 10, 20, 50, 100, 500])
@@ -34,10 +34,6 @@ class ShiftSettings(SAEBenchSettings):
     probe_lr: float = 1e-3
     probe_l1_penalty: float = 1e-3
     sae_batch_size: int = 125
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        refuse_headline("n_values", self.n_values, self.headline)
 
 
 @dataclass

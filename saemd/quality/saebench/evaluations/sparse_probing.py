@@ -6,16 +6,15 @@ from dataclasses import dataclass, field
 
 from saemd.quality.saebench.evaluation import Call, Evaluation, labelled_sets
 from saemd.quality.saebench.results import Keys, details
-from saemd.quality.saebench.settings import SAEBenchSettings, refuse_headline
+from saemd.quality.saebench.settings import HeadlineSettings
 
 
 @dataclass
-class ProbingSettings(SAEBenchSettings):
+class ProbingSettings(HeadlineSettings):
     """`saebench_probing.…`"""
 
-    OURS = (*SAEBenchSettings.OURS, "headline")
+    MEASURED = "k_values"
 
-    headline: int = 1  # the k whose accuracy is the score
     k_values: list[int] = field(default_factory=lambda: [1, 2, 5])
     dataset_names: list[str] = field(default_factory=lambda: [
         "LabHC/bias_in_bios_class_set1", "LabHC/bias_in_bios_class_set2", "LabHC/bias_in_bios_class_set3",
@@ -26,10 +25,6 @@ class ProbingSettings(SAEBenchSettings):
     probe_test_set_size: int = 1000
     context_length: int = 128
     sae_batch_size: int = 125
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        refuse_headline("k_values", self.k_values, self.headline)
 
 
 def call(run: Call) -> None:
