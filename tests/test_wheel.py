@@ -75,7 +75,8 @@ def test_the_wheel_holds_the_package_alone_and_all_of_it(installed):
     assert {name.split("/")[0] for name in names} == {"saemd", about}
     expected = {f"saemd/{path.relative_to(ROOT / 'saemd')}" for path in (ROOT / "saemd").rglob("*.py")}
     expected |= {f"saemd/{path.relative_to(ROOT)}" for path in (ROOT / "conf").rglob("*.yaml")}
-    assert expected | {"saemd/report/page.css"} <= names
+    expected |= {"saemd/report/page.css", "saemd/quality/knowledge/templates.json"}
+    assert expected <= names
     assert f"{about}/licenses/LICENSE" in names
     assert metadata["Version"] == saemd.__version__
     assert "# saemd" in str(metadata.get_payload())

@@ -27,42 +27,8 @@ HUB_NAME = "adamkarvonen/ravel_prompts"  # where SAEBench looks for the files, b
 Templates = dict[str, list[str]]  # attribute → prompts with %s for the entity
 Knowledge = dict[str, Any]  # how much the model knows of one type, see `known_entities`
 
-TEMPLATES: dict[str, Templates] = {
-    "country": {
-        "Capital": [
-            "The capital of Norway is Oslo. The capital of %s is",
-            "Norway: Oslo\nPeru: Lima\nThailand: Bangkok\n%s:",
-        ],
-        "Continent": [
-            "Country: Norway. Continent: Europe.\nCountry: Peru. Continent: South America.\nCountry: %s. Continent:",
-            "The continent of Norway is Europe. The continent of Peru is South America. The continent of %s is",
-        ],
-    },
-    "city": {
-        "Country": [
-            "City: Oslo. Country: Norway.\nCity: Lima. Country: Peru.\nCity: %s. Country:",
-            "Oslo: Norway\nLima: Peru\nBangkok: Thailand\n%s:",
-        ],
-        "Continent": [
-            "City: Oslo. Continent: Europe.\nCity: Lima. Continent: South America.\nCity: %s. Continent:",
-            "Oslo: Europe\nLima: South America\nBangkok: Asia\n%s:",
-        ],
-    },
-    "person": {
-        "Nationality": [
-            "Marie Curie: Polish\nPablo Picasso: Spanish\n%s:",
-            "Marie Curie was Polish. Pablo Picasso was Spanish. %s was",
-        ],
-        "Occupation": [
-            "Marie Curie: physicist\nPablo Picasso: painter\nLeo Tolstoy: writer\n%s:",
-            "Marie Curie, physicist. Pablo Picasso, painter. Leo Tolstoy, writer. %s,",
-        ],
-        "Gender": [
-            "Marie Curie: female\nPablo Picasso: male\n%s:",
-            "Name: Marie Curie. Gender: female.\nName: Pablo Picasso. Gender: male.\nName: %s. Gender:",
-        ],
-    },
-}
+# By type of entity.
+TEMPLATES: dict[str, Templates] = json.loads(Path(__file__).with_name("templates.json").read_text(encoding="utf-8"))
 
 
 @dataclass(frozen=True)
