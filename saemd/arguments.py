@@ -3,8 +3,6 @@
 Hydra itself skips flags that it does not know, and `+key=value` adds keys that no code reads.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import difflib
 import os

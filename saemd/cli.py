@@ -3,8 +3,6 @@
 An error a user can mend ends with exit code 2, a failed job with 1, an interruption with 130.
 """
 
-from __future__ import annotations
-
 import io
 import os
 import re

@@ -1,7 +1,5 @@
 """From Hydra overrides to checked configurations: one job, or every job of a sweep."""
 
-from __future__ import annotations
-
 import dataclasses
 import itertools
 import re

@@ -1,7 +1,5 @@
 """Files that are written completely or not at all, and whose damage is reported in one clear line."""
 
-from __future__ import annotations
-
 import errno
 import json
 import math

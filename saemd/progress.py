@@ -1,7 +1,5 @@
 """Progress of everything that takes longer than two seconds: bars on a terminal and in a notebook, lines in a file."""
 
-from __future__ import annotations
-
 import io
 import os
 import sys

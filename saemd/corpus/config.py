@@ -1,7 +1,5 @@
 """The keys of `conf/corpus/`: where documents come from."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from omegaconf import MISSING

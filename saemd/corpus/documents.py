@@ -1,7 +1,5 @@
 """The documents of a corpus as a stream: in a fixed random order, split by a hash, mixed by weight."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

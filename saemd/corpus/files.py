@@ -1,7 +1,5 @@
 """Documents from a user's files: which files are read, in which order, and what is checked beforehand."""
 
-from __future__ import annotations
-
 import glob
 import os
 import random

@@ -1,7 +1,5 @@
 """Documents of data sets on the hub, streamed; nothing is stored."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 

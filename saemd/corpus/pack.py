@@ -1,7 +1,5 @@
 """Pack documents into contexts of a fixed length."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from typing import Any, NamedTuple

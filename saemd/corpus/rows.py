@@ -1,7 +1,5 @@
 """The rows of a user's file, read by its name's ending, as a stream. Memory holds a few of them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Iterator, Mapping
 from io import TextIOWrapper
 from pathlib import Path

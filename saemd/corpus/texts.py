@@ -1,7 +1,5 @@
 """The texts of rows, and what is reported of rows and files without one."""
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field

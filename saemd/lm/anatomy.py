@@ -9,8 +9,6 @@ to the residual stream, where w_i is column i of W: the direction that neuron i,
 Tests hold every family to this equation. To add one, write its entry here and its tiny configuration in the tests.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, replace
 from operator import attrgetter
 from typing import Any, Literal, NamedTuple

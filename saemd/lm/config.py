@@ -1,7 +1,5 @@
 """The keys of `conf/lm/`: which language model."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from omegaconf import MISSING

@@ -3,8 +3,6 @@
 Every failure is one line that says what to do (`UserError`).
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator, Sequence

@@ -1,7 +1,5 @@
 """A model's fingerprint: the digest of every byte that decides its activations."""
 
-from __future__ import annotations
-
 import hashlib
 import re
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Describe causal language models, load them whole or up to a layer, and read a layer's output."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path

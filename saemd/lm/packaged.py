@@ -3,8 +3,6 @@
 transformers would keep GGUF weights packed and multiply them slowly, so only the converted copy is ever used.
 """
 
-from __future__ import annotations
-
 import shutil
 import tempfile
 import zipfile

@@ -4,8 +4,6 @@ Then one reader serves all models, and single weights are read without the rest.
 only tensors are read from it, and any other content is refused.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from saemd.lm.config import LMConfig

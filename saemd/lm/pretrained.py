@@ -3,8 +3,6 @@
 `config.json` is checked before transformers reads it, since the messages of transformers are pages long.
 """
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

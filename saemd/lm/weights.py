@@ -1,7 +1,5 @@
 """Read single weights from a model's files; all others stay on the disk, or on the hub."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Whether this machine has a W&B key (known without a network call), and whether the W&B server can be reached."""
 
-from __future__ import annotations
-
 import configparser
 import netrc
 import os

@@ -1,7 +1,5 @@
 """The keys of `conf/logger/`."""
 
-from __future__ import annotations
-
 import re
 from dataclasses import dataclass
 

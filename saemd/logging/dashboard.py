@@ -5,8 +5,6 @@
 Each call saves a new view; earlier ones stay. Needs `wandb-workspaces` (the `dashboard` extra).
 """
 
-from __future__ import annotations
-
 import sys
 from typing import Any
 

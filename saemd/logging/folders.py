@@ -1,7 +1,5 @@
 """A sweep's `stability` and `quality` folders as wandb runs: a table, its figures, and curves over the target L0."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

@@ -4,8 +4,6 @@ They are a folder of batches on disk, so an interrupted pass continues. Shape su
 in a context, D d_in.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path

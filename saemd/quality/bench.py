@@ -1,7 +1,5 @@
 """What SAEs are measured on: the runs' own language model, layer and held-out text, loaded when first needed."""
 
-from __future__ import annotations
-
 import hashlib
 import importlib.metadata
 import itertools

@@ -1,7 +1,5 @@
 """The typed configuration of an evaluation: `conf/evaluate.yaml`, with each score's settings under the score's name."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass, field, make_dataclass
 from typing import Any

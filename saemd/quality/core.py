@@ -9,8 +9,6 @@ EOS, padding). Special tokens stay clean, and losses at them are not counted. `R
 this differs from SAEBench and why. Shape suffixes: B contexts in a batch, T tokens in a context, C contexts.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass

@@ -5,8 +5,6 @@ names one attribute and at most `most` of its values, and says that the latent f
 them. Shape suffixes: N positions, in the order of the text.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Evaluates a run root: measures every score of every finished run that has no record of it yet."""
 
-from __future__ import annotations
-
 import sys
 from dataclasses import dataclass
 from functools import partial

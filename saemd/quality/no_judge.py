@@ -6,8 +6,6 @@ the second half by Matthews' correlation. This is 0 for chance at any density of
 L0 can be compared, and 1 where the description predicts every firing and no other. README.md has more.
 """
 
-from __future__ import annotations
-
 import time
 from collections import Counter
 from collections.abc import Iterator

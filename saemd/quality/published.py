@@ -4,8 +4,6 @@ Loss Recovered of SAEBench's own JumpReLU SAEs (Gemma-2-2B, layer 12, 16k latent
 SAEBench, within 0.0041 of the values published with it. These SAEs were trained on another text and budget.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from saemd.quality.records import Record

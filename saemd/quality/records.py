@@ -1,7 +1,5 @@
 """Records, one per SAE and score: the content of `<run>/quality/<score>.json`, and the rows of `quality.json`."""
 
-from __future__ import annotations
-
 import dataclasses
 import sys
 from pathlib import Path

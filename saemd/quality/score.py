@@ -5,8 +5,6 @@ probes, baselines) is done once. It yields each outcome as soon as it has it; th
 interruption loses at most the SAE that is being measured.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

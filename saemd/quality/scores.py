@@ -1,7 +1,5 @@
 """The registry of all scores, in the order of tables and figures."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from functools import partial
 

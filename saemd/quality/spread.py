@@ -5,8 +5,6 @@ a start may share their starting weights, and every L0 uses the same text. A sma
 than the scatter between these cells, no more.
 """
 
-from __future__ import annotations
-
 from itertools import combinations
 from typing import Any
 

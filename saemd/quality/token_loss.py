@@ -3,8 +3,6 @@
 Shape suffixes: B contexts in a batch, T tokens in a context, D d_in, N tokens, V vocabulary.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor, nn
 

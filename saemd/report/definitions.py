@@ -1,7 +1,5 @@
 """What the columns of the similarity tables mean, in the order in which the report lists them."""
 
-from __future__ import annotations
-
 DEFINITIONS: dict[str, str] = {
     "matching": "Latent i of the first seed is paired with one latent of the second so that the sum of cosines is as "
     "large as it can be (Hungarian method), once by encoder directions, π(i), and once by decoder directions, σ(i). "

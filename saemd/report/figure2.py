@@ -4,8 +4,6 @@ Added to the paper's figure: the drift from the start and the random floor as li
 start, a cross at the cosines that unrelated movement would have left (`apart_*`) and a remark.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import Any
 

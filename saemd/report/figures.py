@@ -4,8 +4,6 @@ A figure's file has the digest of its data. It is drawn again only when the data
 only then.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The page around the report: escaping, tables, embedded images, one inline stylesheet. No network, no script."""
 
-from __future__ import annotations
-
 import base64
 from collections.abc import Sequence
 from html import escape

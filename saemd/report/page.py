@@ -1,7 +1,5 @@
 """`report.html`: one file with what was compared, the result, and what the result does not show."""
 
-from __future__ import annotations
-
 from html import escape
 
 from saemd.files import write_text

@@ -3,8 +3,6 @@
 One panel per score.
 """
 
-from __future__ import annotations
-
 import textwrap
 from collections.abc import Callable
 from pathlib import Path

@@ -3,8 +3,6 @@
 Like the comparison's table it is 100 columns wide, or wider where the figures need it.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from rich import box

@@ -1,7 +1,5 @@
 """The report's part on the scores that `saemd.evaluate` has measured."""
 
-from __future__ import annotations
-
 from html import escape
 from pathlib import Path
 from typing import Any

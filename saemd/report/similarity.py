@@ -1,7 +1,5 @@
 """The report's part on similarity: a warning on shared starts, the tables, the figures."""
 
-from __future__ import annotations
-
 from html import escape
 from pathlib import Path
 

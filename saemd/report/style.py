@@ -1,7 +1,5 @@
 """One look for all figures: colours safe for colour-blind eyes (Okabe & Ito), quiet axes, no global state."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -1,7 +1,5 @@
 """The summary over L0: similarity, drift and random floor in two panels, and two shares of latents in two more."""
 
-from __future__ import annotations
-
 from typing import Any
 
 import numpy as np

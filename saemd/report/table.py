@@ -1,7 +1,5 @@
 """The comparison in the terminal: one row per pair of seeds, 100 columns wide, or wider where the figures need it."""
 
-from __future__ import annotations
-
 from rich import box
 from rich.console import Console
 from rich.table import Table

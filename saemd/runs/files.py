@@ -1,7 +1,5 @@
 """The files of a run directory, and how they are read: a directory may come from elsewhere, or be damaged."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path

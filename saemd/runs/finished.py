@@ -1,7 +1,5 @@
 """The finished runs below a run root, read: small files at once, weights when they are asked for."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """The path of a run below its run root, written and read: init=<label>/l0=<target>/<key>=<value>/…/seed=<seed>."""
 
-from __future__ import annotations
-
 import json
 import re
 from collections.abc import Iterator

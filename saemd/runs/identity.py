@@ -1,7 +1,5 @@
 """What identifies a run: the part of its configuration that decides its weights, and its activations."""
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import json

@@ -8,8 +8,6 @@ Writes <run_root>/stability/: stability.json, pairs/*.npz, figures/*.png and rep
 across=<key> the same files to <run_root>/across=<key>/.
 """
 
-from __future__ import annotations
-
 import sys
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Two SAEs compared latent by latent: encoder and decoder are matched separately, then summarised in a few figures."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass
 

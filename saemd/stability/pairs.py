@@ -1,7 +1,5 @@
 """Matchings and random floors kept in files: a pair whose weights have not changed is never matched again."""
 
-from __future__ import annotations
-
 import json
 from pathlib import Path
 from typing import Any

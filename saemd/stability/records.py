@@ -1,7 +1,5 @@
 """One record per pair of seeds: the rows of `stability.json`."""
 
-from __future__ import annotations
-
 import hashlib
 from typing import Any
 

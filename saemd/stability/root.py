@@ -1,7 +1,5 @@
 """The comparison of a run root: every pair of finished siblings, at any time, also in the middle of a sweep."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

@@ -1,7 +1,5 @@
 """Which finished runs are compared: siblings, or runs that differ in one key alone that is not a seed, such as init."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from itertools import combinations, product

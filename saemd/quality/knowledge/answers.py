@@ -4,8 +4,6 @@ Every prompt begins with BOS where the tokenizer has one, as the contexts of tra
 batch, T tokens.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 
 import torch

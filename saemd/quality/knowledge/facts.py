@@ -4,8 +4,6 @@ Wikipedia's one-line descriptions follow patterns: 'Capital and largest city of 
 physicist (1858–1947)'. A fact is taken only where such a line states it without doubt.
 """
 
-from __future__ import annotations
-
 import re
 from collections.abc import Iterable
 from pathlib import Path

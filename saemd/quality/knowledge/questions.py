@@ -5,8 +5,6 @@ them an intervention makes it forget. Here questions are made of packaged Wikipe
 (`unlearning/utils/metrics.py`), in the model's own chat format where it has one.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import random
 from dataclasses import dataclass

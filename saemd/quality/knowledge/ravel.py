@@ -5,8 +5,6 @@ attribute of it is known by some template. SAEBench then generates by itself and
 templates show two or three examples, which small models need; entities named in them are left out.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 from collections import Counter

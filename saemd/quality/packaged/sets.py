@@ -1,7 +1,5 @@
 """The labelled sets by name. Each is named after its texts, never after the set of the hub that it stands in for."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 

@@ -5,8 +5,6 @@ document that this hash held out of the SAEs' training is in the test split. Row
 is the same on every machine, and independent of the source's.
 """
 
-from __future__ import annotations
-
 import hashlib
 import inspect
 import json

@@ -4,8 +4,6 @@ One job measures all SAEs of a sweep with one evaluation. What does not depend o
 `bench.folder("saebench")`, in a folder of the evaluation's settings and data.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -1,7 +1,5 @@
 """Where SAEBench's environment is, which `make saebench` builds, and whether it holds the right packages."""
 
-from __future__ import annotations
-
 import os
 import subprocess
 from functools import lru_cache

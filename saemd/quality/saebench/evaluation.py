@@ -6,8 +6,6 @@ environment, which makes the call. What only one environment has is therefore im
 and `saebench.worker` in `call`, `saemd.lm`, `saemd.quality.packaged` and `saemd.quality.knowledge` in the others.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path

@@ -4,8 +4,6 @@
 trained on 4 B tokens at width 16,384, so they are no baseline of equal budget. Imported in both environments.
 """
 
-from __future__ import annotations
-
 import re
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The worker's job as plain data, from the bench, the settings and the SAEs' files."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from pathlib import Path

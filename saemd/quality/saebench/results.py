@@ -4,8 +4,6 @@ All scores are 'larger is better'. `eval_result_metrics` holds the figures avera
 letters, attributes, latents), `eval_result_details` and `eval_result_unstructured` the pieces.
 """
 
-from __future__ import annotations
-
 import math
 import statistics
 from collections.abc import Callable

@@ -4,8 +4,6 @@ Names and defaults are SAEBench 0.6.0's, as published for Gemma-2-2B; a test com
 Imported in both environments.
 """
 
-from __future__ import annotations
-
 import dataclasses
 from dataclasses import dataclass
 from pathlib import Path

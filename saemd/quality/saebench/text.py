@@ -1,7 +1,5 @@
 """The key `text`: the plain text that two of the evaluations read. Imported in both environments."""
 
-from __future__ import annotations
-
 import json
 from dataclasses import dataclass
 from pathlib import Path

@@ -5,8 +5,6 @@ row's maximum is optimal, because Σu + Σv bounds the total of any perfect matc
 bipartite graph in compressed rows: row i has the edges start[i] to start[i + 1].
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numba import njit
 

@@ -1,7 +1,5 @@
 """Loops that compare gains and prices with the cosines of listed pairs, and with bounds of the others."""
 
-from __future__ import annotations
-
 import numpy as np
 from numba import njit
 

@@ -1,7 +1,5 @@
 """Upper bounds of all cosines from products of bytes, which some CPUs multiply eight times as fast as float32."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial

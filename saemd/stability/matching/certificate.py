@@ -5,8 +5,6 @@ linear-programming duality. So a matching with that total is optimal. `pricing` 
 `gap` compares the totals.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

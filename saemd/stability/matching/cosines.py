@@ -4,8 +4,6 @@ Of F² pairs the matching needs the exact cosine of a few; for the others an upp
 enough. `Cosines` computes all pairs in float32; `byte_cosines` computes bounds from bytes, where that is faster.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial

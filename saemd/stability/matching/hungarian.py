@@ -3,8 +3,6 @@
 Cosines stay signed: with absolute values a mirrored dictionary [U, −U] could not tell u from −u.
 """
 
-from __future__ import annotations
-
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Loops that keep the largest entries of every row and column of a matrix, a block of rows at a time."""
 
-from __future__ import annotations
-
 import numpy as np
 from numba import njit
 

@@ -1,7 +1,5 @@
 """The best matching of the whole matrix, found on few candidates and proven on all pairs."""
 
-from __future__ import annotations
-
 import numpy as np
 
 from saemd.stability.matching.auction import FREE, bid, compress, free_losing, gains

@@ -1,7 +1,5 @@
 """Shortest augmenting paths: they match the rows that the auction has left free."""
 
-from __future__ import annotations
-
 import numpy as np
 from numba import njit
 

@@ -4,8 +4,6 @@ Listed pairs are compared one by one (exactly, where their bounds do not suffice
 min(row floor, column floor) of their lists; where that does not suffice, the pair or its row is computed.
 """
 
-from __future__ import annotations
-
 from functools import partial
 
 import numpy as np

@@ -1,7 +1,5 @@
 """The registry of SAEBench's evaluations, in the order of tables and figures. Imported in both environments."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from saemd.quality.saebench.evaluation import Evaluation

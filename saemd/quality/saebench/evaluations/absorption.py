@@ -1,7 +1,5 @@
 """`saebench_absorption`: do other latents absorb first-letter features? Needs the model's vocabulary alone."""
 
-from __future__ import annotations
-
 import functools
 import json
 import random

@@ -3,8 +3,6 @@
 Any OpenAI-compatible endpoint will do as the judge.
 """
 
-from __future__ import annotations
-
 import os
 from dataclasses import dataclass
 from pathlib import Path

@@ -1,7 +1,5 @@
 """`saebench_core`: Loss Recovered and L0. 200 batches of 16 prompts for the loss, 2,000 for the sparsity."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 from unittest.mock import patch

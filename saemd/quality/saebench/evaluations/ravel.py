@@ -3,8 +3,6 @@
 With `data: packaged` the entities are those that the model knows, see `saemd.quality.knowledge`.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import functools
 import json

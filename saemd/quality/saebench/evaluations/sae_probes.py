@@ -1,7 +1,5 @@
 """`saebench_sae_probes`: k-sparse probing on the 113 binary data sets in the sae-probes package. Nothing is fetched."""
 
-from __future__ import annotations
-
 import hashlib
 import json
 from dataclasses import dataclass, field

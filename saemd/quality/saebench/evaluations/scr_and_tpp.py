@@ -4,8 +4,6 @@ SCR works on pairs of classes that are made spuriously correlated. Both train pr
 zeroing the N latents with the largest effect on them.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from typing import Any
 

@@ -1,7 +1,5 @@
 """`saebench_probing`: accuracy of linear probes on the k latents that differ most between the classes."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 from saemd.quality.saebench.evaluation import Call, Evaluation, labelled_sets

@@ -3,8 +3,6 @@
 The sister is the instruction-tuned model of the same size: SAEBench asks in its prompt format alone.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 from pathlib import Path
 

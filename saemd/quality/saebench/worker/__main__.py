@@ -12,8 +12,6 @@ What SAEBench prints, and tracebacks, go to log.txt in the job's folder. Its pro
 caller sends to the same file where no terminal shows them.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import sys

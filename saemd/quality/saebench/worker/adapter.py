@@ -1,7 +1,5 @@
 """SAEs of any architecture, this project's and Gemma Scope's, in the form that SAEBench wants."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

@@ -6,8 +6,6 @@ draws the other classes' texts anew. So these texts would depend on the SAE, on 
 on whether it is an ablation or its baseline. Here every such draw starts from the seed: the same texts for all.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager

@@ -1,7 +1,5 @@
 """What went wrong in SAEBench, as one line for a user."""
 
-from __future__ import annotations
-
 import sys
 import traceback
 from typing import Any

@@ -5,8 +5,6 @@ layers whose output nobody reads. `tests/quality/saebench/test_fast.py` compares
 replaces. Shapes: B texts, L tokens of a text, D d_in, F latents.
 """
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -4,8 +4,6 @@ SAEBench asks gpt-4o-mini alone, and silently leaves out every latent whose repl
 judge that answers nonsense half of the time would hide it.
 """
 
-from __future__ import annotations
-
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any

@@ -5,8 +5,6 @@ so they are kept in a folder that does not depend on the settings: another list 
 whole layer pass no text again. Shapes: B texts, L tokens of a text, D d_in.
 """
 
-from __future__ import annotations
-
 import difflib
 import hashlib
 import importlib

@@ -1,7 +1,5 @@
 """One evaluation of one SAE with one seed."""
 
-from __future__ import annotations
-
 import pkgutil
 import random
 from contextlib import nullcontext

@@ -4,8 +4,6 @@ SAEBench names models by their hub id and TransformerLens refuses local folders,
 from a replaced `HookedTransformer.from_pretrained_no_processing`. RAVEL asks for transformers' own model.
 """
 
-from __future__ import annotations
-
 import json
 import math
 import shutil

@@ -4,8 +4,6 @@ Only the texts and their classes are replaced. SAEBench's own code draws, pairs 
 and chooses and ablates latents. The sets keep their own names in its JSON.
 """
 
-from __future__ import annotations
-
 import json
 from collections.abc import Iterator
 from contextlib import contextmanager

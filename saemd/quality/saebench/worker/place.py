@@ -1,7 +1,5 @@
 """The working directory of an evaluation, in which SAEBench finds local data sets and the model under hub names."""
 
-from __future__ import annotations
-
 import os
 from pathlib import Path
 

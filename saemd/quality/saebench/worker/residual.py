@@ -1,7 +1,5 @@
 """Passes of a HookedTransformer of which only one layer's output is needed."""
 
-from __future__ import annotations
-
 import functools
 from pathlib import Path
 from typing import Any

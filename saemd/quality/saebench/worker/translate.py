@@ -4,8 +4,6 @@ Version 5 keeps the rotary base as `rope_parameters`, which version 4 silently s
 tokenizer class that version 4 does not have. The tokenizer is also made to begin every text with BOS, as in training.
 """
 
-from __future__ import annotations
-
 from typing import Any
 
 from saemd.errors import bad_value
