@@ -53,12 +53,8 @@ class Bench:
     @cached_property
     def fingerprint(self) -> str:
         """Identifies model, layer and text, but not the number of contexts that a score takes."""
-        about = [
-            self.info.fingerprint,
-            self.layer,
-            corpus_fingerprint(self.corpus, self.cache_root),
-            self.context_length,
-        ]
+        text = corpus_fingerprint(self.corpus, self.cache_root)
+        about = [self.info.fingerprint, self.layer, text, self.context_length]
         return hashlib.sha256(json.dumps(about).encode()).hexdigest()[:16]
 
     @cached_property

@@ -52,8 +52,7 @@ def failed(error: BaseException | str) -> Outcome:
     if isinstance(error, BaseException) and not isinstance(error, UserError):
         traceback.print_exception(error, file=sys.stderr)
         name = f"{type(error).__name__}: "
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return Outcome("failed", reason=name + (" ".join(lines) or "no message"))
+    return Outcome("failed", reason=name + (" ".join(str(error).split()) or "no message"))
 
 
 def finite(outcome: Outcome) -> Outcome:

@@ -65,18 +65,18 @@ def paired(differences: list[float]) -> dict[str, Any]:
     varies = n > 1 and d.std() > 1e-12 * np.abs(d).max()
     wilcoxon: Any = stats.wilcoxon(d) if n > 1 and np.any(d) else None
     t_test: Any = stats.ttest_1samp(d, 0.0) if varies else None
-    result: dict[str, Any] = {
+    interval = remark = None
+    if varies:
+        half = stats.t.ppf(0.975, n - 1) * d.std(ddof=1) / np.sqrt(n)
+        interval = [float(d.mean() - half), float(d.mean() + half)]
+    if n < FEWEST:
+        remark = f"{n} {'pair is' if n == 1 else 'pairs are'} too few: Wilcoxon's test cannot reach p < 0.05"
+    return {
         "n": n,
         "mean_difference": float(d.mean()),
         "std_of_differences": float(d.std(ddof=1)) if n > 1 else None,
         "wilcoxon_p": None if wilcoxon is None else float(wilcoxon.pvalue),
         "t_p": None if t_test is None else float(t_test.pvalue),
-        "interval_95": None,
+        "interval_95": interval,
+        "remark": remark,
     }
-    if varies:
-        half = stats.t.ppf(0.975, n - 1) * d.std(ddof=1) / np.sqrt(n)
-        result["interval_95"] = [float(d.mean() - half), float(d.mean() + half)]
-    result["remark"] = None
-    if n < FEWEST:
-        result["remark"] = f"{n} {'pair is' if n == 1 else 'pairs are'} too few: Wilcoxon's test cannot reach p < 0.05"
-    return result

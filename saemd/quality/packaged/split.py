@@ -112,7 +112,8 @@ def packaged_sets(
             if columns == 2:
                 most, rarest = min(_most_correlated(counts, name, pair) for pair in settings.column1_vals_lookup[name])
             else:
-                most, rarest = _most_of_classes(counts)
+                label = min(counts, key=counts.__getitem__)  # SAEBench takes half of the size from every class
+                most, rarest = 2 * counts[label], label[0]
             if size > most:
                 raise bad_value(key, size, f"at most {most} with {name}, whose {part} split is short of {rarest}")
         described, source = SETS[name], SETS[name].source
@@ -125,12 +126,6 @@ def packaged_sets(
             "licence": source.licence,
         }
     return sets
-
-
-def _most_of_classes(counts: Counter[tuple[str, ...]]) -> tuple[int, str]:
-    """The largest size that the rarest class allows: SAEBench takes half of the size from every class."""
-    label = min(counts, key=counts.__getitem__)
-    return 2 * counts[label], label[0]
 
 
 def _most_correlated(counts: Counter[tuple[str, ...]], name: str, pair: list[str]) -> tuple[int, str]:

@@ -48,17 +48,17 @@ def python() -> Path:
 
 def versions() -> dict[str, str]:
     """The versions of `PACKAGES`. Raises `UserError` where one is missing, or where SAEBench is of another version."""
-    return dict(_versions(python()))
+    return _versions(python())
 
 
 @lru_cache
-def _versions(interpreter: Path) -> tuple[tuple[str, str], ...]:
+def _versions(interpreter: Path) -> dict[str, str]:
     code = f"from importlib.metadata import version\nfor name in {PACKAGES}: print(name, version(name))"
     ran = subprocess.run([interpreter, "-c", code], capture_output=True, text=True)
     if ran.returncode:
         reason = (ran.stderr.strip().splitlines() or ["it does not start"])[-1]
         raise UserError(f"SAEBench's environment {environment()} is incomplete ({reason}): run {how_to_build()} again")
-    installed = tuple((line.split()[0], line.split()[1]) for line in ran.stdout.splitlines())
-    if (sae_bench := dict(installed)["sae-bench"]) != SAE_BENCH:
+    installed = dict(line.split()[:2] for line in ran.stdout.splitlines())
+    if (sae_bench := installed["sae-bench"]) != SAE_BENCH:
         raise bad_value("sae-bench", sae_bench, f"{SAE_BENCH} is wanted: remove {environment()}, run {how_to_build()}")
     return installed
