@@ -14,10 +14,9 @@ from torch import Tensor, nn
 
 from saemd.corpus.pack import Context
 from saemd.files import read_tensors, remove_partial, replacing
-from saemd.lm.patch import clean_pass, upper_states
+from saemd.lm.patch import clean_pass, token_losses, upper_states
 from saemd.progress import Bar, bar
 from saemd.quality.bench import Bench
-from saemd.quality.token_loss import token_losses
 
 ABLATIONS = ("zero", "mean", "zero_everywhere", "zero_ordinary")
 

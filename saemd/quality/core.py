@@ -18,12 +18,11 @@ import torch
 from torch import Tensor, nn
 
 from saemd.errors import bad_value
-from saemd.lm.patch import upper_states
+from saemd.lm.patch import token_losses, upper_states
 from saemd.progress import Bar, bar
 from saemd.quality.baseline import ABLATIONS, Baseline, Batch, make_baseline, outliers_clean
 from saemd.quality.bench import Bench
 from saemd.quality.score import Outcome, Score, Subject, not_applicable, one_by_one
-from saemd.quality.token_loss import token_losses
 from saemd.sae import SAE
 from saemd.sae.measures import Pooled
 
