@@ -173,7 +173,7 @@ class _Clock(pl.Callback):
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         taken, mine = self._lap(), self.taken[self._level]
         self._spent += taken
-        if self._warm == WARM and taken > self._seconds / 6:
+        if self._warm == WARM and taken > self._seconds / 3:
             self.is_slow, self._warm = True, 1
         if self._level == 0 and self._warm == 1:  # slow steps leave no time for every level
             kept = min(len(self.levels), max(2, int(self._seconds / taken / 3)))
