@@ -58,6 +58,14 @@ class Config:
     checkpoint_minutes: float = 5.0  # at most this much work is lost when a run is killed
 
 
+def width(config: Config, mlp_width: int) -> int:
+    """The number of latents, for an MLP of this hidden width. Raises `UserError` where the target L0 exceeds it."""
+    d_sae = config.d_sae or 2 * mlp_width
+    if config.l0 > d_sae:
+        raise bad_value("l0", config.l0, f"the target L0 cannot exceed d_sae={d_sae}")
+    return d_sae
+
+
 def check(config: Config) -> None:
     """Refuse values that no run could use, and keys that contradict each other. Raises `UserError`."""
     for key in ("seed", "init_seed", "data_seed"):
@@ -67,8 +75,8 @@ def check(config: Config) -> None:
         raise bad_value("l0", config.l0, "the target L0 must be at least 1")
     if config.d_sae is not None and config.d_sae < 1:
         raise bad_value("d_sae", config.d_sae, "use at least 1, or null for twice the MLP's hidden width")
-    if config.d_sae is not None and config.l0 > config.d_sae:
-        raise bad_value("l0", config.l0, f"the target L0 cannot exceed d_sae={config.d_sae}")
+    if config.d_sae is not None:
+        width(config, 0)
     if config.batch_size <= 0:
         raise bad_value("batch_size", config.batch_size, "use at least 1 (the paper: 2048)")
     if config.tokens < config.batch_size:

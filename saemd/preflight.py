@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import torch
 
 from saemd.activations.manifest import Origin
-from saemd.config import Config
+from saemd.config import Config, width
 from saemd.corpus import check_corpus
 from saemd.errors import UserError, bad_value
 from saemd.lm.load import lm_info
@@ -106,9 +106,7 @@ def _check_schedule(config: Config) -> None:
 def _check_size(config: Config) -> None:
     """What the model's width decides."""
     info = lm_info(config.lm, Path(config.cache_root))
-    d_sae = config.d_sae or 2 * info.mlp_width
-    if config.l0 > d_sae:
-        raise bad_value("l0", config.l0, f"the target L0 cannot exceed d_sae={d_sae}")
+    d_sae = width(config, info.mlp_width)
     _check_memory(config, info.d_model, d_sae)
     INITS[config.init.name].check(config.init, ModelShape(info.d_model, info.mlp_width, info.has_post_norm), d_sae)
 

@@ -16,7 +16,7 @@ from typing import Any
 from saemd.activations.harvest import cache_folder
 from saemd.activations.manifest import MANIFEST, Origin, read_manifest, read_progress
 from saemd.activations.registry import describe_source
-from saemd.config import Config
+from saemd.config import Config, width
 from saemd.errors import bad_value
 from saemd.planning.model import LanguageModel, describe
 from saemd.runs import CHECKPOINT, METRICS, SEED_KEYS, Run, find_runs, identify, refuse_another, run_dir
@@ -146,11 +146,8 @@ def _check_model(config: Config, model: LanguageModel) -> None:
     """What the model's shape decides. Raises `UserError`."""
     if config.layer >= model.n_layers:
         raise bad_value("layer", config.layer, f"{config.lm.name} has layers 0 to {model.n_layers - 1}")
-    d_sae = config.d_sae or 2 * model.mlp_width
-    if config.l0 > d_sae:
-        raise bad_value("l0", config.l0, f"the target L0 cannot exceed d_sae={d_sae}")
     shape = ModelShape(model.d_model, model.mlp_width, model.has_post_norm)
-    INITS[config.init.name].check(config.init, shape, d_sae)
+    INITS[config.init.name].check(config.init, shape, width(config, model.mlp_width))
 
 
 def _harvest(config: Config, model: LanguageModel, origin: Origin | None, unfinished: int) -> Harvest:
@@ -177,8 +174,9 @@ def _job(config: Config, harvest: Harvest, origin: Origin | None, is_finished: b
         if origin is not None:
             refuse_another(run_dir(config), identify(config, origin))
         done = step_of(run_dir(config))
-    d_sae = config.d_sae or 2 * harvest.model.mlp_width
-    return Job(config, harvest, d_sae, steps, done, is_finished, _siblings(config, origin))
+    return Job(
+        config, harvest, width(config, harvest.model.mlp_width), steps, done, is_finished, _siblings(config, origin)
+    )
 
 
 def _siblings(config: Config, origin: Origin | None) -> str:

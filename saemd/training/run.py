@@ -19,8 +19,7 @@ from torch import Tensor
 from saemd.activations.datamodule import ActivationDataModule
 from saemd.activations.registry import open_source
 from saemd.activations.source import Source
-from saemd.config import Config
-from saemd.errors import bad_value
+from saemd.config import Config, width
 from saemd.lm.load import lm_info
 from saemd.lm.weights import read_attention_output, read_mlp_decoder, read_token_embeddings
 from saemd.logging import finish, log_summary, make_logger, run_id
@@ -114,12 +113,9 @@ def make_module(config: Config, source: Source) -> SAETraining:
     def attention_output(layer: int | None) -> Tensor:
         return read_attention_output(config.lm, root, config.layer if layer is None else layer)
 
-    d_sae = config.d_sae or 2 * lm_info(config.lm, root).mlp_width
-    if config.l0 > d_sae:
-        raise bad_value("l0", config.l0, f"the target L0 cannot exceed d_sae={d_sae}")
     sources = Sources(
         d_in=source.d_in,
-        d_sae=d_sae,
+        d_sae=width(config, lm_info(config.lm, root).mlp_width),
         sample=lambda: source.sample(SAMPLE_TOKENS) / source.scale,
         mlp_decoder=mlp_decoder,
         attention_output=attention_output,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from saemd.activations.config import OnlineConfig
-from saemd.config import Config
+from saemd.config import Config, width
 from saemd.errors import bad_value
 from saemd.lm.load import lm_info
 from saemd.runs import flatten
@@ -59,7 +59,7 @@ def stack_bytes(config: Config, d_in: int, d_sae: int) -> int:
 def stack_size(config: Config) -> int:
     """How many SAEs a stack has at most. Raises `UserError` where `together` of them do not fit into the memory."""
     info = lm_info(config.lm, Path(config.cache_root))
-    each, available = stack_bytes(config, info.d_model, config.d_sae or 2 * info.mlp_width), free_memory(config)
+    each, available = stack_bytes(config, info.d_model, width(config, info.mlp_width)), free_memory(config)
     most = max(1, int(FREE_SHARE * available / each))
     if config.together == "auto":
         return most if on_gpu(config) else 1  # on a CPU an SAE alone is faster
