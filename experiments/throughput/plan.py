@@ -1,9 +1,11 @@
 """`saemd plan` against what it foretold: plan a small sweep on SmolLM2, run it, and compare the seconds.
 
-    python experiments/throughput/plan.py root=/tmp/plan                  # by the clock on the wall
+    python experiments/throughput/plan.py root=/tmp/plan                            # seconds of the wall's clock
     python experiments/throughput/plan.py root=/tmp/plan clock=processor threads=1  # beside other work
+    python experiments/throughput/plan.py root=/tmp/plan clock=processor threads=1 \\
+        init=uniform seed=24 tokens=40_960 activations.tokens=24_576                # a smaller sweep
 
-`threads` is 2 by default. `root` has to be a new folder; packages and models of `~/.cache/saemd` are linked into it. `clock=processor` counts
+`root` has to be a new folder; packages and models of `~/.cache/saemd` are linked into it. `clock=processor` counts
 processor seconds in the plan's samples and in the sweep alike, so that other programs change neither much.
 """
 
@@ -31,8 +33,10 @@ from saemd.threads import use_threads
 from saemd.training import run
 
 CLOCKS: dict[str, Callable[[], float]] = {"wall": time.perf_counter, "processor": time.process_time}
-SWEEP = ["-m", "init=mirror,uniform", "seed=24,42", "tokens=204_800", "corpus=wiki", "logger=none"]
-CACHE = ["activations.tokens=32_768", "activations.heldout_tokens=8192"]
+SWEEP = {
+    "init": "mirror,uniform", "seed": "24,42", "tokens": "204_800", "corpus": "wiki", "logger": "none", "threads": "2",
+    "activations.tokens": "32_768", "activations.heldout_tokens": "8192",
+}  # fmt: skip
 
 
 def timed(owner: Any, name: str, clock: Callable[[], float]) -> list[float]:
@@ -56,13 +60,18 @@ def total(parts: list[float | None]) -> float:
 
 def main(words: list[str]) -> None:
     given = dict(word.split("=", 1) for word in words)
+    sweep = {**SWEEP, **{key: given[key] for key in given.keys() & SWEEP.keys()}}
     root, name = Path(given["root"]).absolute(), given.get("clock", "wall")
     clock, loads = CLOCKS[name], [os.getloadavg()[0]]
     (root / "cache").mkdir(parents=True)
     for folder in ("packages", "models"):
         (root / "cache" / folder).symlink_to(Path.home() / ".cache" / "saemd" / folder)
-    sweep = [*SWEEP, *CACHE, f"threads={given.get('threads', 2)}"]
-    command = [*sweep, f"cache_root={root / 'cache'}", f"run_root={root / 'runs'}"]
+    command = [
+        "-m",
+        *(f"{key}={value}" for key, value in sweep.items()),
+        f"cache_root={root / 'cache'}",
+        f"run_root={root / 'runs'}",
+    ]
     quiet_warnings()
     configs = compose_all(command)
     use_threads(configs[0].threads)
