@@ -18,6 +18,7 @@ from saemd.activations import harvest
 from saemd.activations.cache import ActivationCache
 from saemd.errors import UserError
 from saemd.runs import held
+from saemd.training.callbacks import ProgressBar
 from saemd.training.record import _git_commit
 from tests.pipeline import same
 
@@ -180,6 +181,22 @@ def test_stopped_run_says_so_and_goes_on(sent, world, command, tmp_path):
     assert "interrupted; the same command goes on from here" in said
     assert not (run / "metrics.json").is_file()
     assert command(*arguments) == 0
+
+
+def test_a_run_that_a_queue_stops_loses_nothing(world, command, tmp_path, monkeypatch):
+    def stop_at_30(self, trainer, *_):
+        if trainer.global_step == 30:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    arguments = [*world, "init=uniform", "seed=5"]
+    monkeypatch.setattr(ProgressBar, "on_train_batch_end", stop_at_30)
+    assert command(*arguments, f"run_root={tmp_path / 'stopped'}") == 130
+    monkeypatch.undo()
+    run = Path("init=uniform") / "l0=4" / "seed=5"
+    assert torch.load(tmp_path / "stopped" / run / "last.ckpt", weights_only=True)["global_step"] == 30
+    for root in ("stopped", "whole"):
+        assert command(*arguments, f"run_root={tmp_path / root}") == 0
+    assert same(tmp_path / "stopped" / run, tmp_path / "whole" / run)
 
 
 def test_another_configuration_is_refused_with_the_difference(world, command, tmp_path, capsys):

@@ -130,15 +130,20 @@ def empty_sae(config: Config, d_in: int, d_sae: int) -> SAE:
 
 
 def training_memory(job: Job) -> list[Need]:
-    """On the device that trains: what has the SAE's shape, what has that of a batch's latents, and batches."""
+    """On the device that trains: what has the SAE's shape, what has that of a batch's latents, and batches.
+
+    Of a stack, whose size is known, for all its SAEs.
+    """
     D, F, B = job.harvest.d_in, job.d_sae, job.config.batch_size
+    S = job.config.together if isinstance(job.config.together, int) else 1
     copies = 1 + 1 + moments(job.config) + 1  # weights, gradients, Adam's moments, weights at the start
     sae = FLOAT * copies * 2 * D * F
     latents = FLOAT * 4 * B * F  # pre-activations, latents, their gradient, and the product that they come from
     batches = FLOAT * (getattr(job.config.activations, "prefetch_batches", 0) + 2) * B * D
+    saes = f"{S} SAEs" if S > 1 else "SAE"
     return [
-        Need(f"SAE and Adam, {copies} copies of 2 × {D:,} × {F:,}", sae),
-        Need("latents, batches", latents + batches),
+        Need(f"{saes} and Adam, {copies} copies of 2 × {D:,} × {F:,}", S * sae),
+        Need("latents, batches", S * (latents + batches)),
     ]
 
 

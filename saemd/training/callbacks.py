@@ -63,7 +63,7 @@ class ProgressBar(pl.Callback):
 
 
 class TimedCheckpoint(pl.Callback):
-    """A checkpoint every so many minutes and at the end."""
+    """A checkpoint every so many minutes, at the end, and where SIGTERM asks the process to stop."""
 
     def __init__(self, path: Path, minutes: float) -> None:
         self.path, self.seconds, self._last = path, 60 * minutes, time.monotonic()
@@ -73,7 +73,7 @@ class TimedCheckpoint(pl.Callback):
         self._last = time.monotonic()
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if time.monotonic() - self._last >= self.seconds:
+        if trainer.received_sigterm or time.monotonic() - self._last >= self.seconds:
             self.save(trainer)
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
