@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from functools import cached_property, partial
 from pathlib import Path
-from threading import Lock
+from threading import Lock, local
 
 import torch
 from torch import Tensor
@@ -24,6 +25,7 @@ from saemd.lm.config import LMConfig
 from saemd.lm.files import label, resolve
 from saemd.lm.load import LM, fastest_dtype, lm_info, load_lm, residual_stream
 from saemd.lm.pretrained import read_tokenizer
+from saemd.lm.workers import divided_threads, sharing_weights
 from saemd.progress import print_line
 
 
@@ -53,7 +55,8 @@ def ensure_cache(
                 progress = read_progress(folder)
                 lm_dtype = progress.lm_dtype if progress else config.lm_dtype  # a resumed cache keeps its dtype
                 lm = LMOnText(lm_config, layer, corpus_config, config, cache_root, lm_device(accelerator), lm_dtype)
-                write_cache(folder, origin, config, lm.contexts, lm.forward, lm.dtype)
+                with lm.workers() as workers:
+                    write_cache(folder, origin, config, lm.contexts, lm.forward, lm.dtype, workers)
     reading = {"window_tokens": config.window_tokens, "prefetch_batches": config.prefetch_batches}
     opened = ActivationCache.open(folder, verify=True, **reading)
     if opened.fingerprint != origin.fingerprint:
@@ -117,7 +120,8 @@ class LMOnText:
         lm_dtype: str,
     ) -> None:
         self._lm_config, self._layer, self._cache_root, self._device = lm_config, layer, cache_root, device
-        self._corpus, self._length, self._alone = corpus_config, config.context_length, Lock()
+        self._corpus, self._length = corpus_config, config.context_length
+        self._loading, self._of_thread = Lock(), local()
         self.dtype = str(fastest_dtype(device)).removeprefix("torch.") if lm_dtype == "auto" else lm_dtype
         self.contexts: dict[SplitName, Callable[[], Iterator[Context]]] = {
             split: partial(self._contexts, split) for split in SPLITS
@@ -133,9 +137,15 @@ class LMOnText:
         return load_lm(self._lm_config, self._cache_root, n_layers=self._layer + 1, dtype=dtype, device=self._device)
 
     def forward(self, ids_BT: Tensor) -> Tensor:
-        """The layer's output [B, T, D]. One thread at a time: a hook on the model would catch the other's."""
-        with self._alone:
-            return residual_stream(self.lm.model, self._layer, ids_BT)
+        """The layer's output [B, T, D]. Threads may call it at the same time: each has its own modules and hooks."""
+        if not hasattr(self._of_thread, "model"):
+            with self._loading:
+                self._of_thread.model = sharing_weights(self.lm.model)
+        return residual_stream(self._of_thread.model, self._layer, ids_BT)
+
+    def workers(self) -> AbstractContextManager[int]:
+        """In the block, as many threads as this gives can call `forward` at the same time at full speed."""
+        return divided_threads(self._device)
 
     def training_contexts(self) -> Iterator[Context]:
         """As `contexts["train"]`, from the tokenizer alone: the language model is not loaded."""

@@ -88,8 +88,11 @@ def _harvest(origin: Origin, config: MemoryConfig, lm: LMOnText, device: torch.d
     )
     refuse_empty(origin, lm.contexts)
     builder, progress = RowsBuilder(origin, device), Progress.new(origin, lm.dtype)
-    with bar("activations", origin.tokens + origin.heldout_tokens, 0, "tokens") as progress_bar:
-        sharder = Sharder(origin, config, progress, lm.forward, progress_bar, builder.keep)
+    with (
+        bar("activations", origin.tokens + origin.heldout_tokens, 0, "tokens") as progress_bar,
+        lm.workers() as workers,
+    ):
+        sharder = Sharder(origin, config, progress, lm.forward, progress_bar, builder.keep, workers=workers)
         for split in SPLITS:
             sharder.add_split(split, lm.contexts[split])
     say_if_short(origin, progress, "training goes on with these")

@@ -1,7 +1,8 @@
 """From contexts to shards: the language model is run, outliers are dropped, and each group of contexts is permuted.
 
 A shard holds the activations of one group of consecutive contexts, permuted. Groups and their batches are fixed by
-position, and sums are kept in float64, so the shards are the same bytes on the disk and in memory, interrupted or not.
+position, and sums are kept in float64, so the shards are the same bytes on the disk and in memory, interrupted or not,
+with one worker or several.
 This file knows neither a language model nor a corpus: `saemd.activations.harvest` passes them in.
 """
 
@@ -10,8 +11,10 @@ from __future__ import annotations
 import importlib.metadata
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from itertools import islice
+from contextlib import closing
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import count, islice
 
 import numpy as np
 import torch
@@ -19,6 +22,7 @@ from torch import Tensor
 
 from saemd.activations.config import HarvestConfig
 from saemd.activations.manifest import SPLITS, Manifest, Origin, Outliers, Progress, Shard, Split, SplitName
+from saemd.activations.prefetch import prefetched
 from saemd.activations.shards import count_non_finite, to_bits
 from saemd.activations.statistics import Sums, norms
 from saemd.errors import UserError, bad_value
@@ -27,20 +31,40 @@ from saemd.progress import Bar
 Context = tuple[Tensor, Tensor]  # input_ids [T] int64, keep [T] bool: False where a token's activation is not wanted
 Forward = Callable[[Tensor], Tensor]  # input_ids [B, T] → activations [B, T, D]
 Keep = Callable[[SplitName, str, np.ndarray], str]  # split, file name and bfloat16 bits [N, D] of a shard → its sha256
+_AHEAD = 2  # batches for each worker: one that it runs, and one that waits while another worker's takes longer
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """The kept activations of some contexts."""
+
+    bits: np.ndarray  # [N, D]
+    norms: np.ndarray  # [N]
+    contexts: int
+    special: int  # tokens that are not kept
 
 
 @dataclass
 class _Group:
     """The activations collected so far for one shard."""
 
-    bits: list[np.ndarray]  # each [n, D]
-    norms: list[np.ndarray]  # each [n]
+    bits: list[np.ndarray] = field(default_factory=list)  # each [n, D]
+    norms: list[np.ndarray] = field(default_factory=list)  # each [n]
     contexts: int = 0
     special: int = 0
 
+    def add(self, batch: _Batch) -> None:
+        self.bits.append(batch.bits)
+        self.norms.append(batch.norms)
+        self.contexts += batch.contexts
+        self.special += batch.special
+
 
 class Sharder:
-    """Makes the shards of both splits. `keep` gets each one; `progress` says which exist, and `save` stores that."""
+    """Makes the shards of both splits. `keep` gets each one; `progress` says which exist, and `save` stores that.
+
+    With more than one worker, as many threads call `forward` at the same time, on batches ahead of the shard in work.
+    """
 
     def __init__(
         self,
@@ -51,9 +75,10 @@ class Sharder:
         bar: Bar,
         keep: Keep,
         save: Callable[[], None] = lambda: None,
+        workers: int = 1,
     ) -> None:
         self.origin, self.progress, self.forward, self.bar = origin, progress, forward, bar
-        self.keep, self.save = keep, save
+        self.keep, self.save, self.workers = keep, save, workers
         self.sums = Sums.from_json(progress.sums)
         self.shard_contexts = config.shard_tokens // config.context_length
         self.batch_contexts = max(1, config.lm_batch_tokens // config.context_length)
@@ -68,14 +93,17 @@ class Sharder:
         if split.contexts:
             self.bar.note("skipping the contexts that are done")
             next(islice(stream, split.contexts, split.contexts), None)
-        while split.tokens < wanted and not self.progress.ended[name]:
-            group = self._collect(name, stream, wanted - split.tokens)
-            if group.contexts:
-                self._finish(name, split, group, wanted - split.tokens)
-            if not split.tokens and self.progress.ended[name]:
-                raise without_context(self.origin, name, split.contexts)
-            self.progress.sums = self.sums.to_json()
-            self.save()
+        ahead = 0 if self.workers == 1 else _AHEAD * self.workers
+        makers = self._batches(name, stream)
+        with closing(prefetched(makers, ahead, self.workers, "language model")) as batches:
+            while split.tokens < wanted and not self.progress.ended[name]:
+                group = self._collect(name, batches, wanted - split.tokens)
+                if group.contexts:
+                    self._finish(name, split, group, wanted - split.tokens)
+                if not split.tokens and self.progress.ended[name]:
+                    raise without_context(self.origin, name, split.contexts)
+                self.progress.sums = self.sums.to_json()
+                self.save()
 
     def manifest(self) -> Manifest:
         """What is recorded of the shards when both splits are complete."""
@@ -90,23 +118,33 @@ class Sharder:
             versions={name: importlib.metadata.version(name) for name in ("torch", "transformers", "numpy")},
         )
 
-    def _collect(self, name: SplitName, stream: Iterator[Context], missing: int) -> _Group:
+    def _batches(self, name: SplitName, stream: Iterator[Context]) -> Iterator[Callable[[], _Batch]]:
+        """A function for each batch of contexts that runs the language model on it. No batch is of two shards."""
+        for shard in count(len(self.progress.splits[name].shards)):
+            missing = self.shard_contexts
+            while missing:
+                batch = list(islice(stream, min(self.batch_contexts, missing)))
+                if not batch:
+                    return
+                missing -= len(batch)
+                yield partial(self._run, batch, f"{name}-{shard:05d}.bin")
+
+    def _run(self, contexts: list[Context], file: str) -> _Batch:
+        ids_BT = torch.stack([context[0] for context in contexts])
+        keep_BT = torch.stack([context[1] for context in contexts])
+        bits_ND = kept_bits(self.forward, ids_BT, keep_BT, self.origin, self.progress.lm_dtype, file)
+        return _Batch(bits_ND, norms(bits_ND), len(contexts), keep_BT.numel() - len(bits_ND))
+
+    def _collect(self, name: SplitName, batches: Iterator[_Batch], missing: int) -> _Group:
         """The activations of up to a shard's contexts; fewer contexts where they hold all the missing tokens."""
-        group = _Group([], [])
+        group = _Group()
         while group.contexts < self.shard_contexts:
-            batch = list(islice(stream, min(self.batch_contexts, self.shard_contexts - group.contexts)))
-            if not batch:
+            batch = next(batches, None)
+            if batch is None:
                 self.progress.ended[name] = True
                 break
-            ids_BT = torch.stack([context[0] for context in batch])
-            keep_BT = torch.stack([context[1] for context in batch])
-            file = f"{name}-{len(self.progress.splits[name].shards):05d}.bin"
-            bits_ND = kept_bits(self.forward, ids_BT, keep_BT, self.origin, self.progress.lm_dtype, file)
-            group.bits.append(bits_ND)
-            group.norms.append(norms(bits_ND))
-            group.contexts += len(batch)
-            group.special += keep_BT.numel() - len(bits_ND)
-            self._advance(len(bits_ND))
+            group.add(batch)
+            self._advance(len(batch.bits))
             kept = np.concatenate(group.norms)
             if (kept <= self._outliers(kept).limit_or_inf).sum() >= missing:
                 break

@@ -38,11 +38,12 @@ def write_cache(
     contexts: Mapping[SplitName, Callable[[], Iterator[Context]]],
     forward: Forward,
     lm_dtype: str,
+    workers: int = 1,
 ) -> None:
     """Write, or resume writing, the cache of `origin` in `folder`. A finished cache stays as it is.
 
     `contexts["train"]()` and `contexts["heldout"]()` return the contexts in a fixed order, from the first one. The
-    caller holds `lock(folder)`.
+    caller holds `lock(folder)`. With more than one worker, as many threads call `forward` at the same time.
 
     Raises `UserError` for too little disk, a folder that cannot be written, a corpus without a whole context, and
     activations that are NaN, infinite or of another width.
@@ -71,7 +72,7 @@ def write_cache(
         write_json(folder / PROGRESS, progress)
 
     with bar("activations", origin.tokens + origin.heldout_tokens, done, "tokens") as progress_bar:
-        sharder = Sharder(origin, config, progress, forward, progress_bar, keep, save)
+        sharder = Sharder(origin, config, progress, forward, progress_bar, keep, save, workers)
         for split in SPLITS:
             sharder.add_split(split, contexts[split])
     write_json(folder / MANIFEST, sharder.manifest())

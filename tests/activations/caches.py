@@ -53,9 +53,10 @@ def write(
     config: ActivationsConfig = CONFIG,
     forward: Callable[[Tensor], Tensor] = forward,
     n_contexts: int = 500,
+    workers: int = 1,
 ) -> Path:
     sources: dict[SplitName, partial] = {split: partial(contexts, split, n_contexts) for split in SPLITS}
-    write_cache(folder, origin(config), config, sources, forward, "float32")
+    write_cache(folder, origin(config), config, sources, forward, "float32", workers)
     return folder
 
 
