@@ -15,14 +15,15 @@ from torch import nn
 _MOST = 16  # each holds the states of one batch: 0.2 GB at Gemma-2-2B's size
 
 
+def worker_count(device: str) -> int:
+    """A CPU has one worker for each of torch's threads, 16 at most; a GPU has one."""
+    return 1 if torch.device(device).type == "cuda" else min(torch.get_num_threads(), _MOST)
+
+
 @contextmanager
 def divided_threads(device: str) -> Generator[int]:
-    """Divide torch's threads among workers in the block. Gives the number of workers.
-
-    A CPU has one worker a thread, 16 at most; a GPU has one. A worker must be a thread that begins in the block.
-    """
-    threads = torch.get_num_threads()
-    workers = 1 if torch.device(device).type == "cuda" else min(threads, _MOST)
+    """In the block, divide torch's threads among the workers: threads that begin in the block. Gives their number."""
+    threads, workers = torch.get_num_threads(), worker_count(device)
     torch.set_num_threads(threads // workers)
     try:
         yield workers

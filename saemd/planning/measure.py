@@ -6,6 +6,8 @@ import copy
 import hashlib
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -15,12 +17,14 @@ import torch
 from torch import Tensor, nn
 
 from saemd.activations.cache import ActivationCache
+from saemd.activations.config import OnlineConfig
 from saemd.activations.manifest import MANIFEST
 from saemd.activations.shards import count_non_finite, to_bits
 from saemd.activations.statistics import Sums, norms
 from saemd.config import Config
 from saemd.corpus import contexts, some_documents
 from saemd.lm.load import fastest_dtype, load_lm, residual_stream
+from saemd.lm.workers import divided_threads, sharing_weights
 from saemd.planning.model import LanguageModel, build
 from saemd.planning.work import Harvest
 from saemd.stability import match
@@ -73,9 +77,12 @@ def harvest_seconds(harvest: Harvest, seconds: float) -> HarvestSeconds:
     in_a_pass = max(1, config.activations.lm_batch_tokens // length)
     x_ND: list[Tensor] = []
 
+    def one_pass(worker: nn.Module, ids_BT: Tensor) -> Tensor:
+        return residual_stream(worker, built - 1, ids_BT)[:, 1:].flatten(0, 1).cpu()
+
     def forward() -> None:
-        ids_BT = torch.randint(0, len(table.weight), (in_a_pass, length), generator=generator)
-        x_ND.append(residual_stream(lm, built - 1, ids_BT)[:, 1:].flatten(0, 1).cpu())
+        batches = [torch.randint(0, len(table.weight), (in_a_pass, length), generator=generator) for _ in copies]
+        x_ND.extend(threads.map(one_pass, copies, batches))
 
     def keep() -> None:
         """What is done with activations behind the model, but for the writing itself."""
@@ -84,8 +91,11 @@ def harvest_seconds(harvest: Harvest, seconds: float) -> HarvestSeconds:
         Sums.zero(bits_ND.shape[1]).add(bits_ND, norms(bits_ND))
         hashlib.sha256(bits_ND[torch.randperm(len(bits_ND), generator=generator).numpy()].data.cast("B")).hexdigest()
 
-    first = _mean_seconds(forward, 0.0, device)  # one pass, slower than the others
-    passes = _mean_seconds(forward, 0.8 * seconds - first, device)
+    is_online = isinstance(config.activations, OnlineConfig)  # its blocks are harvested by one thread
+    with nullcontext(1) if is_online else divided_threads(device) as workers, ThreadPoolExecutor(workers) as threads:
+        copies = [sharing_weights(lm) for _ in range(workers)]
+        first = _mean_seconds(forward, 0.0, device)  # a pass of each worker, slower than the others
+        passes = _mean_seconds(forward, 0.8 * seconds - first, device) / workers
     kept = _mean_seconds(keep, 0.1 * seconds, device)
     made = _without_outliers(torch.cat(x_ND)) if is_real else x_ND[0][:0].float()
     return HarvestSeconds(once, (passes * layers / built + kept) / in_a_pass, made)
