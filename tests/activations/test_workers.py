@@ -12,14 +12,14 @@ import pytest
 import torch
 
 from saemd.activations.config import ActivationsConfig
-from saemd.activations.harvest import LMOnText
+from saemd.activations.harvest import LMOnText, ensure_cache
 from saemd.corpus.config import CorpusConfig
 from saemd.errors import UserError
 from saemd.lm.config import LMConfig
 from saemd.lm.load import residual_stream
 from tests.activations.caches import CONFIG, forward, write
 from tests.lm.models import FOLDER
-from tests.pipeline import save_model
+from tests.pipeline import save_jsonl, save_model
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -84,14 +84,29 @@ def test_bad_activations_are_named_by_their_shard(tmp_path: Path) -> None:
 
 
 @pytest.fixture
-def lm(tmp_path: Path) -> LMOnText:
-    folder = save_model(tmp_path / "model", FOLDER)
-    config = ActivationsConfig(context_length=16)
+def model(tmp_path: Path) -> LMConfig:
+    return LMConfig(str(save_model(tmp_path / "model", FOLDER)))
+
+
+def test_a_cache_has_the_same_bytes_with_any_number_of_threads(tmp_path: Path, model: LMConfig) -> None:
+    corpus = CorpusConfig(name="text", path=str(save_jsonl(tmp_path / "text.jsonl", 200)))
+    config = ActivationsConfig(
+        tokens=4000, heldout_tokens=200, context_length=16, lm_batch_tokens=64, shard_tokens=512, lm_dtype="float32"
+    )
+    before, written = torch.get_num_threads(), list[dict[str, bytes]]()
+    try:
+        for threads in (1, 3):
+            torch.set_num_threads(threads)
+            cache = ensure_cache(model, 1, corpus, config, tmp_path / str(threads), accelerator="cpu")
+            written.append(contents(cache.path))
+    finally:
+        torch.set_num_threads(before)
+    assert written[0] == written[1]
+
+
+def test_threads_run_the_language_model_at_the_same_time(tmp_path: Path, model: LMConfig) -> None:
     corpus = CorpusConfig(name="none", path=str(tmp_path / "text.jsonl"))
-    return LMOnText(LMConfig(str(folder)), 1, corpus, config, tmp_path / "cache", "cpu", "float32")
-
-
-def test_threads_run_the_language_model_at_the_same_time(lm: LMOnText) -> None:
+    lm = LMOnText(model, 1, corpus, ActivationsConfig(context_length=16), tmp_path, "cpu", "float32")
     vocabulary = lm.lm.model.get_input_embeddings().weight.shape[0]  # type: ignore[operator]
     batches = [torch.randint(3, vocabulary, (2, 16), generator=torch.Generator().manual_seed(i)) for i in range(12)]
     together = Barrier(3)
