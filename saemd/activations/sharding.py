@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import importlib.metadata
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import closing
 from dataclasses import dataclass, field
 from functools import partial
@@ -93,9 +93,7 @@ class Sharder:
         if split.contexts:
             self.bar.note("skipping the contexts that are done")
             next(islice(stream, split.contexts, split.contexts), None)
-        ahead = 0 if self.workers == 1 else _AHEAD * self.workers
-        makers = self._batches(name, stream)
-        with closing(prefetched(makers, ahead, self.workers, "language model")) as batches:
+        with closing(self._harvested(name, stream, wanted - split.tokens)) as batches:
             while split.tokens < wanted and not self.progress.ended[name]:
                 group = self._collect(name, batches, wanted - split.tokens)
                 if group.contexts:
@@ -117,6 +115,18 @@ class Sharder:
             statistics=self.sums.statistics(),
             versions={name: importlib.metadata.version(name) for name in ("torch", "transformers", "numpy")},
         )
+
+    def _harvested(self, name: SplitName, stream: Iterator[Context], missing: int) -> Generator[_Batch]:
+        """The batches in order. The last ones, which the missing tokens may not need, run one at a time when asked for.
+
+        Run ahead, they would be thrown away at the end of a split: two batches a worker.
+        """
+        makers = self._batches(name, stream)
+        certain = -(-missing // (self.batch_contexts * self.origin.context_length))
+        ahead = 0 if self.workers == 1 else _AHEAD * self.workers
+        yield from prefetched(islice(makers, certain), ahead, self.workers, "language model")
+        for make in makers:
+            yield make()
 
     def _batches(self, name: SplitName, stream: Iterator[Context]) -> Iterator[Callable[[], _Batch]]:
         """A function for each batch of contexts that runs the language model on it. No batch is of two shards."""
