@@ -22,6 +22,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import nullcontext
 from datetime import date
 from itertools import islice
 from pathlib import Path
@@ -35,6 +36,7 @@ from saemd.activations.config import ActivationsConfig
 from saemd.activations.order import Part, batched
 from saemd.activations.shards import disk_bytes
 from saemd.composition import compose_all
+from saemd.lm.workers import divided_threads
 
 sys.path.insert(0, str(Path(__file__).parent))
 from step import processor
@@ -43,8 +45,12 @@ B = 2048
 
 
 def written(tokens: int) -> dict[str, float]:
-    """Seconds of a whole harvest behind its first batch, and those in the model's forward pass."""
+    """Seconds of a whole harvest behind its first batch, and those in the model's forward pass.
+
+    One pass at a time, on all cores: of workers that run at the same time, the seconds would overlap.
+    """
     (config,) = compose_all([])
+    harvest.divided_threads = lambda device: nullcontext(1)
     in_model, began = [0.0], [0.0]
     real = harvest.residual_stream
 
@@ -64,7 +70,7 @@ def written(tokens: int) -> dict[str, float]:
             (Path(aside) / name).symlink_to(Path(config.cache_root) / name)
         harvest.ensure_cache(config.lm, config.layer, config.corpus, wanted, Path(aside))
     total = time.perf_counter() - began[0]
-    harvest.residual_stream = real
+    harvest.residual_stream, harvest.divided_threads = real, divided_threads
     return {"tokens": tokens, "seconds": total, "in_model": in_model[0], "over_forward": total / in_model[0] - 1}
 
 
