@@ -69,7 +69,7 @@ def test_every_command_runs(world, console, tmp_path):
     runs = f"run_root={tmp_path / 'runs'}"
     code, out, err = console("train", "-m", *world, "init=uniform", "tokens=4096", "seed=0,1", runs)
     assert (code, "seed=1  L0" in err, "report.html" in out) == (0, True, True)
-    code, out, _ = console("plan", "--no-measure", *world, "init=uniform", "seed=1", runs)
+    code, out, _ = console("plan", "--no-measure", *world, "init=uniform", "tokens=4096", "seed=1", runs)
     assert (code, "everything" in out) == (0, True)
     assert console("cache", *world)[1].rstrip().endswith("tokens of width 16")
     code, out, _ = console("stability", runs)

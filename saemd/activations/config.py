@@ -6,12 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from omegaconf import MISSING
-
 from saemd.errors import bad_value
 
 LM_DTYPES = ("auto", "float32", "bfloat16")
 DEVICES = ("cpu", "gpu")
+MISSING: Any = "???"  # as omegaconf writes it, which is not needed to read activations
 
 
 @dataclass
