@@ -37,7 +37,7 @@ class JoinedStream:
         return {"members": [states[place] for place in self.places]}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        for stream, place in zip(self.streams.values(), range(len(self.streams)), strict=True):
+        for place, stream in enumerate(self.streams.values()):
             stream.load_state_dict(state["members"][self.places.index(place)])
 
 

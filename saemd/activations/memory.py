@@ -72,10 +72,7 @@ def read_cache(cache: ActivationCache, device: torch.device) -> Rows:
 
 
 class MemoryActivations(ShardedSource):
-    """Activations in memory, as `ShardedSource`. Batches are on the rows' device.
-
-    `batches`, `index` and `gather` serve many SAEs at once: each has its own seed, and so its own rows.
-    """
+    """Activations in memory, as `ShardedSource`. Batches are on the rows' device."""
 
     def __init__(
         self,
@@ -106,16 +103,6 @@ class MemoryActivations(ShardedSource):
             x_BD[row : row + tokens] = self.rows.values[split][start + first : start + first + tokens]
             row += tokens
         return x_BD.mul_(float(self.factor))
-
-    def index(self, parts: list[Part]) -> Tensor:
-        """The row numbers of these parts in their split, int64 [B], on the CPU."""
-        firsts = (self._places[shard.file][1] + first for shard, first, _ in parts)
-        return torch.cat([torch.arange(a, a + part.tokens) for a, part in zip(firsts, parts, strict=True)])
-
-    def gather(self, index_B: Tensor, split: SplitName = "train") -> Tensor:
-        """These rows times `factor`, float32 [B, D], on the rows' device."""
-        values_ND = self.rows.values[split]
-        return values_ND[index_B.to(values_ND.device)].float().mul_(float(self.factor))
 
     def bits(self, shard: Shard) -> np.ndarray:
         split, first = self._places[shard.file]

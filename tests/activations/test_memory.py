@@ -11,9 +11,8 @@ from saemd import jobs
 from saemd.activations import harvest_memory, sizes
 from saemd.activations.cache import ActivationCache
 from saemd.activations.memory import MemoryActivations, read_cache
-from saemd.activations.order import Part
 from saemd.composition import compose_all
-from tests.activations.caches import make, numbers
+from tests.activations.caches import make
 from tests.pipeline import same
 
 CPU = torch.device("cpu")
@@ -57,16 +56,6 @@ def test_a_stream_goes_on_from_the_other_sources_state(cache):
     old = {key: value for key, value in begun.state_dict().items() if key != "lm_dtype"}  # of an earlier version
     resumed.load_state_dict(old)
     assert torch.equal(torch.cat(list(resumed)), torch.cat(list(whole)[5:]))
-
-
-def test_index_and_gather_serve_any_rows(cache):
-    memory = MemoryActivations(read_cache(cache, CPU))
-    first, second = cache.manifest.splits["train"].shards[:2]
-    index = memory.index([Part(second, 3, 2), Part(first, 0, 1)])
-    assert index.tolist() == [first.tokens + 3, first.tokens + 4, 0]
-    assert numbers(memory.gather(index) * memory.scale) == numbers(
-        cache.make([Part(second, 3, 2), Part(first, 0, 1)]) * cache.scale
-    )
 
 
 def test_a_run_from_memory_is_the_run_from_the_cache(world, command, tmp_path, capsys):

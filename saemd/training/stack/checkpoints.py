@@ -11,15 +11,14 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch.plugins.io import CheckpointIO
 from torch import Tensor
 
 from saemd.files import replacing, save_torch
 from saemd.runs import CHECKPOINT
-from saemd.training.checkpoints import load_plain
+from saemd.training.checkpoints import SafeCheckpoints, load_plain
 
 
-class StackCheckpoints(CheckpointIO):
+class StackCheckpoints(SafeCheckpoints):
     """Lightning's door to the checkpoints of the runs in `folders`, but those whose numbers are in `failed`."""
 
     def __init__(self, folders: Sequence[Path], failed: Container[int]) -> None:
@@ -33,9 +32,6 @@ class StackCheckpoints(CheckpointIO):
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
         return stack_checkpoint([load_plain(folder / CHECKPOINT) for folder in self.folders])
-
-    def remove_checkpoint(self, path: Any) -> None:
-        raise AssertionError("nothing removes a run's checkpoint")
 
 
 def member_checkpoint(checkpoint: dict[str, Any], i: int) -> dict[str, Any]:

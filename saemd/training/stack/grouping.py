@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import torch
 
 from saemd.activations.config import OnlineConfig
+from saemd.activations.sizes import free_memory
 from saemd.config import Config, width
 from saemd.errors import bad_value
 from saemd.lm.load import lm_info
@@ -23,7 +23,7 @@ _OWN = {
     "recipe.grad_clip_norm", "together",
 }  # fmt: skip
 _OWN_GROUPS = ("init.", "folder.", "logger.")
-FREE_SHARE = 0.9  # of a GPU's free memory; the rest is for what the estimate leaves out
+FREE_SHARE = 0.9  # of the free memory; the rest is for what the estimate leaves out
 
 
 def stacks(configs: Sequence[Config], step_of: Callable[[Config], int]) -> list[list[Config]]:
@@ -58,25 +58,16 @@ def stack_bytes(config: Config, d_in: int, d_sae: int) -> int:
 
 def stack_size(config: Config) -> int:
     """How many SAEs a stack has at most. Raises `UserError` where `together` of them do not fit into the memory."""
-    info = lm_info(config.lm, Path(config.cache_root))
-    each, available = stack_bytes(config, info.d_model, width(config, info.mlp_width)), free_memory(config)
+    info, device = lm_info(config.lm, Path(config.cache_root)), torch.device("cuda" if on_gpu(config) else "cpu")
+    each, available = stack_bytes(config, info.d_model, width(config, info.mlp_width)), free_memory(device)
     most = max(1, int(FREE_SHARE * available / each))
     if config.together == "auto":
         return most if on_gpu(config) else 1  # on a CPU an SAE alone is faster
     assert isinstance(config.together, int)
     if config.together > most:
-        memory = (
-            f"so many SAEs take {config.together * each / 1e9:.1f} GB, there are {available / 1e9:.1f} GB of memory"
-        )
+        memory = f"so many SAEs take {config.together * each / 1e9:.1f} GB, {available / 1e9:.1f} GB of memory are free"
         raise bad_value("together", config.together, f"{memory}; {most} would fit")
     return config.together
-
-
-def free_memory(config: Config) -> int:
-    """Bytes that a stack may take: what is free on the GPU if there is one, else what the machine has."""
-    if on_gpu(config):
-        return torch.cuda.mem_get_info()[0]
-    return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
 def on_gpu(config: Config) -> bool:

@@ -1,6 +1,6 @@
 """`SAEAdam` of every SAE of a stack at once.
 
-Each member keeps an optimizer and a scheduler of its own, whose state are views of the stack's: a checkpoint of one
+Each member keeps an optimizer and a scheduler of its own, whose states are views of the stack's: a checkpoint of one
 member is what its own run would have written. Learning rates and Adam's corrections come from tables on the device, so
 that a step copies nothing to it.
 """
@@ -38,7 +38,7 @@ class StackAdam(torch.optim.Optimizer):
 
     def __init__(self, whole: SAE, members: Sequence[Member], steps: int) -> None:
         super().__init__(whole.parameter_groups(1.0), {"lr": 1.0})  # multiples of each member's learning rate
-        self.whole, self.members, self.steps, self.taken = whole, members, steps, 0
+        self.whole, self.members, self.taken = whole, members, 0
         self.recipe, self.beta1 = members[0].recipe, members[0].optimizer.beta1
         self.gradient_norm = torch.zeros(len(members))
         device = whole.W_dec.device
