@@ -23,7 +23,7 @@ from saemd.sae.rounded import RoundedCopies
 class Progress:
     """Where training stands: at `step` (from 0) of `steps`."""
 
-    step: int
+    step: Any  # int; in a captured step (`saemd.training.stack.captured`) a tensor without dimensions, on the GPU
     steps: int
 
 

@@ -48,7 +48,7 @@ class Penalty:
     """The sparsity term λ·(L0/target − 1)², and what its straight-through step looks at."""
 
     target_l0: Any  # of a stack: a tensor [S]
-    coefficient: float  # λ at this step, after its warm-up
+    coefficient: Any  # λ at this step, after its warm-up
     bandwidth: float = 0.001  # ε
     step_on: str = "pre"  # "pre": pre-activations; "post": JumpReLU's output, as dictionary_learning does
 

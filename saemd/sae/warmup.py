@@ -6,6 +6,8 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from saemd.errors import bad_value
 from saemd.sae.base import Progress, SAEConfig
 
@@ -44,10 +46,14 @@ class PenaltyConfig(SAEConfig):
     sparsity_warmup_steps: int = 5000
     sparsity_warmup_fraction: float = 0.1
 
-    def coefficient(self, at: Progress) -> float:
-        """λ at a step: it rises from 0 in the first step (as `dictionary_learning`'s `get_sparsity_warmup_fn`)."""
+    def coefficient(self, at: Progress) -> Any:
+        """λ at a step: it rises from 0 in the first step (as `dictionary_learning`'s `get_sparsity_warmup_fn`).
+
+        A number, or a tensor where the step is one.
+        """
         warmup = warmup_length(self, "sparsity", at.steps)
-        return self.sparsity_coefficient * (min(at.step / warmup, 1.0) if warmup else 1.0)
+        share = at.step / warmup if warmup else 1.0
+        return self.sparsity_coefficient * (share.clamp(max=1.0) if isinstance(share, Tensor) else min(share, 1.0))
 
     def check(self, steps: int, decay_start: int) -> None:
         if not 0 <= self.sparsity_coefficient < math.inf:

@@ -10,9 +10,11 @@ from saemd.sae import twins
 from saemd.sae.jumprelu_fast.gpu import HalfLoss
 from saemd.sae.registry import ARCHITECTURES
 from saemd.training import callbacks, optimizer
+from saemd.training.stack import captured
 from saemd.training.stack import module as stack_module
 from saemd.training.stack import optimizer as stack_optimizer
 from tests.pipeline import same, weights
+from tests.training.tape import Recording, record
 
 # Three jobs that differ in start, target, learning rate and seeds; the plain reference is what a stack on a CPU runs.
 SWEEP = {
@@ -176,13 +178,19 @@ def test_each_run_has_its_own_log(sweep):
     assert len({tuple(curve) for curve in curves}) == 4
 
 
-def test_the_gpu_passes_train_stacks(sweep, monkeypatch):
-    """The way of a GPU, on the CPU: the whole stack by compiled passes against single runs by the same passes."""
+@pytest.fixture
+def as_on_a_gpu(monkeypatch):
+    """The way of a GPU, on the CPU: passes for whole stacks, whose steps are recorded and repeated."""
     for module in (optimizer, stack_optimizer):
         monkeypatch.setattr(module, "multiplies_bfloat16", lambda device: True)
     monkeypatch.setattr(optimizer.SAEAdam, "_by_kernels", optimizer.SAEAdam._by_passes)
     monkeypatch.setattr(twins, "_twin", lambda architecture, device: HalfLoss(torch.float32))
     monkeypatch.setattr(stack_module.StackTraining, "_on_gpu", lambda self: True)
+    monkeypatch.setattr(captured.CapturedStep.__init__, "__defaults__", (record,))
+
+
+def test_the_gpu_passes_train_stacks(sweep, as_on_a_gpu):
+    """The whole stack, captured, against single runs by the same passes."""
     more = ["recipe.fast=true", "tokens=1280"]
     alone, together = sweep("alone", *more), sweep("together", *more, "together=4")
     for run in runs(alone):
@@ -190,6 +198,35 @@ def test_the_gpu_passes_train_stacks(sweep, monkeypatch):
         for name, value in theirs.items():
             torch.testing.assert_close(ours[name], value, rtol=1e-3, atol=1e-5)
         assert not same(alone / run, together / run)
+
+
+def test_a_captured_step_is_the_step(sweep, as_on_a_gpu, monkeypatch):
+    """Bit for bit, through warm-ups and the decay of learning rates, with figures of logged steps in between."""
+    more = ["recipe.fast=true", "together=4", "logger=csv", "sae.sparsity_warmup_fraction=0.5"]
+    replays = []
+    monkeypatch.setattr(Recording, "replay", lambda self, replay=Recording.replay: (replays.append(1), replay(self)))
+    recorded = sweep("recorded", *more)
+    assert len(replays) == 100 - 11 - captured.EAGER_STEPS - 1  # all steps but the logged ones and the first three
+    monkeypatch.setattr(captured, "EAGER_STEPS", 1000)
+    eager = sweep("eager", *more)
+    assert len(runs(eager)) == 4
+    for run in runs(eager):
+        assert same(recorded / run, eager / run)
+        logs = [next((root / run).rglob("metrics.csv")).read_text().splitlines() for root in (recorded, eager)]
+        losses = [[row["train/loss"] for row in csv.DictReader(log) if row["train/loss"]] for log in logs]
+        assert losses[0] == losses[1]
+
+
+def test_a_captured_stack_goes_on_after_a_kill(sweep, as_on_a_gpu, killed_at, monkeypatch):
+    more = ["recipe.fast=true", "together=4"]
+    whole = sweep("whole", *more)
+    as_it_is = callbacks.TimedCheckpoint.on_train_batch_end
+    killed_at(45, 70)
+    sweep("killed", *more, code=1)
+    monkeypatch.setattr(callbacks.TimedCheckpoint, "on_train_batch_end", as_it_is)
+    killed = sweep("killed", *more)
+    assert len(runs(whole)) == 4
+    assert all(same(whole / run, killed / run) for run in runs(whole))
 
 
 @pytest.mark.parametrize("beta1", [0.0, 0.9])

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import lightning as pl
+import torch
 from lightning.pytorch.loggers import Logger
 from torch import Tensor, nn
 
@@ -16,6 +17,7 @@ from saemd.sae.stack import joined, stack
 from saemd.sae.twins import Twin, fast_twin
 from saemd.training.figures import batch_figures
 from saemd.training.module import SAETraining, is_logged
+from saemd.training.stack.captured import CapturedStep
 from saemd.training.stack.optimizer import Member, StackAdam
 
 
@@ -35,6 +37,7 @@ class StackTraining(pl.LightningModule):
         self.schedule = members[0].schedule
         self.failed = failed
         self.twin: Twin | None = None
+        self.captured: CapturedStep | None = None
         self.last_figures: dict[str, float] = {}
 
     def running(self) -> list[tuple[int, SAETraining]]:
@@ -68,17 +71,46 @@ class StackTraining(pl.LightningModule):
 
     def on_train_start(self) -> None:
         self.twin = fast_twin(self.sae, self.device) if self._members()[0].recipe.fast and self._on_gpu() else None
+        self.captured = CapturedStep(self._whole_step) if self.twin else None
+        self.optimizer.join()
         for member in self._members():
             member.start_clock(self.global_step)
 
     def _on_gpu(self) -> bool:  # the kernels for a CPU take one SAE
         return self.device.type == "cuda"
 
+    def optimizer_step(
+        self, epoch: int, batch_idx: int, optimizer: Any, optimizer_closure: Callable[[], Any] | None = None
+    ) -> None:
+        """Where the step is captured, `training_step`, called by the closure, does it all.
+
+        Logged steps are not captured, since their figures show the parts of the loss.
+        """
+        self._log_now = is_logged(Progress(self.global_step, self.schedule.steps))
+        self._captured_now = self.captured and not self._log_now
+        if self._captured_now:
+            assert optimizer_closure
+            optimizer_closure()
+            self.optimizer.taken += 1
+        else:
+            super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
+
+    def _whole_step(self, x_SBD: Tensor) -> Tensor:
+        """Loss, gradients and the optimizer's step, without a number that the host changes."""
+        assert self.twin
+        loss = self.twin(self.sae, x_SBD, at := Progress(self.optimizer.count, self.schedule.steps))
+        self._last_fired.copy_(torch.where(loss.fired, at.step, self._last_fired))  # masked_fill_ would wait
+        loss.backward(self.sae)
+        self.optimizer.step_by_passes()
+        return loss.total.sum()
+
     def training_step(self, x_SBD: Tensor, batch_idx: int) -> Tensor:
+        if self._captured_now:
+            assert self.captured
+            return self.captured(x_SBD)
         at = Progress(self.global_step, self.schedule.steps)
         loss = self._loss = self.twin(self.sae, x_SBD, at) if self.twin else self.sae.objective(x_SBD, at)
         self._last_fired.masked_fill_(loss.fired, at.step)
-        self._log_now = is_logged(at)
         if self._log_now:
             names, values = batch_figures(
                 self.sae, loss, x_SBD, at, mean_D=self._members()[0].mean, last_fired=self._last_fired, **self._starts
@@ -99,7 +131,8 @@ class StackTraining(pl.LightningModule):
             self.last_figures = member.last_figures
 
     def backward(self, loss: Tensor, *_: Any, **__: Any) -> None:
-        self._loss.backward(self.sae)
+        if not self._captured_now:
+            self._loss.backward(self.sae)
 
     def on_train_batch_end(self, outputs: Any, batch: Tensor, batch_idx: int) -> None:
         if not self._log_now and self.global_step < self.schedule.steps:

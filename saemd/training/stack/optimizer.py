@@ -1,8 +1,8 @@
 """`SAEAdam` of every SAE of a stack at once.
 
 Each member keeps an optimizer and a scheduler of its own, whose states are views of the stack's: a checkpoint of one
-member is what its own run would have written. Learning rates and Adam's corrections come from tables on the device, so
-that a step copies nothing to it.
+member is what its own run would have written. Learning rates and Adam's corrections come from tables on the device, and
+so does the number of the step, so that a step copies nothing to it and can be captured.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ class StackAdam(torch.optim.Optimizer):
     """Steps the stack `whole`, whose SAEs the `members` are, for `steps` steps in all.
 
     The recipes may differ in learning rates, schedules, clipping, β₂ and ε. `gradient_norm` [S] is the last step's,
-    before clipping, after the projection.
+    before clipping, after the projection. `taken` counts the steps, and so does `count`, on the device.
     """
 
     def __init__(self, whole: SAE, members: Sequence[Member], steps: int) -> None:
@@ -42,6 +42,7 @@ class StackAdam(torch.optim.Optimizer):
         self.recipe, self.beta1 = members[0].recipe, members[0].optimizer.beta1
         self.gradient_norm = torch.zeros(len(members))
         device = whole.W_dec.device
+        self.count = torch.zeros((), dtype=torch.long, device=device)
 
         def numbers(key: str) -> Tensor:  # [S]
             return torch.tensor([getattr(member.recipe, key) for member in members], device=device)
@@ -60,17 +61,16 @@ class StackAdam(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        if not self.state:
-            self._join()
         if self.recipe.fast and multiplies_bfloat16(self.whole.W_dec.device.type):
-            self._by_passes()
+            self.step_by_passes()
         else:
             self._one_by_one()
         self.taken += 1
         return loss
 
-    def _join(self) -> None:
-        """Let the members' states, new or from checkpoints, share the stack's memory."""
+    @torch.no_grad()
+    def join(self) -> None:
+        """Let the members' states, new or from checkpoints, share the stack's memory: once, before the first step."""
         names = {id(parameter): name for name, parameter in self.whole.named_parameters()}
         for group in self.param_groups:
             for parameter in group["params"]:
@@ -79,6 +79,7 @@ class StackAdam(torch.optim.Optimizer):
                 self.state[parameter] = {
                     key: joined([state[key] for state in states]) for key in states[0] if key != "step"
                 }
+        self.count.fill_(self.taken)
 
     def _one_by_one(self) -> None:
         """Each member's own optimizer, on its part of the gradients: the reference."""
@@ -92,15 +93,18 @@ class StackAdam(torch.optim.Optimizer):
             member.optimizer.plain_step()
         self.gradient_norm = torch.tensor([member.optimizer.gradient_norm for member in self.members])
 
-    def _by_passes(self) -> None:
+    @torch.no_grad()
+    def step_by_passes(self) -> None:
+        """The whole step on the device; nothing waits for it. `taken` is left to the caller."""
         from saemd.training import optimizer_passes as passes
 
-        lrs = [self._lr[self.taken] * group["lr"] for group in self.param_groups]
+        lr, correction = (table.index_select(0, self.count.view(1))[0] for table in (self._lr, self._correction))
         self.gradient_norm = passes.step_(
-            self.whole, self.param_groups, self.state, lrs, self._correction[self.taken], self._clip, self.beta1,
-            self._beta2, self._eps,
+            self.whole, self.param_groups, self.state, [lr * group["lr"] for group in self.param_groups], correction,
+            self._clip, self.beta1, self._beta2, self._eps,
         )  # fmt: skip
         self.whole.after_step()
+        self.count += 1
 
     def state_dict(self) -> dict[str, Any]:
         """The members' own optimizer and scheduler states, as their runs' checkpoints have them."""
@@ -117,8 +121,8 @@ class StackAdam(torch.optim.Optimizer):
         return {"members": states}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Takes what `state_dict` gives, before the first step."""
-        assert not self.state, "a stack that has made steps takes no other state"
+        """Takes what `state_dict` gives, before `join`."""
+        assert not self.state, "a stack whose states are joined takes no others"
         for member, (optimizer, scheduler) in zip(self.members, state_dict["members"], strict=True):
             member.optimizer.load_state_dict(optimizer)
             member.scheduler.load_state_dict(scheduler)
