@@ -9,10 +9,12 @@ from typing import Any
 from lightning.pytorch.loggers import Logger
 
 from saemd.config import Config
+from saemd.errors import UserError
 from saemd.report.figures import draw_pairs
 from saemd.runs import run_dir
+from saemd.sae import twins
 from saemd.stability import compare_run
-from saemd.training import run
+from saemd.training import record, run
 from saemd.training.callbacks import AtEnd
 from saemd.training.module import SAETraining
 from saemd.training.stack import train as stack_train
@@ -35,7 +37,17 @@ class CompareSiblings(AtEnd):
 
 
 def train(config: Config) -> dict[str, Any]:
-    """`saemd.training.run.train`, and the comparison; returns `metrics.json`'s content."""
+    """`saemd.training.run.train`, and the comparison; returns `metrics.json`'s content.
+
+    Where a GPU's step can be captured, an SAE alone is a stack of one.
+    """
+    if config.recipe.fast and twins.has_gpu_twin(config.sae.name, run.training_device(config)):
+        if (metrics := record.finished(config)) is not None:
+            return metrics
+        (outcome,) = train_together([config])
+        if isinstance(outcome, UserError):
+            raise outcome
+        return outcome
     return run.train(config, [CompareSiblings(config)])
 
 

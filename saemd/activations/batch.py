@@ -29,6 +29,16 @@ class BatchPlan:
             [(file.fd, disk_bytes(first, self.d_in), disk_bytes(tokens, self.d_in)) for file, first, tokens in parts]
         )
 
+    def raw(self) -> Tensor:
+        """The tokens as they are stored, bfloat16 [B, D], in pinned memory where there is a GPU. Raises `UserError`."""
+        x_BD = torch.empty(self.tokens, self.d_in, dtype=torch.bfloat16, pin_memory=torch.cuda.is_available())
+        bits_BD, row = x_BD.view(torch.uint16).numpy(), 0
+        for file, first, tokens in self.parts:
+            file.check()
+            file.read(first, bits_BD[row : row + tokens])
+            row += tokens
+        return x_BD
+
     def announce(self) -> None:
         """Ask the system to bring the tokens from the disk into its page cache, without waiting for them."""
         if kernels := _kernels():
@@ -56,8 +66,8 @@ class BatchPlan:
             row += tokens
 
 
-def readers(plans: Iterator[BatchPlan], factor: np.float32, announced: int) -> Iterator[Maker]:
-    """One function per plan that reads its batch. `announced` plans are announced to the disk before they are read."""
+def readers(plans: Iterator[BatchPlan], factor: np.float32 | None, announced: int) -> Iterator[Maker]:
+    """One function per plan that reads its batch, raw without a factor. `announced` plans are announced to the disk."""
     coming = deque(islice(plans, announced))
     for plan in coming:
         plan.announce()
@@ -68,10 +78,10 @@ def readers(plans: Iterator[BatchPlan], factor: np.float32, announced: int) -> I
         yield partial(_read, plan, later, factor)
 
 
-def _read(plan: BatchPlan, later: BatchPlan | None, factor: np.float32) -> Tensor:
+def _read(plan: BatchPlan, later: BatchPlan | None, factor: np.float32 | None) -> Tensor:
     if later:
         later.announce()
-    return plan.read(factor)
+    return plan.raw() if factor is None else plan.read(factor)
 
 
 @cache

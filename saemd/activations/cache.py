@@ -62,9 +62,9 @@ class ActivationCache(ShardedSource):
                 shards.check_size(path / shard.file, shard.tokens, cache.d_in)
         return cache
 
-    def makers(self, batches: Iterator[list[Part]], batch_size: int) -> Iterator[Maker]:
+    def makers(self, batches: Iterator[list[Part]], batch_size: int, raw: bool) -> Iterator[Maker]:
         announced = 1 + min(_ANNOUNCED_BYTES // disk_bytes(batch_size, self.d_in), _MOST_ANNOUNCED)
-        return readers(map(self.plan, batches), self.factor, announced)
+        return readers(map(self.plan, batches), None if raw else self.factor, announced)
 
     def make(self, parts: list[Part]) -> Tensor:
         return self.plan(parts).read(self.factor)

@@ -14,6 +14,7 @@ from saemd.activations.memory import MemoryActivations, Rows, RowsBuilder, read_
 from saemd.activations.sharding import Sharder
 from saemd.activations.shards import disk_bytes
 from saemd.activations.sizes import free_memory, human
+from saemd.activations.source import Source
 from saemd.activations.write import refuse_empty, say_if_short
 from saemd.corpus.config import CorpusConfig
 from saemd.errors import bad_value
@@ -21,6 +22,7 @@ from saemd.lm.config import LMConfig
 from saemd.progress import bar, print_line
 
 _HEADROOM = 1.1  # of free memory over what the activations take: for the language model and the shard in work
+RESIDENT_SHARE = 0.5  # of a GPU's free memory, which a cache on disk may take there
 _last: list[Rows] = []  # of the last job of this process, for the next one: at most one
 
 
@@ -51,6 +53,23 @@ def open_memory(
             lm = LMOnText(lm_config, layer, corpus_config, config, cache_root, lm_device(accelerator), config.lm_dtype)
             _last.append(_harvest(origin, config, lm, device))
     return MemoryActivations(_last[0], config.window_tokens, config.prefetch_batches)
+
+
+def resident(source: Source, device: torch.device) -> Source:
+    """A cache on disk, moved to the GPU's memory if it takes less than `RESIDENT_SHARE` of what is free there.
+
+    The batches stay the same. Any other source, and any on a CPU, is returned as it is.
+    """
+    if device.type != "cuda" or not isinstance(source, ActivationCache):
+        return source
+    if not _is_held(source.origin, device):
+        needed = disk_bytes(source.n_train + source.n_heldout, source.d_in)
+        if needed > RESIDENT_SHARE * free_memory(device):
+            return source
+        print_line(f"activations: {human(needed)}, kept in the GPU's memory")
+        _last.clear()
+        _last.append(read_cache(source, device))
+    return MemoryActivations(_last[0], source.window_tokens, source.prefetch_batches)
 
 
 def check_memory(origin: Origin, config: MemoryConfig) -> None:

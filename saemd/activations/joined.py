@@ -1,4 +1,7 @@
-"""Streams of several runs as one: the batches of a stack of SAEs."""
+"""Streams of several runs as one: the batches of a stack of SAEs.
+
+Activations that lie in a GPU's memory are gathered by index, the batches of all runs at once.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ import lightning as pl
 import torch
 from torch import Tensor
 
+from saemd.activations.memory import MemoryActivations
 from saemd.activations.source import Source
 
 
@@ -19,6 +23,7 @@ class JoinedStream:
     """
 
     def __init__(self, source: Source, batch_size: int, tokens: int, seeds: Sequence[int]) -> None:
+        self.source, self.batch_size = source, batch_size
         self.streams = {seed: source.stream(batch_size, tokens, seed) for seed in dict.fromkeys(seeds)}
         self.places = [list(self.streams).index(seed) for seed in seeds]
 
@@ -26,11 +31,27 @@ class JoinedStream:
         return len(next(iter(self.streams.values())))
 
     def __iter__(self) -> Iterator[Tensor]:
+        if isinstance(self.source, MemoryActivations) and self.source.rows.device.type == "cuda":
+            yield from self.gathered(self.source)
+            return
         for batches in zip(*self.streams.values(), strict=True):
             if len(batches) == 1:
                 yield batches[0].expand(len(self.places), -1, -1)
             else:
                 yield torch.stack([batches[place] for place in self.places])
+
+    def gathered(self, source: MemoryActivations) -> Iterator[Tensor]:
+        """The same batches."""
+        begin, *_ = [stream.begin() for stream in self.streams.values()]
+        orders = [source.batches(self.batch_size, seed, begin) for seed in self.streams]
+        for _ in range(begin, len(self)):
+            batches = [next(order) for order in orders]
+            for stream in self.streams.values():
+                stream.took()
+            if len(batches) == 1:
+                yield source.gather(batches).expand(len(self.places), -1, -1)
+            else:
+                yield source.gather([batches[place] for place in self.places])
 
     def state_dict(self) -> dict[str, Any]:
         states = [stream.state_dict() for stream in self.streams.values()]

@@ -7,7 +7,7 @@ activations of the last settings.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -21,6 +21,7 @@ from saemd.activations.manifest import SPLITS, Manifest, Origin, Shard, SplitNam
 from saemd.activations.order import Part
 from saemd.activations.sharded import ShardedSource
 from saemd.activations.stream import Maker
+from saemd.activations.transfer import scaled
 from saemd.errors import UserError
 
 
@@ -91,18 +92,34 @@ class MemoryActivations(ShardedSource):
                 self._places[shard.file] = split, first
                 first += shard.tokens
 
-    def makers(self, batches: Iterator[list[Part]], batch_size: int) -> Iterator[Maker]:
+    def makers(self, batches: Iterator[list[Part]], batch_size: int, raw: bool) -> Iterator[Maker]:
         for parts in batches:
-            yield partial(self.make, parts)
+            yield partial(self._copy, parts, torch.bfloat16) if raw else partial(self.make, parts)
 
     def make(self, parts: list[Part]) -> Tensor:
-        x_BD = torch.empty(sum(part.tokens for part in parts), self.d_in, device=self.rows.device)
+        return self._copy(parts, torch.float32).mul_(float(self.factor))
+
+    def _copy(self, parts: list[Part], dtype: torch.dtype) -> Tensor:
+        """The stored values of these parts [B, D]."""
+        x_BD = torch.empty(sum(part.tokens for part in parts), self.d_in, dtype=dtype, device=self.rows.device)
         row = 0
         for shard, first, tokens in parts:  # in one piece each, which is faster than by index
             split, start = self._places[shard.file]
             x_BD[row : row + tokens] = self.rows.values[split][start + first : start + first + tokens]
             row += tokens
-        return x_BD.mul_(float(self.factor))
+        return x_BD
+
+    def _rows(self, part: Part) -> np.ndarray:
+        first = self._places[part.shard.file][1] + part.first
+        return np.arange(first, first + part.tokens)
+
+    def gather(self, batches: Sequence[list[Part]]) -> Tensor:
+        """Batches of training tokens, all of one size, as one [S, B, D] like `make`: by index, in two passes."""
+        index_N = torch.from_numpy(np.concatenate([self._rows(part) for parts in batches for part in parts]))
+        if self.rows.device.type == "cuda":  # the host does not wait
+            index_N = index_N.pin_memory().to(self.rows.device, non_blocking=True)
+        x_ND = self.rows.values["train"].index_select(0, index_N)
+        return scaled(x_ND, float(self.factor)).view(len(batches), -1, self.d_in)
 
     def bits(self, shard: Shard) -> np.ndarray:
         split, first = self._places[shard.file]

@@ -101,9 +101,9 @@ class OnlineStream(BatchStream):
         self, blocks: Blocks, factor: float, tokens: int, order: dict[str, Any], rank: int, prefetch_batches: int,
         overlaps: bool,
     ) -> None:  # fmt: skip
-        self.blocks, self.factor, self.rank, self.overlaps = blocks, factor, rank, overlaps
+        self.blocks, self.rank, self.overlaps = blocks, rank, overlaps
         self.per_round = order["batch_size"] * order["world"]  # tokens that one batch of every process takes
-        super().__init__(self._makers, tokens // self.per_round, order, prefetch_batches)
+        super().__init__(self._makers, factor, tokens // self.per_round, order, prefetch_batches)
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
@@ -114,7 +114,7 @@ class OnlineStream(BatchStream):
         super().load_state_dict(state)
         self.blocks.starts = {0: 0, state["block"]: state["block_token"]}
 
-    def _makers(self, begin: int) -> Iterator[Maker]:
+    def _makers(self, begin: int, raw: bool) -> Iterator[Maker]:
         token, end, world = begin * self.per_round, self.n_batches * self.per_round, self.order["world"]
         first, start = self.blocks.locate(token)
         stop = Event()
@@ -125,11 +125,11 @@ class OnlineStream(BatchStream):
             closed.callback(stop.set)  # before the thread is waited for
             batches = batched_rows(blocks, self.order["batch_size"], token - start)
             for parts in islice(batches, self.rank, (self.n_batches - begin) * world, world):
-                yield partial(self._make, parts)
+                yield partial(self._make, parts, raw)
 
-    def _make(self, parts: list[tuple[Block, int, int]]) -> Tensor:
+    def _make(self, parts: list[tuple[Block, int, int]], raw: bool) -> Tensor:
         x_BD = torch.cat([block.rows(first, last) for block, first, last in parts])
-        return x_BD.float().mul_(self.factor)
+        return x_BD if raw else x_BD.float().mul_(self.factor)
 
 
 def block_tokens(config: OnlineConfig) -> int:

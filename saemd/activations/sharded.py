@@ -45,8 +45,8 @@ class ShardedSource(ABC):
         return np.float32(1 / self.scale)
 
     @abstractmethod
-    def makers(self, batches: Iterator[list[Part]], batch_size: int) -> Iterator[Maker]:
-        """A function for each batch of `batch_size` tokens that makes it, float32 [B, D] times `factor`."""
+    def makers(self, batches: Iterator[list[Part]], batch_size: int, raw: bool) -> Iterator[Maker]:
+        """A function for each batch of `batch_size` tokens that makes it, as `make` or, raw, as stored: bfloat16."""
 
     @abstractmethod
     def make(self, parts: list[Part]) -> Tensor:
@@ -102,9 +102,9 @@ class ShardedSource(ABC):
             raise bad_value("activations.window_tokens", self.window_tokens, "use at least 1")
         n_batches = tokens // batch_size // world
 
-        def makers(begin: int) -> Iterator[Maker]:
+        def makers(begin: int, raw: bool) -> Iterator[Maker]:
             mine = islice(self.batches(batch_size, seed, begin * world), rank, (n_batches - begin) * world, world)
-            return self.makers(mine, batch_size)
+            return self.makers(mine, batch_size, raw)
 
         order = {
             "cache": self.fingerprint,
@@ -115,7 +115,7 @@ class ShardedSource(ABC):
             "world": world,
             "lm_dtype": self.manifest.lm_dtype,
         }
-        return BatchStream(makers, n_batches, order, self.prefetch_batches)
+        return BatchStream(makers, float(self.factor), n_batches, order, self.prefetch_batches)
 
     def batches(self, batch_size: int, seed: int, begin: int = 0) -> Iterator[list[Part]]:
         """The parts of every batch from number `begin` on, epoch after epoch, without end."""

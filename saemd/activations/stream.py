@@ -19,17 +19,20 @@ Maker = Callable[[], Tensor]  # makes one batch [B, D]; threads call several at 
 class BatchStream:
     """Exactly `n_batches` batches; a loader for Lightning.
 
-    `makers(i)` yields a function for every batch from number i to the end. Threads call `prefetch_batches` of them
-    early, and memory holds two batches more. `order` holds all that decides the order of tokens.
+    `makers(i, raw)` yields a function for every batch from number i to the end: float32 times `factor`, or raw as it is
+    stored, in bfloat16. Threads call `prefetch_batches` of them early, and memory holds two batches more. `order` holds
+    all that decides the order of tokens.
 
     The state counts the batches taken, not those made early. After `load_state_dict` the next iteration begins at the
     first batch that was not taken, and every later one at batch 0.
     """
 
     def __init__(
-        self, makers: Callable[[int], Iterator[Maker]], n_batches: int, order: dict[str, Any], prefetch_batches: int
-    ) -> None:
-        self.makers, self.n_batches, self.order, self.prefetch_batches = makers, n_batches, order, prefetch_batches
+        self, makers: Callable[[int, bool], Iterator[Maker]], factor: float, n_batches: int, order: dict[str, Any],
+        prefetch_batches: int,
+    ) -> None:  # fmt: skip
+        self.makers, self.factor, self.n_batches, self.order = makers, factor, n_batches, order
+        self.prefetch_batches = prefetch_batches
         self.device: torch.device | None = None  # the GPU that batches are sent to ahead of their use
         self._taken = 0  # batches of the current iteration, or of the last one
         self._begin = 0  # first batch of the next iteration
@@ -39,16 +42,25 @@ class BatchStream:
 
     def __iter__(self) -> Iterator[Tensor]:
         """Nothing is read before the first batch is asked for, and the threads end with the iteration."""
-        self._taken, self._begin = self._begin, 0
-        makers: Iterator[Callable[[], Any]] = self.makers(self._taken)
-        if self.device:
-            send = sender(self.device)
+        begin = self.begin()
+        makers: Iterator[Callable[[], Any]] = self.makers(begin, self.device is not None)
+        if self.device:  # half the bytes, and the GPU widens and scales them
+            send = sender(self.device, self.factor)
             makers = ((lambda make=make: send(make())) for make in makers)
         n_threads = 1 if torch.get_num_threads() < 3 else 2  # the training step uses the others
         with closing(prefetched(makers, self.prefetch_batches, n_threads, name="activations")) as batches:
             for batch in batches:
-                self._taken += 1
+                self.took()
                 yield arrived(batch)
+
+    def begin(self) -> int:
+        """Start an iteration; returns the number of its first batch."""
+        self._taken, self._begin = self._begin, 0
+        return self._taken
+
+    def took(self) -> None:
+        """Count a batch of this iteration."""
+        self._taken += 1
 
     def state_dict(self) -> dict[str, Any]:
         return {"batches": self._begin or self._taken, **self.order}

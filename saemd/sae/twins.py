@@ -23,6 +23,11 @@ def fast_twin(sae: SAE, device: torch.device) -> Twin | None:
     return _twin(sae.config.name, device.type)
 
 
+def has_gpu_twin(architecture: str, device: torch.device) -> bool:
+    """Whether `device` is a GPU and has a twin for SAEs of this architecture."""
+    return device.type == "cuda" and _twin(architecture, device.type) is not None
+
+
 def _twin(architecture: str, device: str) -> Twin | None:
     if architecture == "jumprelu" and device == "cpu":
         from saemd.sae.jumprelu_fast.cpu import FastLoss  # numba is needed here alone

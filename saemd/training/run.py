@@ -17,6 +17,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from torch import Tensor
 
 from saemd.activations.datamodule import ActivationDataModule
+from saemd.activations.harvest_memory import resident
 from saemd.activations.registry import open_source
 from saemd.activations.source import Source
 from saemd.config import Config, width
@@ -74,15 +75,22 @@ def prepare(config: Config) -> Job:
     use_threads(config.threads)
     rank_zero_only.rank = 0  # a job is one process, also where a scheduler numbers its tasks (RANK, SLURM_PROCID)
     torch.set_flush_denormal(True)  # Adam's second moment of sparse gradients decays into denormals: slow on a CPU
-    source = open_source(
+    opened_source = open_source(
         config.lm, config.layer, config.corpus, config.activations, Path(config.cache_root),
         accelerator=config.accelerator,
     )  # fmt: skip
+    source = resident(opened_source, training_device(config))
     folder, about = run_dir(config), record.describe(config, source)
     refuse_another(folder, about)
     module = make_module(config, source)
     about["start"] = {name: record.digest(getattr(module.sae, name)) for name in ("W_dec", "W_enc")}
     return Job(config, folder, about, source, module)
+
+
+def training_device(config: Config) -> torch.device:
+    """Where the SAE is trained."""
+    on_gpu = config.accelerator != "cpu" and torch.cuda.is_available()
+    return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
 
 
 @contextmanager

@@ -8,8 +8,9 @@ import torch
 import yaml
 
 from saemd import jobs
-from saemd.activations import harvest_memory, sizes
+from saemd.activations import harvest_memory, sizes, stream, transfer
 from saemd.activations.cache import ActivationCache
+from saemd.activations.joined import JoinedStream
 from saemd.activations.memory import MemoryActivations, read_cache
 from saemd.composition import compose_all
 from tests.activations.caches import make
@@ -43,6 +44,58 @@ def test_batches_are_the_caches(cache, prefetch):
     assert torch.equal(memory.sample(500, seed=1), cache.sample(500, seed=1))
     assert (memory.scale, memory.summary()) == (cache.scale, cache.summary())
     assert torch.equal(memory.mean, cache.mean)
+
+
+@pytest.mark.parametrize("seeds", [[3, 4, 3, 5], [3, 3]])
+def test_batches_gathered_by_index_are_the_streams(cache, seeds):
+    """As a stack on a GPU has them, from the start and from a checkpoint."""
+    memory = MemoryActivations(read_cache(cache, CPU), window_tokens=700)
+    for taken in (0, 7):
+        apart, gathered = (JoinedStream(memory, 128, 7000, seeds) for _ in range(2))
+        if taken:
+            begun = JoinedStream(memory, 128, 7000, seeds)
+            for _, _ in zip(range(taken), begun, strict=False):
+                pass
+            for stream in (apart, gathered):
+                stream.load_state_dict(begun.state_dict())
+        pairs = zip(apart, gathered.gathered(memory), strict=True)
+        for n, (a, b) in enumerate(pairs, start=taken + 1):
+            assert torch.equal(a, b)
+            assert gathered.state_dict() == apart.state_dict()
+            assert gathered.state_dict()["members"][0]["batches"] == n
+        assert n == 7000 // 128
+
+
+@pytest.mark.parametrize("kind", ["cache", "memory"])
+def test_batches_for_a_gpu_are_sent_as_they_are_stored(cache, kind, monkeypatch):
+    """In bfloat16, and widened and scaled there to the same numbers."""
+    sent = []
+
+    def sender(device, factor):
+        return lambda x_BD: sent.append(x_BD.dtype) or transfer.scaled(x_BD, factor)
+
+    monkeypatch.setattr(stream, "sender", sender)
+    source = cache if kind == "cache" else MemoryActivations(read_cache(cache, CPU))
+    here, there = (source.stream(128, 3000, seed=3) for _ in range(2))
+    there.device = CPU
+    assert all(torch.equal(a, b) for a, b in zip(here, there, strict=True))
+    assert sent == [torch.bfloat16] * (3000 // 128)
+
+
+def test_a_cache_stays_on_the_disk_where_there_is_no_gpu(cache):
+    assert harvest_memory.resident(cache, CPU) is cache
+
+
+def test_a_cache_moves_to_a_gpu_that_has_room(cache, monkeypatch):
+    monkeypatch.setattr(harvest_memory, "read_cache", lambda cache, device: read_cache(cache, CPU))
+    device = torch.device("cuda", 0)
+    needed = 2 * cache.d_in * (cache.n_train + cache.n_heldout)
+    monkeypatch.setattr(harvest_memory, "free_memory", lambda device: 2 * needed - 2)
+    assert harvest_memory.resident(cache, device) is cache
+    monkeypatch.setattr(harvest_memory, "free_memory", lambda device: 2 * needed)
+    moved = harvest_memory.resident(cache, device)
+    assert isinstance(moved, MemoryActivations)
+    assert torch.equal(next(iter(moved.stream(128, 3000, 3))), next(iter(cache.stream(128, 3000, 3))))
 
 
 def test_a_stream_goes_on_from_the_other_sources_state(cache):

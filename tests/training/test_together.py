@@ -217,6 +217,20 @@ def test_a_captured_step_is_the_step(sweep, as_on_a_gpu, monkeypatch):
         assert losses[0] == losses[1]
 
 
+def test_on_a_gpu_one_sae_is_a_stack_of_one(sweep, as_on_a_gpu, monkeypatch):
+    more = ["recipe.fast=true", "init=mirror", "l0=4", "tokens=1280"]
+    monkeypatch.setattr(twins, "has_gpu_twin", lambda architecture, device: True)
+    captured_run = sweep("captured", *more)
+    (run,) = runs(captured_run)
+    assert "trained_together" not in json.loads((captured_run / run / "metrics.json").read_text())
+    monkeypatch.setattr(twins, "has_gpu_twin", lambda architecture, device: False)
+    plain = sweep("plain", *more)
+    for name, value in weights(plain / run).items():
+        torch.testing.assert_close(weights(captured_run / run)[name], value, rtol=1e-3, atol=1e-4)
+    assert sweep("captured", *more) == captured_run
+    assert sweep("failing", *more, "recipe.lr=1e30", code=1)
+
+
 def test_a_captured_stack_goes_on_after_a_kill(sweep, as_on_a_gpu, killed_at, monkeypatch):
     more = ["recipe.fast=true", "together=4"]
     whole = sweep("whole", *more)

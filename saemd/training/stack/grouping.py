@@ -7,14 +7,15 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
-
-from saemd.activations.config import OnlineConfig
+from saemd.activations.config import ActivationsConfig, OnlineConfig
+from saemd.activations.harvest_memory import RESIDENT_SHARE
+from saemd.activations.shards import disk_bytes
 from saemd.activations.sizes import free_memory
 from saemd.config import Config, width
 from saemd.errors import bad_value
 from saemd.lm.load import lm_info
 from saemd.runs import flatten
+from saemd.training.run import training_device
 
 # What the SAEs of a stack may differ in. All else decides shapes, objective, batches or the optimizer's form.
 _OWN = {
@@ -52,23 +53,22 @@ def stack_bytes(config: Config, d_in: int, d_sae: int) -> int:
     those of the step before and the rounded copies in bfloat16. Of a batch: the pre-activations, latents and their
     gradients [B, d_sae].
     """
-    per_weight, per_latent = (18, 10) if on_gpu(config) else (20, 28)
+    per_weight, per_latent = (18, 10) if training_device(config).type == "cuda" else (20, 28)
     return per_weight * 2 * d_in * d_sae + per_latent * config.batch_size * d_sae + 16 * config.batch_size * d_in
 
 
 def stack_size(config: Config) -> int:
     """How many SAEs a stack has at most. Raises `UserError` where `together` of them do not fit into the memory."""
-    info, device = lm_info(config.lm, Path(config.cache_root)), torch.device("cuda" if on_gpu(config) else "cpu")
+    info, device = lm_info(config.lm, Path(config.cache_root)), training_device(config)
     each, available = stack_bytes(config, info.d_model, width(config, info.mlp_width)), free_memory(device)
+    if device.type == "cuda" and isinstance(config.activations, ActivationsConfig):
+        cached = disk_bytes(config.activations.tokens + config.activations.heldout_tokens, info.d_model)
+        available -= cached if cached <= RESIDENT_SHARE * available else 0
     most = max(1, int(FREE_SHARE * available / each))
     if config.together == "auto":
-        return most if on_gpu(config) else 1  # on a CPU an SAE alone is faster
+        return most if device.type == "cuda" else 1  # on a CPU an SAE alone is faster
     assert isinstance(config.together, int)
     if config.together > most:
         memory = f"so many SAEs take {config.together * each / 1e9:.1f} GB, {available / 1e9:.1f} GB of memory are free"
         raise bad_value("together", config.together, f"{memory}; {most} would fit")
     return config.together
-
-
-def on_gpu(config: Config) -> bool:
-    return config.accelerator != "cpu" and torch.cuda.is_available()

@@ -14,7 +14,7 @@ from saemd.activations.joined import JoinedDataModule
 from saemd.config import Config
 from saemd.errors import UserError
 from saemd.logging import log_summary
-from saemd.runs import CHECKPOINT, METRICS
+from saemd.runs import CHECKPOINT, METRICS, run_name
 from saemd.training.callbacks import AtEnd, SaveRun
 from saemd.training.checkpoints import step_of
 from saemd.training.fit import fit
@@ -42,8 +42,9 @@ def train_together(
         loggers = [directories.enter_context(opened(job, lambda i=i: i in failed)) for i, job in enumerate(jobs)]
         module = StackTraining([job.module for job in jobs], loggers, failed)
         acts = EachAtEnd([[SaveRun(job.config, job.folder, len(jobs)), *at_end(job.config)] for job in jobs])
+        name = f"{len(jobs)} SAEs together" if jobs[1:] else run_name(first)
         fit(
-            module, data, first, f"{len(jobs)} SAEs together", folders[0] / CHECKPOINT, steps != {0}, [acts],
+            module, data, first, name, folders[0] / CHECKPOINT, steps != {0}, [acts],
             StackCheckpoints(folders, failed),
         )  # fmt: skip
         outcomes: list[Outcome] = []
