@@ -3,12 +3,21 @@
     python experiments/throughput/gpu.py [size=paper] [batch=2048] [steps=50] [repetitions=5] [wheels=<folder>]
                                          [sides=saemd,loop,dictionary_learning] [stack=5] [out=gpu-paper.json]
 
-`saemd` is the step as a user runs it: through Lightning, batches read from a cache and sent ahead, clipping, optimizer,
-unit rows, a logged point every ten steps. `stack` is so many SAEs trained as one through Lightning, each with a data
-order of its own; its time is the stack's divided by their number. `loop` is the single step in a bare loop: what is
-missing to `saemd` is Lightning's share. `dictionary_learning` is 0.1.0's JumpReluTrainer as its own training loop calls
-it on a GPU, under bfloat16 autocast, given the same batches, sent ahead too. All start from the same weights at the
-target L0 and take turns; the first ten steps of each are not timed. Sizes are `common.SIZES`, or d_in=… d_sae=… l0=….
+Each side trains from the same weights at the target L0, in turns; the first ten steps of each are not timed:
+
+    saemd                as a user runs it, through Lightning: a stack of one, its step captured as a CUDA graph,
+                         batches read from a cache on disk and sent ahead, clipping, optimizer, unit rows, a logged
+                         point every ten steps
+    resident             the same with the cache in the GPU's memory
+    stack                so many SAEs as one, each with a data order of its own, the cache in the GPU's memory; the time
+                         is the stack's divided by their number
+    eager                `saemd` without the graph: what capturing gives
+    loop                 one SAE's step in a bare loop, without graph and Lightning
+    dictionary_learning  0.1.0's JumpReluTrainer as its own loop calls it on a GPU, under bfloat16 autocast, given the
+                         same batches, sent ahead too
+
+`profile=<side>` measures no times: it writes that side's kernels, as torch's profiler sums them up, beside `out`.
+Sizes are `common.SIZES`, or d_in=… d_sae=… l0=….
 
 Needs torch, lightning, safetensors and triton; the peer needs its wheel: `wheels=` names a folder filled by
 
@@ -38,10 +47,13 @@ import torch
 from saemd.activations.cache import ActivationCache
 from saemd.activations.datamodule import ActivationDataModule
 from saemd.activations.joined import JoinedDataModule
+from saemd.activations.memory import MemoryActivations, read_cache
+from saemd.activations.source import Source
 from saemd.sae import Progress, twins
 from saemd.sae.jumprelu_fast.gpu import HalfLoss
 from saemd.training.module import SAETraining
 from saemd.training.optimizer import SAEAdam
+from saemd.training.stack import captured
 from saemd.training.stack.module import StackTraining
 from saemd.training.stack.optimizer import StackAdam
 
@@ -52,7 +64,8 @@ from peers import jump_relu_trainer, jump_relu_trainer_from
 
 WARM = 10  # steps: the passes are compiled in the first
 CACHED = 32  # batches in the cache, read again and again
-SIDES = ("saemd", "stack", "loop", "dictionary_learning")
+SIDES = ("saemd", "resident", "stack", "eager", "loop", "dictionary_learning")
+NEVER = 10**9  # steps
 
 
 class Bench:
@@ -75,12 +88,36 @@ class Bench:
         if self.device.type == "cpu":  # what the recipe chooses on a GPU
             twins._twin = lambda architecture, device: HalfLoss()
             SAEAdam._by_kernels = SAEAdam._by_passes  # type: ignore[method-assign]
+            StackTraining._on_gpu = lambda self: True  # type: ignore[method-assign]
+            StackAdam._one_by_one = StackAdam.step_by_passes  # type: ignore[method-assign]
+            captured.EAGER_STEPS = NEVER
         return module
 
     def saemd(self) -> tuple[float, float]:
-        module, clock = self.module(), Clock(self.device)
-        self._trainer(clock).fit(module, datamodule=self.data())
-        return clock.seconds / self.steps, module.last_figures["train/loss"]
+        return self._stacked(1, self.cache)
+
+    def eager(self) -> tuple[float, float]:
+        usual, captured.EAGER_STEPS = captured.EAGER_STEPS, NEVER
+        try:
+            return self._stacked(1, self.cache)
+        finally:
+            captured.EAGER_STEPS = usual
+
+    def resident(self) -> tuple[float, float]:
+        return self._stacked(1, self._resident())
+
+    def stack(self) -> tuple[float, float]:
+        return self._stacked(self.stacked, self._resident())
+
+    def _resident(self) -> MemoryActivations:
+        return MemoryActivations(read_cache(self.cache, self.device), self.cache.window_tokens)
+
+    def _stacked(self, n: int, source: Source) -> tuple[float, float]:
+        """Seconds of a step for each of `n` SAEs in a stack, and the last loss."""
+        module, clock = StackTraining([self.module() for _ in range(n)], [None] * n, {}), Clock(self.device)
+        data = JoinedDataModule(source, self.batch, (WARM + self.steps) * self.batch, range(n))
+        self._trainer(clock).fit(module, datamodule=data)
+        return clock.seconds / self.steps / n, module.last_figures["train/loss"]
 
     def _trainer(self, clock: Clock) -> pl.Trainer:
         return pl.Trainer(
@@ -88,17 +125,6 @@ class Bench:
             max_steps=WARM + self.steps, logger=False, enable_checkpointing=False, callbacks=[clock],
             enable_progress_bar=False, enable_model_summary=False, limit_val_batches=0,
         )  # fmt: skip
-
-    def stack(self) -> tuple[float, float]:
-        clock, members = Clock(self.device), [self.module() for _ in range(self.stacked)]
-        module = StackTraining(members, [None] * self.stacked, {})
-        if self.device.type == "cpu":
-            StackTraining._on_gpu = lambda self: True  # type: ignore[method-assign]
-            StackAdam._one_by_one = StackAdam._by_passes  # type: ignore[method-assign]
-        seeds = range(self.stacked)
-        data = JoinedDataModule(self.cache, self.batch, (WARM + self.steps) * self.batch, seeds)
-        self._trainer(clock).fit(module, datamodule=data)
-        return clock.seconds / self.steps / self.stacked, module.last_figures["train/loss"]
 
     def loop(self) -> tuple[float, float]:
         module = self.module().to(self.device)
@@ -183,34 +209,23 @@ def measure(bench: Bench, sides: list[str], repetitions: int) -> dict[str, Any]:
 def compare(result: dict[str, Any], bench: Bench) -> dict[str, Any]:
     """The figures that are asked for: the ratio to the peer, and the share of the chip's matrix rate."""
     took, found = result["milliseconds"], {}
-    for side, name in (("saemd", "ratio"), ("stack", "stack_ratio")):
+    for side, name in (("saemd", "ratio"), ("resident", "resident_ratio"), ("stack", "stack_ratio")):
         if {side, "dictionary_learning"} <= took.keys():
             ratios = [peer / ours for ours, peer in zip(took[side], took["dictionary_learning"], strict=True)]
             found[name] = {"median": statistics.median(ratios), "min": min(ratios), "max": max(ratios)}
-    if "saemd" in took:
-        flops = 10 * bench.size.d_in * bench.size.d_sae * bench.batch
-        rate = flops / (statistics.median(took["saemd"]) * 1e-3) / 1e12
-        found["teraflops_per_second"] = rate
-        found["of_matrix_rate"] = rate / result["matrix_teraflops_per_second"]
+    flops = 10 * bench.size.d_in * bench.size.d_sae * bench.batch
+    rates = {side: flops / (statistics.median(values) * 1e-3) / 1e12 for side, values in took.items()}
+    found["teraflops_per_second"] = rates
+    found["of_matrix_rate"] = {side: rate / result["matrix_teraflops_per_second"] for side, rate in rates.items()}
     return found
 
 
 def main(words: list[str]) -> None:
     given = dict(word.split("=", 1) for word in words)
     known = {
-        "size",
-        "d_in",
-        "d_sae",
-        "l0",
-        "batch",
-        "steps",
-        "repetitions",
-        "sides",
-        "stack",
-        "wheels",
-        "device",
-        "out",
-    }
+        "size", "d_in", "d_sae", "l0", "batch", "steps", "repetitions", "sides", "stack", "wheels", "device",
+        "profile", "out",
+    }  # fmt: skip
     if given.keys() - known:
         sys.exit(f"error: unknown {', '.join(sorted(given.keys() - known))}; known are {', '.join(sorted(known))}")
     name, device = given.get("size", "paper"), torch.device(given.get("device", "cuda"))
@@ -236,6 +251,13 @@ def main(words: list[str]) -> None:
             "stack": stacked,
             "matrix_teraflops_per_second": matrix_rate(device),
         }  # fmt: skip
+        if side := given.get("profile"):
+            with torch.profiler.profile() as kernels:
+                getattr(bench, side)()
+            by = "self_cuda_time_total" if device.type == "cuda" else "self_cpu_time_total"
+            table = kernels.key_averages().table(sort_by=by, row_limit=40, max_name_column_width=80)
+            Path(given["out"]).with_suffix(".txt").write_text(table)
+            return
         result |= measure(bench, sides, int(given.get("repetitions", 5)))
         result |= compare(result, bench)
         x_BD = bench.cache.sample(batch).to(device) / bench.cache.scale

@@ -20,7 +20,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 
@@ -147,7 +147,7 @@ def main(words: list[str]) -> None:
     for name, overrides in SETTINGS.items():
         (config,) = compose_all(overrides)
         with tempfile.TemporaryDirectory(dir=given.get("folder")) as folder:
-            hollow_cache(Path(folder), config.activations)
+            hollow_cache(Path(folder), cast(ActivationsConfig, config.activations))
             result[name] = alone(measured, Path(folder), config.batch_size, config.activations)
         print(name, json.dumps(result[name], indent=1), flush=True)
     Path(given.get("out", Path(__file__).parent / "memory.json")).write_text(json.dumps(result, indent=1) + "\n")

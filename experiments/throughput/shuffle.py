@@ -25,7 +25,7 @@ from torch import Tensor
 from saemd.activations.cache import ActivationCache
 from saemd.activations.config import ActivationsConfig, OnlineConfig
 from saemd.activations.contexts import open_contexts
-from saemd.activations.manifest import Origin, SplitName
+from saemd.activations.manifest import SPLITS, Origin, SplitName
 from saemd.activations.online import OnlineActivations
 from saemd.activations.sharding import Context, kept_bits
 from saemd.activations.source import Source
@@ -72,7 +72,7 @@ def cached(folder: Path, numbered: Numbered) -> ActivationCache:
     origin = Origin(
         "numbers", "", 0, DIGITS, "wiki", "", numbered.length, tokens, B, config.shard_tokens, None, "float32"
     )
-    sources = {split: lambda split=split: numbered(split) for split in ("train", "heldout")}
+    sources = {split: lambda split=split: numbered(split) for split in SPLITS}
     write_cache(folder, origin, config, sources, forward, "float32")  # type: ignore[arg-type]
     return ActivationCache.open(folder, verify=True)
 
