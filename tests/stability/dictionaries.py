@@ -26,6 +26,12 @@ def shared_rows(n: int, share: float, noise: float) -> tuple[torch.Tensor, torch
     return a_FD, b_FD[torch.randperm(n, generator=torch.Generator().manual_seed(2))]
 
 
+def strong_axes(a_FD: torch.Tensor, b_FD: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """These dictionaries with axis k multiplied by k^-0.5: a few axes are strong, as in activations."""
+    axes_D = torch.arange(1, a_FD.shape[1] + 1) ** -0.5
+    return a_FD * axes_D, b_FD * axes_D
+
+
 def with_zeros(rows_FD: torch.Tensor, start: int, stop: int) -> torch.Tensor:
     rows_FD[start:stop] = 0
     return rows_FD
@@ -40,6 +46,9 @@ INPUTS: dict[str, Callable[[int], tuple[torch.Tensor, torch.Tensor]]] = {
     "near-identical": lambda n: shared_rows(n, 1, 0.1),
     "half": lambda n: shared_rows(n, 0.55, 0.8),
     "independent": lambda n: shared_rows(n, 0, 0),
+    "near-identical, strong axes": lambda n: strong_axes(*shared_rows(n, 1, 0.1)),
+    "half, strong axes": lambda n: strong_axes(*shared_rows(n, 0.55, 0.8)),
+    "independent, strong axes": lambda n: strong_axes(*shared_rows(n, 0, 0)),
     "crowded": lambda n: (crowded(0, n), crowded(1, n)),
     "opposed": lambda n: (rows(0, n) + rows(9, 1), rows(1, n) - rows(9, 1)),
     "duplicates": lambda n: (rows(0, max(n // 8, 1)).repeat(9, 1)[:n], rows(1, max(n // 8, 1)).repeat(9, 1)[:n]),

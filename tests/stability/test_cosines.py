@@ -12,6 +12,7 @@ from saemd.stability.matching import byte_cosines, hungarian
 from saemd.stability.matching.byte_cosines import ByteCosines, fastest_first
 from saemd.stability.matching.candidates import gather
 from saemd.stability.matching.cosines import Cosines
+from saemd.stability.matching.rotation import MOVED, rotated
 from tests.stability.dictionaries import INPUTS, KERNELS, whole
 from tests.stability_fakes import rows
 
@@ -28,9 +29,10 @@ def test_bounds_lie_above_the_cosines_and_near_them(kind: str, n: int, pool: Thr
 
 
 def test_bounds_hold_where_rounding_is_worst(pool: ThreadPoolExecutor):
-    """All entries nearly half a step off, and in the direction of the other's row."""
-    a_FD = torch.arange(64)[:, None] % 5 + torch.full((64, 2000), 3.49)
-    a_FD[:, 0] = 127
+    """All entries of the rotated rows nearly half a step off, and in the direction of the other's row."""
+    steps_FD = torch.arange(64)[:, None] % 5 + torch.full((64, 2025), 3.49)
+    steps_FD[:, 0] = 127
+    a_FD = steps_FD @ rotated(torch.eye(2025)).T
     cosines = ByteCosines(*hungarian.rows_of_one_shape(a_FD, a_FD), pool)
     above_FF = next(cosines.blocks()) - whole(a_FD.double(), a_FD.double())
     assert 0 <= above_FF.min() < 0.2 * cosines.mean_error  # no much smaller bound would have done
@@ -47,16 +49,30 @@ def test_single_pairs_and_whole_rows_are_the_cosines(pool: ThreadPoolExecutor, m
         np.testing.assert_allclose(cosines.rows(row_E[:7]), expected_FF[row_E[:7]], atol=1e-6)
 
 
-def test_bytes_are_left_where_they_are_too_coarse(monkeypatch: pytest.MonkeyPatch, pool: ThreadPoolExecutor):
-    monkeypatch.setattr(byte_cosines, "SMALLEST", 2)
-    monkeypatch.setattr(byte_cosines, "bytes_are_faster", lambda: True)
+@pytest.mark.parametrize("d_in", [1, 2, 7, 48, 50, 576])
+def test_a_rotation_changes_no_cosine(d_in: int):
+    a_FD, b_FD = rows(0, 40, d_in), rows(1, 40, d_in)
+    moved_FF = rotated(a_FD).double() @ rotated(b_FD).double().T - a_FD.double() @ b_FD.double().T
+    assert moved_FF.abs().max() < MOVED / 10
+    assert torch.equal(rotated(a_FD[7:9]), rotated(a_FD)[7:9])
+
+
+@pytest.mark.parametrize("power", [-0.25, -0.5, -1])
+def test_strong_axes_leave_the_bounds_as_near_as_without_them(power: float, pool: ThreadPoolExecutor):
+    isotropic = hungarian.rows_of_one_shape(rows(0, 100, 576), rows(1, 100, 576))
+    axes_D = torch.arange(1.0, 577) ** power
+    strong = hungarian.rows_of_one_shape(rows(0, 100, 576) * axes_D, rows(1, 100, 576) * axes_D)
+    assert ByteCosines(*strong, pool).mean_error < 1.05 * ByteCosines(*isotropic, pool).mean_error
+
+
+def test_bytes_come_first_where_they_are_faster_and_float32_last(
+    monkeypatch: pytest.MonkeyPatch, pool: ThreadPoolExecutor
+):
     given = hungarian.rows_of_one_shape(rows(0, 40), rows(1, 40))
-    assert [type(kernel) for kernel in fastest_first(*given, pool)] == [ByteCosines, Cosines]
-    spiky_FD = rows(0, 40)
-    spiky_FD[:, 3] *= 1000
-    given = hungarian.rows_of_one_shape(spiky_FD + 30 * rows(2, 40).sign(), rows(1, 40))
-    monkeypatch.setattr(byte_cosines, "COARSEST", 0.001)
+    monkeypatch.setattr(byte_cosines, "bytes_are_faster", lambda: True)
     assert [type(kernel) for kernel in fastest_first(*given, pool)] == [Cosines]
+    monkeypatch.setattr(byte_cosines, "SMALLEST", 2)
+    assert [type(kernel) for kernel in fastest_first(*given, pool)] == [ByteCosines, Cosines]
     monkeypatch.setattr(byte_cosines, "bytes_are_faster", lambda: False)
     assert [type(kernel) for kernel in fastest_first(*given, pool)] == [Cosines]
 
