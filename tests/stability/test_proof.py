@@ -18,7 +18,7 @@ from saemd.stability.matching.certificate import Assignment, NotProvenError, gap
 from saemd.stability.matching.cosines import Cosines
 from saemd.stability.matching.hungarian import match_reference
 from saemd.stability.matching.pricing import Pricing
-from tests.stability.dictionaries import INPUTS, KERNELS, solved
+from tests.stability.dictionaries import INPUTS, KERNELS, solved, strong_axes
 from tests.stability_fakes import rows
 
 
@@ -132,3 +132,13 @@ def test_without_a_proof_scipy_answers_and_says_so(monkeypatch: pytest.MonkeyPat
     with pytest.warns(UserWarning, match="scipy solves this one"):
         found = match(a_FD, b_FD)
     assert np.array_equal(found.index, match_reference(a_FD, b_FD).index)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_the_prices_of_near_identical_dictionaries_are_right_at_once(
+    kernel: type[Cosines], pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(optimum, "ROUNDS", 1)
+    a_FD, b_FD = strong_axes(rows(0, 2000, 128), rows(0, 2000, 128) + 0.1 * rows(1, 2000, 128))
+    found, *_ = solved(a_FD, b_FD, kernel, pool)
+    assert np.array_equal(found.index, np.arange(2000))

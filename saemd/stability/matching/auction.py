@@ -61,8 +61,9 @@ def best_column(i, start_F, column_E, value_E, price_F):
 def bid(start_F, column_E, value_E, price_F, column_of_F, row_of_F, epsilon, limit):
     """Auction until every row has a column or `limit` bids are made; returns the number of bids.
 
-    A row takes its best column and raises the price to where the second best gains as much, and `epsilon` more. With
-    epsilon = 0 all pairs stay exactly at their row's maximum (the row reduction of Jonker and Volgenant).
+    A row takes its best column. If another row had it, the price rises to where the second best gains as much, and
+    `epsilon` more. A free column keeps its price: raised for no rival, prices of near-identical dictionaries end so far
+    apart that pairs outside the graph break the proof. With epsilon = 0 all pairs stay exactly at their row's maximum.
     """
     n = len(price_F)
     queue_F = np.empty(n, dtype=np.int64)
@@ -78,11 +79,11 @@ def bid(start_F, column_E, value_E, price_F, column_of_F, row_of_F, epsilon, lim
         waiting -= 1
         bids += 1
         best, gain, second = best_column(i, start_F, column_E, value_E, price_F)
-        price_F[best] += epsilon + (gain - second if second > -np.inf else 0.0)
         evicted = row_of_F[best]
         row_of_F[best] = i
         column_of_F[i] = best
         if evicted != FREE:
+            price_F[best] += epsilon + (gain - second if second > -np.inf else 0.0)
             column_of_F[evicted] = FREE
             queue_F[(head + waiting) % n] = evicted
             waiting += 1
