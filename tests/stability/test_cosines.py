@@ -89,3 +89,20 @@ def test_lists_hold_the_largest_and_bound_the_others(pool: ThreadPoolExecutor):
     assert np.array_equal(np.bincount(row_E), np.full(300, 5))
     np.testing.assert_array_equal(cosine_FF[row_E, column_E], value_E)
     assert (value_E.reshape(300, 5).min(axis=1) == np.sort(cosine_FF)[:, -5]).all()
+
+
+@pytest.mark.parametrize("tail", [1, 3])  # normal entries, and ones of which few are far larger than the others
+def test_first_floors_fill_the_lists(tail: int, pool: ThreadPoolExecutor):
+    entry_FF = np.random.default_rng(0).standard_normal((2000, 2000), dtype=np.float32) ** tail
+    spread_F = np.random.default_rng(1).uniform(1, 2, 2000).astype(np.float32)
+    spread_FF = entry_FF * spread_F[:, None] + np.float32(7)
+    for matrix_FF in (spread_FF, np.ascontiguousarray(spread_FF.T)):  # rows, then columns of another spread each
+        candidates = gather(np.split(matrix_FF, [600]), 2000, 40, pool)
+        assert candidates.rows.count.min() >= 40
+        assert candidates.columns.count.min() >= 10
+        for lists, lines_FF in ((candidates.rows, matrix_FF), (candidates.columns, matrix_FF.T)):
+            assert 40 < lists.count.mean() < 70
+            for i in range(0, 2000, 50):
+                held = lists.index[i, : lists.count[i]]
+                assert np.array_equal(lines_FF[i, held], lists.value[i, : lists.count[i]])
+                assert np.delete(lines_FF[i], held).max() <= lists.floor[i] <= lines_FF[i, held].min()

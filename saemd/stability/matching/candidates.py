@@ -15,7 +15,18 @@ from typing import NamedTuple
 import numpy as np
 
 from saemd.stability.matching.cosines import in_parts
-from saemd.stability.matching.lists import expect_floor, offer_columns, offer_rows, put, shrink_lines
+from saemd.stability.matching.lists import (
+    expect_floor,
+    mean_and_deviation,
+    offer_columns,
+    offer_rows,
+    put,
+    shrink_lines,
+)
+
+FILLED = 1.45  # entries that lists begin with, in multiples of those they keep; at most 2 fit
+SAMPLED = 64  # rows that these floors are estimated from
+ENOUGH = 256  # entries of a column from which its mean and deviation are known well enough
 
 
 class Edges(NamedTuple):
@@ -101,27 +112,34 @@ def gather(blocks: Iterable[np.ndarray], n_latents: int, keep: int, pool: Thread
     """
     rows, columns = Lists.empty(n_latents, keep), Lists.empty(n_latents, keep)
     diagonal_F = np.empty(n_latents, dtype=np.float32)
-    first = 0
+    first, deviations = 0, -np.inf
     for block_BF in blocks:
         last = first + len(block_BF)
         diagonal_F[first:last] = block_BF[np.arange(last - first), np.arange(first, last)]
-        if first == 0 and (rank := _rank(len(block_BF), n_latents, keep)):
-            in_parts(pool, n_latents, partial(expect_floor, block_BF, rank, columns.floor))
-        in_parts(pool, len(block_BF), partial(offer_rows, block_BF, first, *_arrays(rows)))
+        if first == 0 and n_latents > 4 * keep:
+            deviations = _deviations(block_BF, keep)
+            if last >= ENOUGH:
+                in_parts(pool, n_latents, partial(expect_floor, block_BF, deviations, columns.floor))
+        in_parts(pool, len(block_BF), partial(offer_rows, block_BF, first, *_arrays(rows), deviations))
         in_parts(pool, n_latents, partial(offer_columns, block_BF, first, *_arrays(columns)))
         first = last
     assert first == n_latents
     return Candidates(rows, columns, diagonal_F, pool)
 
 
-def _rank(rows: int, n_latents: int, keep: int) -> int:
-    """Rank, within the first block, of the value that about 1.5 · `keep` entries of the whole column exceed.
+def _deviations(block_BF: np.ndarray, keep: int) -> float:
+    """How many mean absolute deviations above a line's mean about 1.45 · `keep` of its entries lie.
 
-    0 where it cannot be estimated. With a floor from the start, a list takes in few entries that it would drop later.
-    A floor that is too high makes the list shorter, which the proof allows.
+    The median of some rows of the first block. With a floor from the start, a list takes in few entries that it would
+    drop later. Where the floor is too high, a row is done again, and a column's list stays shorter, which the proof
+    allows.
     """
-    rank = round(1.5 * keep * rows / n_latents)
-    return rank if 4 <= rank < rows // 4 else 0
+    above = []
+    for line_F in block_BF[:: max(1, len(block_BF) // SAMPLED)]:
+        mean, deviation = mean_and_deviation(line_F)
+        floor = np.partition(line_F, -round(FILLED * keep))[-round(FILLED * keep)]
+        above.append((floor - mean) / max(deviation, 1e-12))
+    return float(np.median(above))
 
 
 def _arrays(lists: Lists) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray, int]:

@@ -3,8 +3,7 @@
 import numpy as np
 from numba import njit
 
-CHUNK = 64  # entries compared at once with their floor; nearly all lie below
-TILE = 16  # columns copied at once
+CHUNK = 256  # entries compared at once with their floors
 
 
 @njit(nogil=True, cache=True)
@@ -51,79 +50,119 @@ def put(value_FW, index_FW, count_F, line_E, index_E, value_E, start, stop):
 
 
 @njit(nogil=True, cache=True)
-def _offer(line_N, first, begin, value_W, index_W, count, floor, keep):
-    """Add a stretch of a line, whose indices start at `first`, to its list; chunk `begin` comes first."""
-    n, width = len(line_N), len(value_W)
+def _buffers():
+    """What `_above` writes: places of a chunk, marks of a chunk, and the same marks as words of eight."""
+    word_C = np.zeros(CHUNK // 8, dtype=np.uint64)
+    return np.empty(CHUNK, dtype=np.int64), word_C.view(np.uint8), word_C
+
+
+@njit(nogil=True, cache=True)
+def _above(part_C, floor_C, place_C, mark_C, word_C):
+    """Writes the places of a chunk's entries that exceed their floors, and returns their number.
+
+    Nearly all entries lie below. So all are compared at once, and eight marks are looked at together.
+    """
+    size = len(part_C)
+    for c in range(size):  # in this form it is vectorised
+        mark_C[c] = part_C[c] > floor_C[c]
+    words = (size + 7) // 8
+    mark_C[size : 8 * words] = 0
+    count = 0
+    for w in range(words):
+        if word_C[w] != 0:
+            for c in range(8 * w, 8 * w + 8):
+                place_C[count] = c
+                count += mark_C[c]
+    return count
+
+
+@njit(nogil=True, cache=True)
+def _offer(line_N, begin, value_W, index_W, floor, keep, floor_C, buffers):
+    """Fill the list of a whole line with its entries above a floor that rises; chunk `begin` comes first."""
+    n, width, count = len(line_N), len(value_W), 0
+    place_C, mark_C, word_C = buffers
+    floor_C[:] = floor
     chunks = (n + CHUNK - 1) // CHUNK
     for chunk in range(chunks):
         low = (begin + chunk) % chunks * CHUNK
         part_C = line_N[low : min(low + CHUNK, n)]
-        above = 0
-        for k in range(len(part_C)):  # in this form it is vectorised
-            if part_C[k] > floor:
-                above += 1
-        if above == 0:
-            continue
-        for k in range(len(part_C)):
-            if part_C[k] > floor:
+        for p in range(_above(part_C, floor_C, place_C, mark_C, word_C)):
+            value = part_C[place_C[p]]
+            if value > floor:
                 if count == width:
                     floor = shrink(value_W, index_W, count, keep)
+                    floor_C[:] = floor
                     count = keep
-                    if part_C[k] <= floor:
+                    if value <= floor:
                         continue
-                value_W[count] = part_C[k]
-                index_W[count] = first + low + k
+                value_W[count] = value
+                index_W[count] = low + place_C[p]
                 count += 1
     return count, floor
 
 
 @njit(nogil=True, cache=True)
-def offer_rows(block_BF, first, value_FW, index_FW, count_F, floor_F, keep, start, stop):
-    """Add rows [start, stop) of a block to the lists of rows; each begins at another chunk, so that ties spread out."""
-    guess = np.float32(-np.inf)
+def offer_rows(block_BF, first, value_FW, index_FW, count_F, floor_F, keep, deviations, start, stop):
+    """Lists of rows [start, stop) of a block, from the floor at `deviations` on.
+
+    Each row begins at another chunk, so that ties spread out.
+    """
+    floor_C, buffers = np.empty(CHUNK, dtype=np.float32), _buffers()
     for b in range(start, stop):
-        i = first + b
-        count, floor = _offer(block_BF[b], 0, i * 7919, value_FW[i], index_FW[i], 0, guess, keep)
-        if count < keep:  # the guess from the row before was too high: start again without one
-            count, floor = _offer(block_BF[b], 0, i * 7919, value_FW[i], index_FW[i], 0, np.float32(-np.inf), keep)
-        count_F[i], floor_F[i] = count, floor
-        guess = value_FW[i, :count].min() if count < 2 * keep else floor
+        i, floor = first + b, np.float32(-np.inf)
+        if deviations > -np.inf:
+            mean, deviation = mean_and_deviation(block_BF[b])
+            floor = np.float32(mean + deviations * deviation)
+        count, floor_F[i] = _offer(block_BF[b], i * 7919, value_FW[i], index_FW[i], floor, keep, floor_C, buffers)
+        if count < keep and floor > -np.inf:  # that floor was too high
+            floor = np.float32(-np.inf)
+            count, floor_F[i] = _offer(block_BF[b], i * 7919, value_FW[i], index_FW[i], floor, keep, floor_C, buffers)
+        count_F[i] = count
 
 
 @njit(nogil=True, cache=True)
 def offer_columns(block_BF, first, value_FW, index_FW, count_F, floor_F, keep, start, stop):
     """Add columns [start, stop) of a block to the lists of columns, row by row as they lie in memory."""
     width = value_FW.shape[1]
+    place_C, mark_C, word_C = _buffers()
     for b in range(len(block_BF)):
         for low in range(start, stop, CHUNK):
             high = min(low + CHUNK, stop)
-            above = 0
-            for j in range(low, high):  # in this form it is vectorised
-                if block_BF[b, j] > floor_F[j]:
-                    above += 1
-            if above == 0:
-                continue
-            for j in range(low, high):
-                if block_BF[b, j] > floor_F[j]:
-                    if count_F[j] == width:
-                        floor_F[j] = shrink(value_FW[j], index_FW[j], width, keep)
-                        count_F[j] = keep
-                        if block_BF[b, j] <= floor_F[j]:
-                            continue
-                    value_FW[j, count_F[j]] = block_BF[b, j]
-                    index_FW[j, count_F[j]] = first + b
-                    count_F[j] += 1
+            part_C = block_BF[b, low:high]
+            for p in range(_above(part_C, floor_F[low:high], place_C, mark_C, word_C)):
+                value, j = part_C[place_C[p]], low + place_C[p]
+                if count_F[j] == width:
+                    floor_F[j] = shrink(value_FW[j], index_FW[j], width, keep)
+                    count_F[j] = keep
+                    if value <= floor_F[j]:
+                        continue
+                value_FW[j, count_F[j]] = value
+                index_FW[j, count_F[j]] = first + b
+                count_F[j] += 1
+
+
+@njit(nogil=True, cache=True, fastmath={"reassoc", "contract"})
+def mean_and_deviation(line_N):
+    """Mean of a line, and mean absolute deviation from it: a few very large entries hardly change the latter."""
+    total = np.float32(0)
+    for k in range(len(line_N)):
+        total += line_N[k]
+    mean, deviation = total / np.float32(len(line_N)), np.float32(0)
+    for k in range(len(line_N)):
+        deviation += abs(line_N[k] - mean)
+    return mean, deviation / np.float32(len(line_N))
 
 
 @njit(nogil=True, cache=True)
-def expect_floor(block_BF, rank, floor_F, start, stop):
-    """Set the floor of columns [start, stop) to the `rank`-th largest entry of each in this block."""
-    rows = len(block_BF)
-    tile_CB, place_B = np.empty((TILE, rows), dtype=np.float32), np.empty(rows, dtype=np.int32)
-    for low in range(start, stop, TILE):
-        high = min(low + TILE, stop)
-        for b in range(rows):
-            for j in range(low, high):
-                tile_CB[j - low, b] = block_BF[b, j]
-        for j in range(low, high):
-            floor_F[j] = shrink(tile_CB[j - low], place_B, rows, rank)
+def expect_floor(block_BF, deviations, floor_F, start, stop):
+    """Set the floor of columns [start, stop) to their mean in this block and `deviations` mean absolute deviations."""
+    rows = np.float32(len(block_BF))
+    mean_C, deviation_C = np.zeros(stop - start, np.float32), np.zeros(stop - start, np.float32)
+    for b in range(len(block_BF)):
+        for c in range(stop - start):
+            mean_C[c] += block_BF[b, start + c]
+    mean_C /= rows
+    for b in range(len(block_BF)):
+        for c in range(stop - start):
+            deviation_C[c] += abs(block_BF[b, start + c] - mean_C[c])
+    floor_F[start:stop] = mean_C + np.float32(deviations) / rows * deviation_C
