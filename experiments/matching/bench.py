@@ -35,11 +35,12 @@ import torch
 from proof import excess  # beside this file
 from torch import Tensor
 
-from saemd.stability.matching.byte_cosines import ByteCosines, fastest_first
+from saemd.stability.matching.byte_cosines import ByteCosines
 from saemd.stability.matching.candidates import gather
 from saemd.stability.matching.certificate import gap
 from saemd.stability.matching.cosines import Cosines, Dictionary
 from saemd.stability.matching.hungarian import KEPT, rows_of_one_shape
+from saemd.stability.matching.kernels import fastest_first
 from saemd.stability.matching.optimum import optimum
 
 SOLVERS = ["saemd", "scipy", "lapjvh", "lapjvr", "lapjvs", "lapjvx"]

@@ -10,12 +10,14 @@ import torch
 
 from saemd.stability.matching import hungarian, optimum
 from saemd.stability.matching.byte_cosines import ByteCosines
-from saemd.stability.matching.candidates import Candidates, gather
+from saemd.stability.matching.candidates import Candidates
 from saemd.stability.matching.certificate import Assignment
 from saemd.stability.matching.cosines import Cosines
+from saemd.stability.matching.device_cosines import DeviceCosines
+from saemd.stability.matching.kernels import candidates_of
 from tests.stability_fakes import rows
 
-KERNELS = [Cosines, ByteCosines]
+KERNELS = [Cosines, ByteCosines, DeviceCosines]  # the last one on the CPU here, by the same code as on a GPU
 
 
 def shared_rows(n: int, share: float, noise: float) -> tuple[torch.Tensor, torch.Tensor]:
@@ -66,7 +68,7 @@ def solved(
 ) -> tuple[Assignment, Candidates, Cosines, np.ndarray]:
     """The assignment that `match` finds, what it is made from, and the whole matrix."""
     cosines = kernel(*hungarian.rows_of_one_shape(a_FD, b_FD), pool)
-    candidates = gather(cosines.blocks(), len(a_FD), hungarian.KEPT, pool)
+    candidates = candidates_of(cosines, hungarian.KEPT, pool)
     return optimum.optimum(candidates, cosines), candidates, cosines, whole(a_FD, b_FD)
 
 

@@ -8,13 +8,30 @@ import numpy as np
 import pytest
 import torch
 
-from saemd.stability.matching import byte_cosines, hungarian
-from saemd.stability.matching.byte_cosines import ByteCosines, fastest_first
+from saemd.stability.matching import device_cosines, hungarian
+from saemd.stability.matching.byte_cosines import ByteCosines
 from saemd.stability.matching.candidates import gather
-from saemd.stability.matching.cosines import Cosines
+from saemd.stability.matching.device_cosines import TF32, DeviceCosines
 from saemd.stability.matching.rotation import MOVED, rotated
 from tests.stability.dictionaries import INPUTS, KERNELS, whole
 from tests.stability_fakes import rows
+
+
+@pytest.mark.parametrize("n", [1, 5, 300])
+@pytest.mark.parametrize("kind", INPUTS)
+def test_lists_from_a_device_hold_the_largest_and_bound_the_others(
+    kind: str, n: int, pool: ThreadPoolExecutor, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(device_cosines, "BLOCK_ROWS", 7)
+    a_FD, b_FD = INPUTS[kind](n)
+    candidates = DeviceCosines(*hungarian.rows_of_one_shape(100 * a_FD, 1e-3 * b_FD), pool).candidates(20)
+    exact_FF = whole(a_FD.double(), b_FD.double())
+    np.testing.assert_allclose(candidates.diagonal, exact_FF.diagonal() + TF32, atol=1e-6)
+    for lists, lines_FF in ((candidates.rows, exact_FF), (candidates.columns, exact_FF.T)):
+        assert (lists.count == min(29, n)).all()
+        for i in range(n):
+            np.testing.assert_allclose(lists.value[i], lines_FF[i, lists.index[i]] + TF32, atol=1e-6)
+            assert np.delete(lines_FF[i], lists.index[i]).max(initial=-1) < lists.floor[i] or n <= 29
 
 
 @pytest.mark.parametrize("n", [1, 5, 300])
@@ -63,18 +80,6 @@ def test_strong_axes_leave_the_bounds_as_near_as_without_them(power: float, pool
     axes_D = torch.arange(1.0, 577) ** power
     strong = hungarian.rows_of_one_shape(rows(0, 100, 576) * axes_D, rows(1, 100, 576) * axes_D)
     assert ByteCosines(*strong, pool).mean_error < 1.05 * ByteCosines(*isotropic, pool).mean_error
-
-
-def test_bytes_come_first_where_they_are_faster_and_float32_last(
-    monkeypatch: pytest.MonkeyPatch, pool: ThreadPoolExecutor
-):
-    given = hungarian.rows_of_one_shape(rows(0, 40), rows(1, 40))
-    monkeypatch.setattr(byte_cosines, "bytes_are_faster", lambda: True)
-    assert [type(kernel) for kernel in fastest_first(*given, pool)] == [Cosines]
-    monkeypatch.setattr(byte_cosines, "SMALLEST", 2)
-    assert [type(kernel) for kernel in fastest_first(*given, pool)] == [ByteCosines, Cosines]
-    monkeypatch.setattr(byte_cosines, "bytes_are_faster", lambda: False)
-    assert [type(kernel) for kernel in fastest_first(*given, pool)] == [Cosines]
 
 
 def test_lists_hold_the_largest_and_bound_the_others(pool: ThreadPoolExecutor):

@@ -10,12 +10,10 @@ import torch
 from numba import njit
 from torch import Tensor
 
-from saemd.sae import products
 from saemd.stability.matching.cosines import BLOCK_ROWS, ROUNDING, Cosines, Dictionary, in_parts
 from saemd.stability.matching.rotation import MOVED, rotated
 
 BLOCK_COLUMNS = 2304  # of a block's rows, multiplied as bytes at a time
-SMALLEST = 4096  # latents below which float32 products take no time that shows
 
 
 class ByteCosines(Cosines):
@@ -61,18 +59,6 @@ class Bytes(NamedTuple):
     rows: Tensor  # int8 [F, D]
     scales: np.ndarray  # float32 [F]
     errors: np.ndarray  # float32 [F]: norm of the rounding error
-
-
-def fastest_first(a: Dictionary, b: Dictionary, pool: ThreadPoolExecutor) -> Iterator[Cosines]:
-    """How to compute these cosines on this CPU, the fastest first; float32 is last, and always able to prove."""
-    if len(a.factors) >= SMALLEST and bytes_are_faster():
-        yield ByteCosines(a, b, pool)
-    yield Cosines(a, b, pool)
-
-
-def bytes_are_faster() -> bool:
-    """Whether this CPU has units that multiply bytes (AVX512_VNNI, AMX_INT8)."""
-    return products.cpu_can("avx512_vnni") or products.cpu_can("amx_int8")
 
 
 def _rounded(dictionary: Dictionary, pool: ThreadPoolExecutor) -> Bytes:

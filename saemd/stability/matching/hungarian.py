@@ -13,10 +13,9 @@ from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
 from saemd.errors import UserError
-from saemd.stability.matching.byte_cosines import fastest_first
-from saemd.stability.matching.candidates import gather
 from saemd.stability.matching.certificate import NotProvenError
 from saemd.stability.matching.cosines import Cosines, Dictionary
+from saemd.stability.matching.kernels import candidates_of, fastest_first
 from saemd.stability.matching.optimum import optimum
 
 KEPT = 192  # largest cosines kept of every row and every column, for the proof
@@ -30,21 +29,22 @@ class Match:
     cosine: np.ndarray  # float32 [F], in [-1, 1]
 
 
-def match(a_FD: Tensor | np.ndarray, b_FD: Tensor | np.ndarray) -> Match:
+def match(a_FD: Tensor | np.ndarray, b_FD: Tensor | np.ndarray, device: torch.device | str | None = None) -> Match:
     """The permutation p that maximises Σ_i cos(a_i, b_p(i)) over rows, exactly, and proven so by a dual certificate.
 
     `a_FD`, `b_FD`: [F, D], any float type, any device; rows need no normalising, and a zero row has cosine 0 with
-    everything. The cosines, or upper bounds of them, are computed in blocks, and the largest of each row and column
-    are kept. The matching is computed on these few and proven on all pairs; pairs that break the proof join the few,
-    and the next round starts from there. If no round succeeds, `match_reference` answers, with a warning. Beside the
-    dictionaries it takes 0.3 GB at F = 18,432, D = 2,304: both once more in bytes, the lists, and a block. Raises
-    `UserError` on NaN or infinite rows, `ValueError` where the shapes differ.
+    everything. The cosines, or upper bounds of them, are computed in blocks on `device` (None: on a GPU if there is one
+    with memory to spare, else on the CPU), and the largest of each row and column are kept. The matching is computed on
+    these few and proven on all pairs; pairs that break the proof join the few, and the next round starts from there. If
+    no round succeeds, `match_reference` answers, with a warning. Beside the dictionaries it takes 0.3 GB at F = 18,432,
+    D = 2,304: both once more in bytes, the lists, and a block. Raises `UserError` on NaN or infinite rows, `ValueError`
+    where the shapes differ.
     """
     a, b = rows_of_one_shape(a_FD, b_FD)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        for cosines in fastest_first(a, b, pool):
+        for cosines in fastest_first(a, b, pool, None if device is None else torch.device(device)):
             try:
-                assignment = optimum(gather(cosines.blocks(), len(a_FD), KEPT, pool), cosines)
+                assignment = optimum(candidates_of(cosines, KEPT, pool), cosines)
                 return _match(assignment.index, assignment.value)
             except NotProvenError as error:
                 unproven = error
