@@ -1,9 +1,10 @@
 """The matcher beside scipy and lapx: time, memory and total, each run in a process of its own.
 
-    python experiments/matching/bench.py [n=18432] [d=2304] [threads=2] [repetitions=1] [out=bench.json]
+    python experiments/matching/bench.py [n=18432] [d=2304] [spectrum=0] [threads=2] [repetitions=1] [out=bench.json]
         [solvers=saemd,scipy,lapjvh,lapjvr,lapjvs,lapjvx] [kinds=near,half,independent,anisotropic]
 
-Runs are added to those that `out` holds already; the printed table takes medians. lapx's solvers run where `lap` can
+`spectrum=-0.25` multiplies axis k of all rows by k^-0.25, as axes of activations decay. The solvers take turns. Runs
+are added to those that `out` holds already; the printed table takes medians. lapx's solvers run where `lap` can
 be imported. "Cosines" is the time of the matrix products alone (of bytes, where saemd multiplies those), "rest" all
 else (for saemd: the choice of candidates, the matching and its proof). Memory is the peak of resident memory above what
 it was with the two dictionaries loaded. saemd's result is then checked once more, untimed, against every pair of the
@@ -27,6 +28,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import date
 from importlib.util import find_spec
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -48,14 +50,15 @@ KINDS = ["near", "half", "independent", "anisotropic"]
 SHARED = 0.55  # of the rows, in `half` and `anisotropic`
 
 
-def dictionaries(kind: str, n: int, d: int) -> tuple[Tensor, Tensor]:
+def dictionaries(kind: str, n: int, d: int, spectrum: float) -> tuple[Tensor, Tensor]:
     """near: every row returns with noise (cosine 0.995), in another order; half: 55 % do (cosine 0.78), the others are
-    independent; independent: none does; anisotropic: as half, in a space whose axes decay like k^-0.5."""
+    independent; independent: none does; anisotropic: as half, in a space whose axes decay like k^-0.5.
+
+    Axis k of all rows is multiplied by k^`spectrum`."""
     generator = torch.Generator().manual_seed(0)
     a_FD, b_FD = (torch.randn(n, d, generator=generator) for _ in range(2))
-    if kind == "anisotropic":
-        for rows_FD in (a_FD, b_FD):
-            rows_FD *= torch.arange(1, d + 1) ** -0.5
+    for rows_FD in (a_FD, b_FD):
+        rows_FD *= torch.arange(1, d + 1) ** (-0.5 if kind == "anisotropic" else spectrum)
     shared = {"near": n, "independent": 0}.get(kind, int(SHARED * n))
     b_FD[:shared].mul_(0.1 if kind == "near" else 0.8).add_(a_FD[:shared])
     return a_FD, b_FD[torch.randperm(n, generator=generator)]
@@ -125,17 +128,17 @@ def run_dense(
     return lambda: {"total": float(-cost_FF[row_F, index_F].sum(dtype=np.float64)), "solve_seconds": solve_seconds}
 
 
-def run(solver: str, kind: str, n: int, d: int, threads: int) -> dict[str, Any]:
+def run(solver: str, kind: str, n: int, d: int, spectrum: float, threads: int) -> dict[str, Any]:
     """One matching in this process."""
     torch.set_num_threads(threads)
     start = time.perf_counter()
     if solver == "saemd":
         with ThreadPoolExecutor(threads) as pool:  # compiles both ways
             for kernel in (Cosines, ByteCosines):
-                cosines = kernel(*rows_of_one_shape(*dictionaries(kind, 600, 20)), pool)
+                cosines = kernel(*rows_of_one_shape(*dictionaries(kind, 600, 20, spectrum)), pool)
                 optimum(gather(cosines.blocks(), 600, 16, pool), cosines)
     load_seconds = time.perf_counter() - start
-    a_FD, b_FD = dictionaries(kind, n, d)
+    a_FD, b_FD = dictionaries(kind, n, d, spectrum)
     before = memory_mb("VmRSS")
     Path("/proc/self/clear_refs").write_text("5")  # the peak starts anew
     products = [0.0, 0.0]
@@ -151,7 +154,9 @@ def run(solver: str, kind: str, n: int, d: int, threads: int) -> dict[str, Any]:
         "kind": kind,
         "n": n,
         "d": d,
+        "spectrum": spectrum,
         "seconds": seconds,
+        "cpu_seconds": cpu_seconds,
         "product_seconds": products[0],
         "rest_seconds": seconds - products[0],
         "rest_cpu_seconds": cpu_seconds - products[1],
@@ -175,29 +180,35 @@ def environment(threads: int) -> dict[str, Any]:
 def table(runs: list[dict[str, Any]]) -> str:
     """Medians per size, kind and solver."""
     lines = [
-        "| n | input | solver | runs | cosines s | rest s | rest CPU s | all s | added MB | mean cosine |",
-        "| --- " * 10 + "|",
+        "| n | spectrum | input | solver | runs | cosines s | rest s | rest CPU s | all s | added MB | mean cosine |",
+        "| --- " * 11 + "|",
     ]
-    for n, kind, solver in sorted({(r["n"], r["kind"], r["solver"]) for r in runs}, key=_order):
-        same = [r for r in runs if (r["n"], r["kind"], r["solver"]) == (n, kind, solver)]
+    for cell in sorted({_cell(r) for r in runs}, key=_order):
+        same = [r for r in runs if _cell(r) == cell]
+        n, spectrum, kind, solver = cell
         median = {key: statistics.median(r[key] for r in same) for key in same[0] if isinstance(same[0][key], float)}
         cells = [f"{median[key]:.2f}" for key in ("product_seconds", "rest_seconds", "rest_cpu_seconds", "seconds")]
         cells += [f"{median['added_mb']:.0f}", f"{median['total'] / n:.9f}"]
-        lines.append(f"| {n} | {kind} | {solver} | {len(same)} | " + " | ".join(cells) + " |")
+        lines.append(f"| {n} | {spectrum:g} | {kind} | {solver} | {len(same)} | " + " | ".join(cells) + " |")
     return "\n".join(lines)
 
 
-def _order(cell: tuple[int, str, str]) -> tuple[int, int, int]:
-    return cell[0], KINDS.index(cell[1]), SOLVERS.index(cell[2])
+def _cell(run: dict[str, Any]) -> tuple[int, float, str, str]:
+    return run["n"], run.get("spectrum", 0.0), run["kind"], run["solver"]
+
+
+def _order(cell: tuple[int, float, str, str]) -> tuple[int, float, int, int]:
+    n, spectrum, kind, solver = cell
+    return n, -spectrum, KINDS.index(kind), SOLVERS.index(solver)
 
 
 def main(arguments: list[str]) -> None:
     given = dict(argument.split("=", 1) for argument in arguments)
     n, d = int(given.pop("n", 18432)), int(given.pop("d", 2304))
-    threads = int(given.pop("threads", os.cpu_count() or 1))
+    threads, spectrum = int(given.pop("threads", os.cpu_count() or 1)), float(given.pop("spectrum", 0))
     if "one" in given:
         solver, kind = given["one"].split(",")
-        print(json.dumps(run(solver, kind, n, d, threads)))
+        print(json.dumps(run(solver, kind, n, d, spectrum, threads)))
         return
     repetitions = int(given.pop("repetitions", 1))
     solvers, kinds = (
@@ -207,17 +218,16 @@ def main(arguments: list[str]) -> None:
     if given:
         raise SystemExit(f"error: {sorted(given)} unknown: see the first lines of {__file__}")
     runs = json.loads(out.read_text()) if out.exists() else []
-    for kind in kinds:
-        for solver in solvers:
-            if solver.startswith("lap") and find_spec("lap") is None:
-                print(f"{solver}: lapx is not installed, left out")
-                continue
-            for _ in range(repetitions):
-                command = [sys.executable, __file__, f"one={solver},{kind}", f"n={n}", f"d={d}", f"threads={threads}"]
-                done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
-                runs.append(json.loads(done.stdout.splitlines()[-1]))
-                out.write_text("[\n" + ",\n".join(json.dumps(r) for r in runs) + "\n]\n")
-                print(json.dumps({key: runs[-1][key] for key in ("solver", "kind", "seconds", "added_mb")}), flush=True)
+    for solver in [solver for solver in solvers if solver.startswith("lap") and find_spec("lap") is None]:
+        print(f"{solver}: lapx is not installed, left out")
+        solvers.remove(solver)
+    size = [f"n={n}", f"d={d}", f"spectrum={spectrum}", f"threads={threads}"]
+    for kind, _, solver in product(kinds, range(repetitions), solvers):
+        command = [sys.executable, __file__, f"one={solver},{kind}", *size]
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        runs.append(json.loads(done.stdout.splitlines()[-1]))
+        out.write_text("[\n" + ",\n".join(json.dumps(r) for r in runs) + "\n]\n")
+        print(json.dumps({key: runs[-1][key] for key in ("solver", "kind", "seconds", "cpu_seconds")}), flush=True)
     print(table(runs))
 
 
