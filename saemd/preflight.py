@@ -20,8 +20,9 @@ from saemd.lm.load import lm_info
 from saemd.logging.account import check_account
 from saemd.runs import METRICS, differences, identify, refuse_another, run_dir
 from saemd.runs.folders import check_name
-from saemd.sae.starts import INITS, ModelShape
+from saemd.sae.starts import INITS
 from saemd.training import record
+from saemd.training.given import model_shape
 from saemd.training.schedules import schedule
 
 Part = TypeVar("Part")
@@ -108,7 +109,7 @@ def _check_size(config: Config) -> None:
     info = lm_info(config.lm, Path(config.cache_root))
     d_sae = width(config, info.mlp_width)
     _check_memory(config, info.d_model, d_sae)
-    INITS[config.init.name].check(config.init, ModelShape(info.d_model, info.mlp_width, info.has_post_norm), d_sae)
+    INITS[config.init.name].check(config.init, model_shape(config, info), d_sae)
 
 
 def _check_memory(config: Config, d_in: int, d_sae: int) -> None:

@@ -106,7 +106,7 @@ def test_presets_of_the_evaluation_compose():
 
 
 def test_shown_start_and_architecture_work(monkeypatch):
-    monkeypatch.setattr(starts, "INITS", {})
+    monkeypatch.setattr(starts.base, "INITS", {})
     shown: dict[str, Any] = {**vars(starts), **vars(base), "torch": torch, "Family": Family, "Paths": Paths}
     for block in blocks("docs/extending.md", "python")[:3]:
         exec(block, shown)

@@ -31,7 +31,7 @@ from saemd.activations.shards import disk_bytes
 from saemd.activations.statistics import Statistics
 from saemd.activations.stream import BatchStream
 from saemd.composition import compose_all
-from saemd.training.run import SAMPLE_TOKENS
+from saemd.training.given import SAMPLE_TOKENS
 
 TOKENS, D, BATCHES = 500_000_000, 2304, 300
 SETTINGS = {"default": [], "experiment=paper": ["experiment=paper"]}

@@ -21,6 +21,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from torch import Tensor
 
 from saemd.planning.work import Job
+from saemd.sae import INITS
 from saemd.sae.twins import fast_twin
 from saemd.training.module import SAETraining
 from saemd.training.run import make_module
@@ -84,12 +85,14 @@ def make_start(job: Job, x_ND: Tensor) -> tuple[Start, SAETraining]:
     if model.has_weights:
         config = dataclasses.replace(config, lm=model.local)
     else:
-        uniform = dataclasses.replace(config.init, name="uniform", encoder="tied")
+        uniform = INITS["uniform"].Config(name="uniform", label="uniform")
         config = dataclasses.replace(config, init=uniform, d_sae=job.d_sae)
     scale = x_ND.pow(2).sum(1).mean().sqrt().item()
-    source: Any = SimpleNamespace(
-        d_in=x_ND.shape[1], scale=scale, mean=x_ND.mean(0), sample=lambda n, seed=0: x_ND[:n].clone()
-    )
+
+    def sample(n: int, seed: int = 0) -> Tensor:
+        return x_ND[torch.arange(n) % len(x_ND)]  # repeated where a start asks for more
+
+    source: Any = SimpleNamespace(d_in=x_ND.shape[1], scale=scale, mean=x_ND.mean(0), sample=sample)
     began = time.perf_counter()
     module = make_module(config, source)
     seconds, sae = time.perf_counter() - began, module.sae

@@ -21,10 +21,11 @@ from saemd.errors import bad_value
 from saemd.planning.model import LanguageModel, describe
 from saemd.runs import CHECKPOINT, METRICS, SEED_KEYS, Run, find_runs, identify, refuse_another, run_dir
 from saemd.runs.identity import decisive
-from saemd.sae.starts import INITS, ModelShape
+from saemd.sae.starts import INITS
 from saemd.stability.pairs import stored
 from saemd.stability.siblings import siblings
 from saemd.training import record
+from saemd.training.given import model_shape
 
 
 @dataclass(frozen=True)
@@ -146,8 +147,7 @@ def _check_model(config: Config, model: LanguageModel) -> None:
     """What the model's shape decides. Raises `UserError`."""
     if config.layer >= model.n_layers:
         raise bad_value("layer", config.layer, f"{config.lm.name} has layers 0 to {model.n_layers - 1}")
-    shape = ModelShape(model.d_model, model.mlp_width, model.has_post_norm)
-    INITS[config.init.name].check(config.init, shape, width(config, model.mlp_width))
+    INITS[config.init.name].check(config.init, model_shape(config, model), width(config, model.mlp_width))
 
 
 def _harvest(config: Config, model: LanguageModel, origin: Origin | None, unfinished: int) -> Harvest:

@@ -22,6 +22,9 @@ _ELSEWHERE = (
 # Of `activations`: memory and time alone. A run from memory (`name`, `device`) is the run from the cache; the keys of
 # other sources tell them apart.
 _SPEED = ("lm_batch_tokens", "prefetch_batches", "name", "device")
+# Keys that came later, with the value that stands for what earlier runs did: with it they decide nothing new, so that
+# a run's fingerprint and folder stay those of a run that was trained before.
+_LATER: Mapping[str, Any] = {"init.offset": 0, "init.shared": False}
 
 
 class Origin(Protocol):
@@ -60,7 +63,16 @@ def decisive(values: Mapping[str, Any], cache_fingerprint: str) -> dict[str, Any
     """The part of a configuration that decides a run's weights; `cache` stands for the language model and the text."""
     matters = {key: value for key, value in values.items() if key not in (*_ELSEWHERE, *_INPUTS)}
     reading = {key: value for key, value in (values.get("activations") or {}).items() if key not in _SPEED}
-    return {**matters, "activations": reading, "cache": cache_fingerprint}
+    return _without_later({**matters, "activations": reading, "cache": cache_fingerprint})
+
+
+def _without_later(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values without keys of `_LATER` that are as earlier runs were."""
+    return {
+        key: _without_later(value, f"{prefix}{key}.") if isinstance(value, dict) else value
+        for key, value in values.items()
+        if not (f"{prefix}{key}" in _LATER and value == _LATER[f"{prefix}{key}"])
+    }
 
 
 def refuse_another(folder: Path, about: dict[str, Any]) -> None:

@@ -14,27 +14,22 @@ import lightning as pl
 import torch
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities import rank_zero_only
-from torch import Tensor
 
 from saemd.activations.datamodule import ActivationDataModule
 from saemd.activations.harvest_memory import resident
 from saemd.activations.registry import open_source
 from saemd.activations.source import Source
-from saemd.config import Config, width
-from saemd.lm.load import lm_info
-from saemd.lm.weights import read_attention_output, read_mlp_decoder, read_token_embeddings
+from saemd.config import Config
 from saemd.logging import finish, log_summary, make_logger, run_id
 from saemd.runs import CHECKPOINT, METRICS, held, refuse_another, run_dir, run_name, write_config
-from saemd.sae import Sources, build, load_finite
+from saemd.sae import build
 from saemd.threads import use_threads
 from saemd.training import record
 from saemd.training.callbacks import SaveRun
 from saemd.training.checkpoints import SafeCheckpoints, step_of
 from saemd.training.fit import fit
+from saemd.training.given import sources_of
 from saemd.training.module import SAETraining
-
-SAMPLE_TOKENS = 16_384  # activations that a start may look at
-SHARED_SEED = 0  # of a start's generator that all seeds share
 
 
 @dataclass(frozen=True)
@@ -112,27 +107,7 @@ def opened(job: Job, failed: Callable[[], bool] = lambda: False) -> Iterator[Log
 
 def make_module(config: Config, source: Source) -> SAETraining:
     """The module at step 0."""
-    root = Path(config.cache_root)
-
-    def mlp_decoder(layer: int | None) -> tuple[Tensor, Tensor | None]:
-        mlp = read_mlp_decoder(config.lm, root, config.layer if layer is None else layer)
-        return mlp.weight, mlp.post_norm_scale
-
-    def attention_output(layer: int | None) -> Tensor:
-        return read_attention_output(config.lm, root, config.layer if layer is None else layer)
-
-    sources = Sources(
-        d_in=source.d_in,
-        d_sae=width(config, lm_info(config.lm, root).mlp_width),
-        sample=lambda: source.sample(SAMPLE_TOKENS) / source.scale,
-        mlp_decoder=mlp_decoder,
-        attention_output=attention_output,
-        token_embeddings=lambda: read_token_embeddings(config.lm, root),
-        saved_sae=load_finite,
-        generator=torch.Generator().manual_seed(config.init_seed),
-        shared_generator=torch.Generator().manual_seed(SHARED_SEED),
-    )
-    sae = build(config.init, config.sae, sources, target_l0=config.l0, scale=source.scale)
+    sae = build(config.init, config.sae, sources_of(config, source), target_l0=config.l0, scale=source.scale)
     return SAETraining(sae, config.recipe, steps=config.tokens // config.batch_size, mean_D=source.mean)
 
 
