@@ -67,7 +67,7 @@ def test_two_seeds_are_compared(runs):
     [
         (["l0=0"], "l0=0: the target L0 must be at least 1"),
         (["colour=red"], "colour: there is no such key"),
-        (["init=zero"], "init=zero: known are mirror, uniform"),
+        (["init=zero"], "init=zero: known are data_points, "),
         (["l0=many"], "l0=many: Value 'many' "),
         (["seed=1,2"], "seed=1,2: several values are a sweep; add -m"),
         (["run_root=[a"], "run_root=[a: cannot be read"),

@@ -15,7 +15,7 @@ CASES = {
     "unknown key": (["colour=red"], r"colour: there is no such key"),
     "unknown nested key": (["recipe.lrr=1"], r"recipe.lrr: there is no such key"),
     "key of another initialisation": (["init=uniform", "init.fold_postnorm=true"], r"init.fold_postnorm: there is no"),
-    "unknown group value": (["init=zero"], r"init=zero: known are mirror, uniform"),
+    "unknown group value": (["init=zero"], r"init=zero: known are data_points, "),
     "no group value": (["experiment=null"], r"experiment=null: known are demo, paper; or leave it out$"),
     "wrong type": (["l0=many"], r"l0=many: "),
     "layer outside the model": (["layer=3"], r"layer=3: .* layers 0 to 2"),

@@ -12,8 +12,8 @@ from saemd.errors import bad_value
 from saemd.sae.starts.base import InitConfig, ModelShape, Sources, Start, initializer, unit_rows
 
 PARTS = ("mlp", "attention", "embeddings")
-_TOKENS = 4096  # sampled activations that the directions are chosen by
-_BLOCK = 256  # of them at a time: the products take _BLOCK · P floats
+_NEAR = 256  # directions with an activation's largest projections: it is decomposed into some of these
+_BLOCK = 128  # activations at a time, which take _BLOCK · (P + _NEAR · D) floats
 
 
 @dataclass
@@ -21,8 +21,8 @@ class PoolConfig(InitConfig):
     """Directions of the layers up to the trained one, chosen by what activations use."""
 
     encoder: str = "dual"
-    parts: list[str] = field(default_factory=lambda: [*PARTS])  # whose directions may be chosen, of PARTS
-    picks: int = 8  # directions that each of 4,096 sampled activations is decomposed into
+    parts: list[str] = field(default_factory=lambda: [*PARTS])  # whose directions may be chosen
+    picks: int = 8  # directions that each of d_sae sampled activations is decomposed into
 
 
 def check_pool(config: PoolConfig, model: ModelShape, d_sae: int) -> None:
@@ -53,7 +53,7 @@ def pool(config: PoolConfig, sources: Sources) -> Start:
     rows_PD = rows_PD[norms_P > 0] / norms_P[norms_P > 0, None]
     _check_size(2 * len(rows_PD), sources.d_sae)
     x_ND = sources.sample()
-    energy, moment = usage(x_ND[:_TOKENS] - x_ND.mean(0), rows_PD, config.picks)
+    energy, moment = usage(x_ND[: sources.d_sae] - x_ND.mean(0), rows_PD, config.picks)
     by_moment = moment.argsort(descending=True, stable=True)
     chosen = by_moment[energy[by_moment].argsort(descending=True, stable=True)][: sources.d_sae]
     signs = 1 - 2 * (chosen >= len(rows_PD)).float()
@@ -64,22 +64,25 @@ def usage(x_ND: Tensor, rows_PD: Tensor, picks: int) -> tuple[Tensor, Tensor]:
     """How much activations use each direction (entries 0 to P − 1) and its opposite (P to 2P − 1), by two measures.
 
     The first one is the energy that matching pursuit gives it: `picks` times, each activation's residual r loses its
-    largest projection (uᵀr) u on a direction, and the signed direction gains (uᵀr)². The second one, which ranks the
-    directions that no activation picked, is its second moment, the sum of max(uᵀx, 0)². Rows must have norm 1. The
-    cost is (picks + 1) · 2 · N · P · D floating point operations.
+    largest projection (uᵀr) u on a direction, and the signed direction gains (uᵀr)². An activation is decomposed into
+    the 256 directions with its largest projections alone. The second measure, which ranks the directions that no
+    activation picked, is the second moment, the sum of max(uᵀx, 0)². Rows must have norm 1. The cost is about 2 · N · P
+    · D floating point operations.
     """
     P = len(rows_PD)
     energy, moment = torch.zeros(2 * P), torch.zeros(2 * P)
     for r_BD in x_ND.split(_BLOCK):
         along_BP = r_BD @ rows_PD.T
-        moment += torch.cat([side.relu().square().sum(0) for side in (along_BP, -along_BP)])
-        for pick in range(picks):
-            if pick:
-                along_BP = r_BD @ rows_PD.T
-            index_B = along_BP.abs().argmax(1)
-            value_B = along_BP.gather(1, index_B[:, None]).squeeze(1)
-            energy.index_add_(0, index_B + P * (value_B < 0), value_B.square())
-            r_BD = r_BD - value_B[:, None] * rows_PD[index_B]
+        positive_P = along_BP.relu().square().sum(0)
+        moment += torch.cat([positive_P, along_BP.square().sum(0) - positive_P])
+        near_BK = along_BP.abs_().topk(min(_NEAR, P)).indices
+        near_BKD = rows_PD[near_BK]
+        for _ in range(picks):
+            along_BK = torch.einsum("bkd,bd->bk", near_BKD, r_BD)
+            place_B1 = along_BK.abs().argmax(1, keepdim=True)
+            value_B1, index_B1 = along_BK.gather(1, place_B1), near_BK.gather(1, place_B1)
+            energy.index_add_(0, (index_B1 + P * (value_B1 < 0)).squeeze(1), value_B1.square().squeeze(1))
+            r_BD = r_BD - value_B1 * rows_PD[index_B1.squeeze(1)]
     return energy, moment
 
 

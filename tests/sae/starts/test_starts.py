@@ -101,10 +101,8 @@ def pool_of(parts: list[str]) -> torch.Tensor:
 def test_pool_takes_what_activations_are_made_of(part):
     """Activations are multiples of either sign of five planted directions of one part: these are chosen."""
     planted = pool_of([part])[[0, 3, 5, 8, 11]]
-    draw = torch.Generator().manual_seed(0)
-    x = (torch.rand(300, 1, generator=draw) + 1) * planted[torch.randint(5, (300,), generator=draw)]
-    W = start("pool", drawn=sources(10, sample=lambda: torch.cat([x, -x])), picks=1).W_dec.detach()
     both = torch.cat([planted, -planted])
+    W = start("pool", drawn=sources(10, sample=lambda: 3 * both), picks=1).W_dec.detach()
     torch.testing.assert_close((W @ both.T).max(0).values, torch.ones(10))
 
 
