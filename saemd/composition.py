@@ -14,7 +14,7 @@ from omegaconf import DictConfig, OmegaConf, open_dict
 from saemd.activations.config import SCHEMAS
 from saemd.arguments import CONF, folder, overrides, refuse_unread, unknown_key
 from saemd.config import Config, check
-from saemd.corpus.config import CorpusConfig
+from saemd.corpus.config import DISJOINT, CorpusConfig, part_of
 from saemd.errors import UserError, bad_value
 from saemd.lm.config import LMConfig
 from saemd.logging.config import LoggerConfig
@@ -53,6 +53,9 @@ def typed(composed: DictConfig, choices: Mapping[str, str]) -> Config:
     assert isinstance(config, Config)
     config.run_root, config.cache_root = folder("run_root", config.run_root), folder("cache_root", config.cache_root)
     config.folder = _folder_parts(config, choices)
+    if config.corpus.part is not None:
+        raise bad_value("corpus.part", config.corpus.part, f"write documents={config.corpus.part}, which sets it")
+    config.corpus.part = part_of(config.documents, config.seed)
     check(config)
     return config
 
@@ -83,12 +86,26 @@ def job_overrides(arguments: list[str]) -> list[str]:
     Each job, wherever Hydra composes it, then finds its own folder.
     """
     words = with_free_folder(overrides(arguments, FLAGS))
-    parsed = OverridesParser.create().parse_overrides(words)
     if not is_sweep(arguments):
         return words
+    words = _with_seeds(words)
+    parsed = OverridesParser.create().parse_overrides(words)
     varied = [o.key_or_group for o in parsed if o.is_sweep_override() and len([*o.sweep_iterator()]) > 1]
     named = ",".join(f"{key}:null" for key in sorted({*varied}) if names_folder(key))
     return [f"++folder={{{named}}}", *words] if named else words
+
+
+def _with_seeds(words: list[str]) -> list[str]:
+    """The words with the sweep's seeds in `documents=disjoint`, so that a job knows its part without the others."""
+    parsed = OverridesParser.create().parse_overrides(words)
+    seeds = [[*o.sweep_string_iterator()] for o in parsed if o.key_or_group == "seed" and o.is_sweep_override()]
+    if not seeds or len(seeds[-1]) < 2:
+        return words
+    named = f"{DISJOINT}:{'-'.join(seeds[-1])}"
+    return [
+        re.sub(rf"(?<=[=,]){DISJOINT}(?=,|$)", named, word) if o.key_or_group == "documents" else word
+        for word, o in zip(words, parsed, strict=True)
+    ]
 
 
 def compose_all(arguments: list[str]) -> list[Config]:

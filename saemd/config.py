@@ -13,7 +13,7 @@ from typing import Any
 from omegaconf import MISSING
 
 from saemd.activations.config import HarvestConfig, check_activations
-from saemd.corpus.config import CorpusConfig
+from saemd.corpus.config import CorpusConfig, part_of
 from saemd.errors import bad_value
 from saemd.lm.config import LMConfig
 from saemd.logging.config import LoggerConfig
@@ -44,6 +44,9 @@ class Config:
     seed: int = MISSING  # sets init_seed and data_seed
     init_seed: int = MISSING  # draws the starting weights
     data_seed: int = MISSING  # orders the activations
+    # What a seed trains on: same (all documents), disjoint (in a sweep over seed, a part for each), or a part, as 0/2.
+    # disjoint becomes disjoint:24-42, which names the sweep's seeds. Held-out documents are the same for all parts.
+    documents: str = "same"
     tokens: int = MISSING  # activations to train on
     batch_size: int = MISSING  # activations per step
     run_root: str = MISSING  # runs go to <run_root>/init=<label>/l0=<l0>/…/seed=<seed>
@@ -71,6 +74,8 @@ def check(config: Config) -> None:
     for key in ("seed", "init_seed", "data_seed"):
         if not 0 <= getattr(config, key) < SEEDS:  # torch's generator keeps 32 bits: two seeds could draw one start
             raise bad_value(key, getattr(config, key), f"use a seed from 0 to {SEEDS - 1}")
+    if config.corpus.part != (part := part_of(config.documents, config.seed)):
+        raise bad_value("corpus.part", config.corpus.part, f"documents={config.documents} makes it {part or 'null'}")
     if config.l0 <= 0:
         raise bad_value("l0", config.l0, "the target L0 must be at least 1")
     if config.d_sae is not None and config.d_sae < 1:

@@ -58,6 +58,7 @@ def open_contexts(origin: Origin, cache_root: Path, contexts: Callable[[], Itera
     Raises `UserError` for too little disk, and for a corpus without a whole context.
     """
     deciding = [origin.lm_fingerprint, origin.corpus_fingerprint, origin.context_length, origin.tokens]
+    deciding += [origin.part] if origin.part else []
     fingerprint = hashlib.sha256(json.dumps(deciding).encode()).hexdigest()[:12]
     folder = cache_root / "contexts" / f"{label(origin.lm)}-{fingerprint}"
     if not folder.is_dir():

@@ -83,7 +83,7 @@ def describe(
         lm_fingerprint=info.fingerprint,
         layer=layer,
         d_in=info.d_model,
-        corpus=corpus_config.name,
+        corpus=corpus_config.name + (f" part {corpus_config.part}" if corpus_config.part else ""),
         corpus_fingerprint=fingerprint(corpus_config, cache_root),
         context_length=config.context_length,
         tokens=config.tokens,
@@ -91,6 +91,7 @@ def describe(
         shard_tokens=config.shard_tokens,
         outlier_factor=config.outlier_factor,
         lm_dtype=config.lm_dtype,
+        part=corpus_config.part,
     )
 
 

@@ -38,12 +38,20 @@ class Origin:
     shard_tokens: int
     outlier_factor: float | None
     lm_dtype: str  # as configured, "auto" included: a machine where another dtype is faster uses the same cache
+    part: str | None = None  # of the training documents, as 0/2; None: all, as in caches of earlier versions
 
     @property
     def fingerprint(self) -> str:
         """sha256 of all fields but the two names, which their fingerprints represent."""
         values = {key: value for key, value in dataclasses.asdict(self).items() if key not in ("lm", "corpus")}
+        if self.part is None:
+            del values["part"]
         return hashlib.sha256(json.dumps({"format": FORMAT, **values}, sort_keys=True).encode()).hexdigest()
+
+    @property
+    def whole_fingerprint(self) -> str:
+        """The fingerprint that all parts of the documents have in common: that of no part."""
+        return dataclasses.replace(self, part=None).fingerprint
 
     def wanted(self, split: SplitName) -> int:
         """Tokens of a split, as configured."""

@@ -23,11 +23,14 @@ Split = Literal["train", "heldout"]
 def documents(config: CorpusConfig, cache_root: Path, split: Split) -> Iterator[str]:
     """The documents of one split, in an order that `config.seed` fixes. Every call returns the same ones.
 
-    The hash of a document's text decides its split, so no text is in both. Raises `UserError` for a corpus that cannot
-    be read or holds no text.
+    The hash of a document's text decides its split, so no text is in both; and its part, so that parts share no text.
+    Every part has all held-out documents. Raises `UserError` for a corpus that cannot be read or holds no text.
     """
     for text in _all(config, cache_root):
-        if is_heldout(text, config.heldout_fraction) == (split == "heldout"):
+        if is_heldout(text, config.heldout_fraction):
+            if split == "heldout":
+                yield text
+        elif split == "train" and is_in_part(text, config.part):
             yield text
 
 
@@ -59,16 +62,29 @@ def check_corpus(config: CorpusConfig) -> None:
 
 def is_heldout(text: str, fraction: float) -> bool:
     """Whether a text is held out, by its sha256: the same in every order, run and corpus."""
-    return int.from_bytes(hashlib.sha256(text.encode("utf-8", "replace")).digest()[:8]) < fraction * 2**64
+    return int.from_bytes(_digest(text)[:8]) < fraction * 2**64
+
+
+def is_in_part(text: str, part: str | None) -> bool:
+    """Whether a text belongs to a part such as `0/2`, by other bytes of its sha256; every text belongs to None."""
+    if part is None:
+        return True
+    index, n = map(int, part.split("/"))
+    return int.from_bytes(_digest(text)[8:16]) % n == index
+
+
+def _digest(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "replace")).digest()
 
 
 def fingerprint(config: CorpusConfig, cache_root: Path | None = None) -> str:
-    """A digest of the stream: of the configuration and, for a user's files, of their content.
+    """A digest of the stream of all parts: of the configuration and, for a user's files, of their content.
 
     Text may be many gigabytes, so the files' digests are kept below `cache_root`; with None, in this process alone.
     Raises `UserError` for a file that cannot be read.
     """
     values = dataclasses.asdict(config)
+    del values["part"]
     if config.path:
         files = files_of(_path(config))
         try:

@@ -20,7 +20,7 @@ from saemd.config import Config, width
 from saemd.errors import bad_value
 from saemd.planning.model import LanguageModel, describe
 from saemd.runs import CHECKPOINT, METRICS, SEED_KEYS, Run, find_runs, identify, refuse_another, run_dir
-from saemd.runs.identity import decisive
+from saemd.runs.identity import common
 from saemd.sae.starts import INITS
 from saemd.stability.pairs import stored
 from saemd.stability.siblings import siblings
@@ -183,8 +183,8 @@ def _siblings(config: Config, origin: Origin | None) -> str:
     """Equal for jobs that differ in nothing but their seeds."""
     if origin is not None:
         return identify(config, origin)["sibling_fingerprint"]
-    matters = decisive(dataclasses.asdict(config), _asked_for(config))
-    return json.dumps({key: value for key, value in matters.items() if key not in SEED_KEYS}, sort_keys=True)
+    whole = dataclasses.replace(config, corpus=dataclasses.replace(config.corpus, part=None))
+    return json.dumps(common(dataclasses.asdict(config), _asked_for(whole)), sort_keys=True)
 
 
 def _comparisons(jobs: list[Job], is_sweep: bool) -> list[Comparison]:

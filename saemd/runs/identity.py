@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from saemd.config import Config
+from saemd.corpus.config import SAME, number_of_parts
 from saemd.errors import UserError
 from saemd.runs.files import CHECKPOINT, CONFIG, METRICS, read_config
 
@@ -24,7 +25,7 @@ _ELSEWHERE = (
 _SPEED = ("lm_batch_tokens", "prefetch_batches", "name", "device")
 # Keys that came later, with the value that stands for what earlier runs did: with it they decide nothing new, so that
 # a run's fingerprint and folder stay those of a run that was trained before.
-_LATER: Mapping[str, Any] = {"init.offset": 0, "init.shared": False}
+_LATER: Mapping[str, Any] = {"documents": SAME, "init.offset": 0, "init.shared": False}
 
 
 class Origin(Protocol):
@@ -32,6 +33,8 @@ class Origin(Protocol):
 
     @property
     def fingerprint(self) -> str: ...
+    @property
+    def whole_fingerprint(self) -> str: ...  # that all parts of the documents share
     @property
     def lm_fingerprint(self) -> str: ...
     @property
@@ -47,12 +50,10 @@ def changes_runs(key: str) -> bool:
 def identify(config: Config, origin: Origin) -> dict[str, Any]:
     """What decides whether two runs are the same, or siblings. `origin` is that of the activations."""
     values = dataclasses.asdict(config)
-    matters = decisive(values, origin.fingerprint)
-    siblings = {key: value for key, value in matters.items() if key not in SEED_KEYS}
     return {
         "config": values,
-        "fingerprint": _fingerprint(matters),
-        "sibling_fingerprint": _fingerprint(siblings),
+        "fingerprint": _fingerprint(decisive(values, origin.fingerprint)),
+        "sibling_fingerprint": _fingerprint(common(values, origin.whole_fingerprint)),
         "cache_fingerprint": origin.fingerprint,
         "lm_fingerprint": origin.lm_fingerprint,  # parts of the cache's, so that a refusal can say which one changed
         "corpus_fingerprint": origin.corpus_fingerprint,
@@ -64,6 +65,14 @@ def decisive(values: Mapping[str, Any], cache_fingerprint: str) -> dict[str, Any
     matters = {key: value for key, value in values.items() if key not in (*_ELSEWHERE, *_INPUTS)}
     reading = {key: value for key, value in (values.get("activations") or {}).items() if key not in _SPEED}
     return _without_later({**matters, "activations": reading, "cache": cache_fingerprint})
+
+
+def common(values: Mapping[str, Any], whole_fingerprint: str) -> dict[str, Any]:
+    """The part of `decisive` that seeds have in common. They may train on different ones of equally many parts."""
+    matters = {key: value for key, value in decisive(values, whole_fingerprint).items() if key not in SEED_KEYS}
+    if "documents" in matters:
+        matters["documents"] = number_of_parts(matters["documents"])
+    return matters
 
 
 def _without_later(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:

@@ -26,6 +26,7 @@ def make_record(pair: Pair, comparison: Comparison, floor: float, threshold: flo
         "encoder": [a.encoder, b.encoder],
         "same_start_dec": pair.same_start("W_dec"),
         "same_start_enc": pair.same_start("W_enc"),
+        "same_documents": pair.same_documents,
         "alive": int(alive.sum()),
         "alive_each": [int(a.alive.sum()), int(b.alive.sum())],
         "shared_threshold": threshold,

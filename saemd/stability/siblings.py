@@ -8,7 +8,7 @@ from saemd.errors import bad_value
 from saemd.runs import SEED_KEYS, Run, flatten
 from saemd.runs.identity import decisive
 
-_OF_ACTIVATIONS = ("layer", "lm", "corpus", "activations")  # keys that change the cached activations
+_OF_ACTIVATIONS = ("layer", "lm", "corpus", "activations", "documents")  # keys that change the cached activations
 
 
 @dataclass(frozen=True, eq=False)
@@ -23,6 +23,12 @@ class Pair:
         """Do both runs start from bit-equal `weight` (W_dec or W_enc)? None where a run did not note it."""
         starts = [(run.saved.get("start") or {}).get(weight) for run in (self.a, self.b)]
         return None if None in starts else starts[0] == starts[1]
+
+    @property
+    def same_documents(self) -> bool:
+        """Do both runs train on the same part of the documents, or on all?"""
+        one, two = ((run.config.get("corpus") or {}).get("part") for run in (self.a, self.b))
+        return one == two
 
 
 def siblings(runs: list[Run]) -> tuple[list[Pair], list[str]]:
@@ -92,7 +98,8 @@ def _all_but(run: Run, key: str) -> str:
     """All that decides the run's weights but `key`, as text."""
     decides = decisive(run.config, run.saved["cache_fingerprint"])
     if key.split(".")[0] in _OF_ACTIVATIONS:  # then the cache differs with it, and its parts are compared
-        decides = {**decides, "cache": None, "lm": run.config.get("lm"), "corpus": run.config.get("corpus")}
+        text = {name: value for name, value in (run.config.get("corpus") or {}).items() if name != "part"}
+        decides = {**decides, "cache": None, "lm": run.config.get("lm"), "corpus": text}
     others = {name: value for name, value in flatten(decides).items() if name != key and not name.startswith(f"{key}.")}
     others.pop("init.label", None)  # a name
     return json.dumps(others, sort_keys=True)

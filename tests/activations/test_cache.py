@@ -16,7 +16,7 @@ import torch
 
 from saemd.activations.cache import ActivationCache
 from saemd.activations.config import ActivationsConfig, check_activations
-from saemd.activations.manifest import SPLITS, Shard, SplitName
+from saemd.activations.manifest import SPLITS, Origin, Shard, SplitName
 from saemd.activations.shards import disk_bytes, to_bits, to_float
 from saemd.activations.write import lock, write_cache
 from saemd.errors import UserError
@@ -265,3 +265,12 @@ def test_values_out_of_range_are_refused_by_name(key: str, value: object) -> Non
     check_activations(ActivationsConfig())
     with pytest.raises(UserError, match=f"^activations.{key}={value}: "):
         check_activations(dataclasses.replace(CONFIG, **{key: value}))  # type: ignore[arg-type]
+
+
+def test_a_part_of_the_documents_has_a_cache_of_its_own():
+    """All parts share `whole_fingerprint`, and no part is what it was before there were parts."""
+    origin = Origin("lm", "a", 1, 8, "text", "b", 32, 100, 10, 50, None, "auto")
+    half = dataclasses.replace(origin, part="0/2")
+    assert origin.fingerprint == "0927beeacb5415b6c997176673d084b907d7f0d9a35be6a9baf68f1e12c94d68"
+    assert half.whole_fingerprint == origin.whole_fingerprint == origin.fingerprint
+    assert len({origin.fingerprint, half.fingerprint, dataclasses.replace(half, part="1/2").fingerprint}) == 3
