@@ -148,7 +148,7 @@ def _remarks(work: Work) -> list[str]:
     if largest and largest.pairs:
         matrix = human(costs.fallback_bytes(largest))
         lines.append(f"Comparison: scipy's n × n matrix would take {matrix}, where the fast matching finds no proof.")
-    return lines
+    return [*dict.fromkeys(lines)]  # harvests of one layer, on different texts, have the same line
 
 
 def _short(path: Path) -> str:

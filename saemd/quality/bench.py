@@ -1,5 +1,6 @@
 """What SAEs are measured on: the runs' own language model, layer and held-out text, loaded when first needed."""
 
+import dataclasses
 import hashlib
 import importlib.metadata
 import itertools
@@ -107,7 +108,8 @@ class Bench:
             width = f"{self.info.name} has activations of width {self.info.d_model}"
             raise bad_value("run_dir", run.path, f"its SAE takes width {run.d_in}, but {width}; remove this folder")
         activations = _activations(run.config)  # runs of a bench may differ in these
-        origin = harvest.describe(self.lm_config, self.layer, self.corpus, activations, self.cache_root)
+        corpus = dataclasses.replace(self.corpus, part=_typed(CorpusConfig, run.config, "corpus").part)
+        origin = harvest.describe(self.lm_config, self.layer, corpus, activations, self.cache_root)
         if origin.fingerprint != run.saved["cache_fingerprint"]:
             present = f"lm={self.info.name}, layer={self.layer}, corpus={self.corpus.name}"
             remedy = f"{present} are not what it was trained on any more; bring these back, or train it again"

@@ -42,7 +42,7 @@ def identity(words: list[str]) -> dict[str, Any]:
 
 
 def test_runs_on_different_parts_are_siblings(world):
-    """Named by the sweep, or by hand; but runs on parts and on all documents are not, nor those on halves and thirds."""
+    """Named by the sweep or by hand. Runs on parts and on all documents are not, nor those on halves and thirds."""
     named = [identity([*world, f"seed={seed}", "documents=disjoint:3-5"]) for seed in (3, 5)]
     by_hand = [identity([*world, f"seed={seed}", f"documents={part}"]) for seed, part in ((3, "0/2"), (5, "1/2"))]
     assert [one["cache_fingerprint"] for one in named] == [one["cache_fingerprint"] for one in by_hand]
