@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from itertools import pairwise
 from typing import Any
 
 from omegaconf import MISSING
@@ -59,6 +60,9 @@ class Config:
     accelerator: str = "auto"  # Lightning's, of ACCELERATORS
     threads: int | None = None  # CPU threads of torch; null: all cores
     checkpoint_minutes: float = 5.0  # at most this much work is lost when a run is killed
+    # Token counts, ascending: the SAE at the step nearest to each is kept in the run's folder, with its held-out
+    # figures. 0 keeps the start.
+    snapshots: list[int] = field(default_factory=list)
 
 
 def width(config: Config, mlp_width: int) -> int:
@@ -67,6 +71,12 @@ def width(config: Config, mlp_width: int) -> int:
     if config.l0 > d_sae:
         raise bad_value("l0", config.l0, f"the target L0 cannot exceed d_sae={d_sae}")
     return d_sae
+
+
+def snapshot_steps(config: Config) -> dict[int, int]:
+    """The tokens in `snapshots` by the step, from 1 to the last (0: before the first), that is nearest to them."""
+    size, steps = config.batch_size, config.tokens // config.batch_size
+    return {min(max((2 * n + size) // (2 * size), int(n > 0)), steps): n for n in config.snapshots}
 
 
 def check(config: Config) -> None:
@@ -86,6 +96,7 @@ def check(config: Config) -> None:
         raise bad_value("batch_size", config.batch_size, "use at least 1 (the paper: 2048)")
     if config.tokens < config.batch_size:
         raise bad_value("tokens", config.tokens, f"use at least one batch, batch_size={config.batch_size}")
+    _check_snapshots(config)
     if config.layer < 0:
         raise bad_value("layer", config.layer, "layers count from 0")
     if config.threads is not None and config.threads < 1:
@@ -105,3 +116,13 @@ def check(config: Config) -> None:
     check_init(config.init)
     check_logger(config.logger)
     check_recipe(config.recipe)
+
+
+def _check_snapshots(config: Config) -> None:
+    asked = config.snapshots
+    if any(n > config.tokens for n in asked):
+        raise bad_value("snapshots", asked, f"training ends at tokens={config.tokens}; use at most that many")
+    if any(n < 0 for n in asked) or any(a >= b for a, b in pairwise(asked)):
+        raise bad_value("snapshots", asked, "use token counts from 0 on, each above the one before")
+    if len(snapshot_steps(config)) < len(asked):
+        raise bad_value("snapshots", asked, f"two of them fall on one step of batch_size={config.batch_size} tokens")

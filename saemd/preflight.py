@@ -18,7 +18,7 @@ from saemd.corpus import check_corpus
 from saemd.errors import UserError, bad_value
 from saemd.lm.load import lm_info
 from saemd.logging.account import check_account
-from saemd.runs import METRICS, differences, identify, refuse_another, run_dir
+from saemd.runs import METRICS, differences, identify, refuse_another, refuse_missed, run_dir
 from saemd.runs.folders import check_name
 from saemd.sae.starts import INITS
 from saemd.training import record
@@ -129,7 +129,9 @@ def _check_run(config: Config, origin: Origin) -> dict[str, Any] | None:
 
         check_source(origin, config.activations)
         refuse_another(run_dir(config), identify(config, origin))
-        step_of(run_dir(config))
+        refuse_missed(config, step_of(run_dir(config)))
+    else:
+        refuse_missed(config, config.tokens // config.batch_size)
     return metrics
 
 

@@ -110,13 +110,13 @@ def disk(harvests: list[Harvest], jobs: list[Job]) -> Iterator[Need]:
 
 
 def run_bytes(job: Job) -> int:
-    """Of a finished run: weights, `last.ckpt` (weights and Adam's moments), `latents.npz` and small files."""
+    """Of a finished run: `last.ckpt` (weights and Adam's moments); at the end and in each snapshot weights, figures."""
     sae = empty_sae(job.config, job.harvest.d_in, job.d_sae)
     parameters = FLOAT * sum(parameter.numel() for parameter in sae.parameters())
     buffers = sum(buffer.numel() * buffer.element_size() for buffer in sae.buffers())
     last_fired, latents = 8 * job.d_sae, 13 * job.d_sae
     checkpoint = parameters * (1 + moments(job.config)) + buffers + last_fired
-    return parameters + checkpoint + latents + SMALL_FILES
+    return checkpoint + (1 + len(job.config.snapshots)) * (parameters + latents + SMALL_FILES)
 
 
 def moments(config: Config) -> int:

@@ -33,6 +33,7 @@ class Run:
     alive: np.ndarray  # bool [F], fired on held-out activations
     cos_dec_start: np.ndarray  # float32 [F], cosine of each decoder row with its own start
     cos_enc_start: np.ndarray  # float32 [F]
+    fire_rate: np.ndarray  # float32 [F], share of the held-out tokens on which it was active
 
     @property
     def config(self) -> dict[str, Any]:
@@ -94,23 +95,26 @@ def read_run(path: Path) -> Run:
     if place is None:
         raise bad_value("run_dir", path, "runs lie in <run_root>/init=<label>/l0=<l0>/…/seed=<seed>")
     try:
-        saved, metrics = read_config(path), read_metrics(path)
-        d_in, d_sae = sae_shape(path)
-        alive, cos_dec, cos_enc = _read_latents(path / LATENTS, d_sae)
+        saved = read_config(path)
     except DamagedFileError as error:
-        reason = f"{error.path.name} {error.what}"
-        raise bad_value("run_dir", path, f"cannot be read ({reason}); remove this folder and train it again") from error
-    return Run(
-        path=path,
-        **vars(place),
-        d_in=d_in,
-        d_sae=d_sae,
-        saved=saved,
-        metrics=metrics,
-        alive=alive,
-        cos_dec_start=cos_dec,
-        cos_enc_start=cos_enc,
-    )
+        raise _unreadable(path, error) from error
+    return Run(path=path, **vars(place), saved=saved, **read_sae_files(path))
+
+
+def read_sae_files(path: Path) -> dict[str, Any]:
+    """The fields of `Run` that the files of its SAE give, in a run's folder or a snapshot's. Raises `UserError`."""
+    try:
+        metrics = read_metrics(path)
+        d_in, d_sae = sae_shape(path)
+        latents = _read_latents(path / LATENTS, d_sae)
+    except DamagedFileError as error:
+        raise _unreadable(path, error) from error
+    return {"metrics": metrics, "d_in": d_in, "d_sae": d_sae, **latents}
+
+
+def _unreadable(path: Path, error: DamagedFileError) -> UserError:
+    reason = f"{error.path.name} {error.what}"
+    return bad_value("run_dir", path, f"cannot be read ({reason}); remove this folder and train it again")
 
 
 def read_weights(run: Run) -> Weights:
@@ -125,12 +129,13 @@ def read_weights(run: Run) -> Weights:
     return weights
 
 
-def _read_latents(path: Path, d_sae: int) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """`alive` (bool [F]), `cos_dec_start` and `cos_enc_start` (float32 [F]). Raises `DamagedFileError`."""
+def _read_latents(path: Path, d_sae: int) -> dict[str, np.ndarray]:
+    """`alive` (bool [F]); `cos_dec_start`, `cos_enc_start` and `fire_rate` (float32 [F]). Raises `DamagedFileError`."""
     remedy = "train this run again"
-    alive, cos_dec, cos_enc = read_npz(path, ("alive", "cos_dec_start", "cos_enc_start"), remedy)
-    for array, letter in ((alive, "b"), (cos_dec, "f"), (cos_enc, "f")):
-        if array.dtype.kind != letter or array.shape != (d_sae,):
+    kinds = {"alive": "b", "cos_dec_start": "f", "cos_enc_start": "f", "fire_rate": "f"}
+    latents = dict(zip(kinds, read_npz(path, tuple(kinds), remedy), strict=True))
+    for name, array in latents.items():
+        if array.dtype.kind != kinds[name] or array.shape != (d_sae,):
             what = f"has an array of {array.dtype} {list(array.shape)}, where {WEIGHTS} has {d_sae} latents"
             raise DamagedFileError(path, what, remedy)
-    return alive, cos_dec, cos_enc
+    return latents

@@ -16,9 +16,10 @@ SEED_KEYS = ("seed", "init_seed", "data_seed")
 EARLIER = "its activations are others: files of the model or the text changed, or an earlier version identified them"
 
 _INPUTS = ("lm", "corpus")  # the fingerprint of the activations stands for them
-# These keys change where and how a run is computed, not its weights.
+# These keys change where and how a run is computed and what is kept of it, not its weights.
 _ELSEWHERE = (
     "folder", "logger", "run_root", "cache_root", "together", "accelerator", "threads", "checkpoint_minutes",
+    "snapshots",
 )  # fmt: skip
 # Of `activations`: memory and time alone. A run from memory (`name`, `device`) is the run from the cache; the keys of
 # other sources tell them apart.

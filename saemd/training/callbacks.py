@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
@@ -12,20 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import lightning as pl
-import numpy as np
-import torch
 from lightning.pytorch.loggers import Logger
 from lightning.pytorch.trainer.states import TrainerFn
 
 from saemd.config import Config
-from saemd.errors import bad_value
-from saemd.files import replacing, write_text
 from saemd.progress import Bar, bar
-from saemd.runs import LATENTS, METRICS
-from saemd.sae import save_sae
-from saemd.sae.export import not_finite
-from saemd.sae.measures import row_cosines
 from saemd.training.module import SAETraining
+from saemd.training.save import save
 
 
 class ProgressBar(pl.Callback):
@@ -106,45 +97,8 @@ class SaveRun(AtEnd):
         self.config, self.folder, self.together = config, folder, together
 
     def act(self, module: SAETraining, steps: int, loggers: Sequence[Logger]) -> None:
-        config, folder, sae, held_out = self.config, self.folder, module.sae, module.held_out
-        assert held_out
-        if not math.isfinite(held_out.loss) or not_finite(sae.state_dict()):
-            remedy = "training has ended in NaN or infinite weights; lower it, and train in another run_root"
-            raise bad_value("recipe.lr", config.recipe.lr, remedy)
-        with torch.no_grad():
-            cos_dec = row_cosines(sae.W_dec, module.start_dec).cpu()
-            cos_enc = row_cosines(sae.W_enc.T, module.start_enc.T).cpu()
-        metadata = {
-            "model_name": config.lm.name,
-            "hook_name": f"blocks.{config.layer}.hook_resid_post",
-            "hook_layer": config.layer,
-            "context_size": config.activations.context_length,
-            "trained_with": "saemd",
-        }
-        save_sae(sae, folder, metadata)
-        latents: dict[str, Any] = {
-            "alive": held_out.alive.numpy(),
-            "fire_rate": held_out.fire_rate.numpy(),
-            "cos_dec_start": cos_dec.numpy(),
-            "cos_enc_start": cos_enc.numpy(),
-        }
-        with replacing(folder / LATENTS) as aside:
-            np.savez(aside, **latents)
-        metrics = {
-            "tokens": steps * config.batch_size,
-            "steps": steps,
-            "target_l0": config.l0,
-            "l0": held_out.l0,
-            "fvu": held_out.fvu,
-            "explained_variance": held_out.explained_variance,
-            "loss": held_out.loss,
-            "dead_fraction": held_out.dead_fraction,
-            "drift_dec": cos_dec.mean().item(),
-            "drift_enc": cos_enc.mean().item(),
-            "tokens_per_second": module.tokens_per_second,
-            "seconds": module.seconds,
-            "held_out_tokens": held_out.tokens,
-        }
-        if self.together > 1:  # then tokens_per_second and seconds are those of a stack
-            metrics["trained_together"] = self.together
-        write_text(folder / METRICS, json.dumps(metrics, indent=2) + "\n")
+        assert module.held_out
+        speed: dict[str, float] = {"tokens_per_second": module.tokens_per_second, "seconds": module.seconds}
+        if self.together > 1:  # then both are those of a stack
+            speed["trained_together"] = self.together
+        save(module, module.held_out, steps, self.config, self.folder, speed)

@@ -20,9 +20,12 @@ from saemd.training.stack.module import StackTraining
 def fit(
     module: SAETraining | StackTraining, data: pl.LightningDataModule, config: Config, description: str,
     checkpoint: Path, has_begun: bool, at_end: Sequence[pl.Callback], checkpoints: CheckpointIO,
-    logger: Logger | None = None,
+    logger: Logger | None = None, before_checkpoint: Sequence[pl.Callback] = (),
 ) -> None:  # fmt: skip
-    """Train to the last step, from `checkpoint` on where it has begun, and measure on held-out activations."""
+    """Train to the last step, from `checkpoint` on where it has begun, and measure on held-out activations.
+
+    Behind each step, `before_checkpoint` acts before a checkpoint is written, and `at_end` after that of the last step.
+    """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # which devices it found, and advertisements
     steps = module.schedule.steps
     trainer = pl.Trainer(
@@ -33,6 +36,7 @@ def fit(
         logger=logger or False,
         callbacks=[
             ProgressBar(description, steps, config.batch_size),
+            *before_checkpoint,
             TimedCheckpoint(checkpoint, config.checkpoint_minutes),
             *at_end,
         ],

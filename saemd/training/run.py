@@ -30,6 +30,7 @@ from saemd.training.checkpoints import SafeCheckpoints, step_of
 from saemd.training.fit import fit
 from saemd.training.given import sources_of
 from saemd.training.module import SAETraining
+from saemd.training.snapshots import Snapshots
 
 
 @dataclass(frozen=True)
@@ -56,8 +57,10 @@ def train(config: Config, callbacks: Sequence[pl.Callback] = ()) -> dict[str, An
     with opened(job) as logger:
         at_end = [SaveRun(config, job.folder), *callbacks]
         has_begun = step_of(job.folder, job.module) > 0
-        checkpoint = job.folder / CHECKPOINT
-        fit(job.module, data, config, run_name(config), checkpoint, has_begun, at_end, SafeCheckpoints(), logger)
+        fit(
+            job.module, data, config, run_name(config), job.folder / CHECKPOINT, has_begun, at_end, SafeCheckpoints(),
+            logger, [Snapshots([config])],
+        )  # fmt: skip
         metrics = json.loads((job.folder / METRICS).read_text())
         log_summary(logger, metrics)
     del job, data, at_end

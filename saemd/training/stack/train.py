@@ -19,6 +19,7 @@ from saemd.training.callbacks import AtEnd, SaveRun
 from saemd.training.checkpoints import step_of
 from saemd.training.fit import fit
 from saemd.training.run import opened, prepare
+from saemd.training.snapshots import Snapshots
 from saemd.training.stack.checkpoints import StackCheckpoints
 from saemd.training.stack.module import StackTraining
 
@@ -45,7 +46,7 @@ def train_together(
         name = f"{len(jobs)} SAEs together" if jobs[1:] else run_name(first)
         fit(
             module, data, first, name, folders[0] / CHECKPOINT, steps != {0}, [acts],
-            StackCheckpoints(folders, failed),
+            StackCheckpoints(folders, failed), before_checkpoint=[Snapshots(configs)],
         )  # fmt: skip
         outcomes: list[Outcome] = []
         for i, (folder, logger) in enumerate(zip(folders, loggers, strict=True)):
