@@ -15,6 +15,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 F, D = 48, 16
+TOKENS = 1_000_000
 
 
 def rows(seed: int, n: int = F, d: int = D) -> Tensor:
@@ -35,11 +36,12 @@ def fake_run(
     kind: str = "same",
     config: dict[str, Any] | None = None,
     parts: dict[str, str] | None = None,
+    snapshots: Sequence[int] = (),
 ) -> Path:
     """Write one finished run and return its folder: `start` rows (default: of the seed) moved by `noise`, 0 to 1.
 
     `kind` is the sibling fingerprint, `parts` the further parts of the folder. The encoder is exported with a scalar
-    that cosines must not see.
+    that cosines must not see. `snapshots` lie on the straight way from the start to the end, by their tokens.
     """
     start = rows(seed) if start is None else start
     end = torch.nn.functional.normalize((1 - noise) * start + noise * rows(1000 + seed + 7 * l0, *start.shape), dim=1)
@@ -47,10 +49,13 @@ def fake_run(
     between = [f"{key}={value}" for key, value in sorted((parts or {}).items())]
     run_dir = Path(run_root, f"init={init}", f"l0={l0}", *between, f"seed={seed}")
     run_dir.mkdir(parents=True, exist_ok=True)
-    n, d = start.shape
-    weights = {"W_enc": 137.0 * encoder.T, "W_dec": end, "b_enc": torch.zeros(n), "b_dec": torch.zeros(d)}
-    weights = {name: weight.contiguous() for name, weight in weights.items()}
-    save_file({**weights, "threshold": torch.ones(n)}, run_dir / "sae_weights.safetensors")
+    for tokens in snapshots:
+        way = tokens / TOKENS
+        moved = [torch.nn.functional.normalize((1 - way) * start + way * rows, dim=1) for rows in (end, encoder)]
+        folder = run_dir / "snapshots" / f"tokens={tokens}"
+        folder.mkdir(parents=True, exist_ok=True)
+        _write_sae(folder, start, moved[0], moved[1], alive, tokens, l0)
+    _write_sae(run_dir, start, end, encoder, alive, TOKENS, l0)
     digest = hashlib.sha256(start.numpy().tobytes()).hexdigest()
     saved = {
         "config": {
@@ -61,7 +66,7 @@ def fake_run(
             "seed": seed,
             "init_seed": seed,
             "data_seed": seed,
-            "tokens": 1_000_000,
+            "tokens": TOKENS,
             **(config or {}),
         },
         "fingerprint": f"{kind}-{seed}",
@@ -73,18 +78,29 @@ def fake_run(
         "start": {"W_dec": digest, "W_enc": digest},
     }
     (run_dir / "config.yaml").write_text(yaml.safe_dump(saved))
+    return run_dir
+
+
+def _write_sae(
+    folder: Path, start: Tensor, end: Tensor, encoder: Tensor, alive: np.ndarray | None, tokens: int, l0: int
+) -> None:
+    """The files of an SAE, of a run's end or a snapshot."""
+    n, d = start.shape
+    weights = {"W_enc": 137.0 * encoder.T, "W_dec": end, "b_enc": torch.zeros(n), "b_dec": torch.zeros(d)}
+    weights = {name: weight.contiguous() for name, weight in weights.items()}
+    save_file({**weights, "threshold": torch.ones(n)}, folder / "sae_weights.safetensors")
     np.savez(
-        run_dir / "latents.npz",
+        folder / "latents.npz",
         alive=np.ones(n, dtype=bool) if alive is None else alive,
-        fire_rate=np.full(n, 0.01, dtype=np.float32),
+        fire_rate=np.geomspace(2e-4, 0.5, n, dtype=np.float32),
         cos_dec_start=(end * start).sum(dim=1).numpy(),
         cos_enc_start=(encoder * start).sum(dim=1).numpy(),
     )
-    metrics = {"tokens": 1_000_000, "steps": 488, "target_l0": l0, "l0": l0 * 1.03, "fvu": 0.9 / l0**0.4}
-    metrics |= {"explained_variance": 1 - 0.9 / l0**0.4, "loss": 0.2, "dead_fraction": 0.02, "drift_dec": 0.7}
+    fvu = min(1.0, 0.9 / l0**0.4 * (TOKENS / max(tokens, 1)) ** 0.2)
+    metrics = {"tokens": tokens, "steps": tokens // 2048, "target_l0": l0, "l0": l0 * 1.03, "fvu": fvu}
+    metrics |= {"explained_variance": 1 - fvu, "loss": 0.2, "dead_fraction": 0.02, "drift_dec": 0.7}
     metrics |= {"drift_enc": 0.7, "tokens_per_second": 9000.0, "seconds": 110.0}
-    (run_dir / "metrics.json").write_text(json.dumps(metrics))
-    return run_dir
+    (folder / "metrics.json").write_text(json.dumps(metrics))
 
 
 def fake_sweep(
@@ -92,10 +108,11 @@ def fake_sweep(
     inits: Sequence[str] = ("mirror", "uniform"),
     targets: Sequence[int] = (20, 40),
     seeds: Sequence[int] = (24, 42),
+    snapshots: Sequence[int] = (),
 ) -> None:
     """Finished runs of every init, L0 and seed. The seeds of `mirror` share their start."""
     for init in inits:
         start = rows(5) if init == "mirror" else None
         for l0 in targets:
             for seed in seeds:
-                fake_run(run_root, init, l0, seed, start=start)
+                fake_run(run_root, init, l0, seed, start=start, snapshots=snapshots)

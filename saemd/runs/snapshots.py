@@ -20,7 +20,10 @@ def snapshot_dir(run: Path, tokens: int) -> Path:
 def snapshots(run: Run) -> dict[int, Path]:
     """The folders of the run's complete snapshots by the tokens asked for; `metrics.json` has the true number."""
     found = {}
-    for folder in (run.path / "snapshots").glob("tokens=*"):
+    whole = (
+        run.path.parent.parent if run.path.parent.name == "snapshots" else run.path
+    )  # `run` may be a snapshot itself
+    for folder in (whole / "snapshots").glob("tokens=*"):
         if (name := _NAME.fullmatch(folder.name)) and (folder / METRICS).is_file():
             found[int(name[1])] = folder
     return dict(sorted(found.items()))

@@ -24,6 +24,16 @@ class Comparison:
         """bool [F]: π(i) = σ(i), both matchings chose one partner (blue in figure 2)."""
         return self.enc.index == self.dec.index
 
+    def shared(self, threshold: float) -> np.ndarray:
+        """bool [F]: π(i) = σ(i), and both cosines are above `threshold`: latent i of a returns in b."""
+        return self.same & (self.enc.cosine > threshold) & (self.dec.cosine > threshold)
+
+    def shared_in_b(self, threshold: float) -> np.ndarray:
+        """bool [F] over the latents of b: the latent is the partner of one that is shared."""
+        shared_F = np.zeros_like(self.same)
+        shared_F[self.dec.index[self.shared(threshold)]] = True
+        return shared_F
+
     def alive_in_both(self, alive_a: np.ndarray, alive_b: np.ndarray) -> np.ndarray:
         """bool [F] over the latents of a: i fires in a, and both its partners π(i), σ(i) fire in b.
 
@@ -48,7 +58,7 @@ class Comparison:
             "mean_cos_enc": mean(self.enc.cosine[keep]),
             "mean_cos_dec": mean(self.dec.cosine[keep]),
             "same_match": mean(same[keep]),
-            "shared": mean((above & same)[keep]),
+            "shared": mean(self.shared(threshold)[keep]),
             "shared_cosines": mean(above[keep]),
             "identity_match": mean((same & (self.dec.index == np.arange(len(same))))[keep]),
             "mean_cos_enc_same": mean(self.enc.cosine[keep & same]),

@@ -26,21 +26,49 @@ def pair_path(folder: Path, pair: Pair) -> Path:
 def stored(folder: Path, pair: Pair) -> Comparison | None:
     """The pair's comparison from its file; None without a file, or where the weights have changed since."""
     path = pair_path(folder, pair)
+    if (found := read_comparison(path, pair.a.d_sae)) is None:
+        return None
+    comparison, inputs = found
+    try:
+        was_a, was_b = json.loads(inputs)
+        unchanged = _unchanged(pair.a.weights, was_a) and _unchanged(pair.b.weights, was_b)
+    except (KeyError, TypeError, ValueError) as error:
+        print(f"{path}: is no comparison of two runs ({one_line(error)}), so this pair is matched again")
+        return None
+    return comparison if unchanged else None
+
+
+def inputs_of(folder: Path, pair: Pair) -> str | None:
+    """What identifies the weights that the pair's file was made from; None without a file."""
+    path = pair_path(folder, pair)
+    return str(read_npz(path, ("inputs",), "so this pair is matched again")[0]) if path.is_file() else None
+
+
+def read_comparison(path: Path, d_sae: int) -> tuple[Comparison, str] | None:
+    """A comparison and what identifies its inputs, from a file; None without one. A damaged file is named in a line."""
     if not path.is_file():
         return None
     try:
         names = ("inputs", "match_enc", "cos_enc", "match_dec", "cos_dec")
         inputs, *arrays = read_npz(path, names, "so this pair is matched again")
-        enc, dec = _match(pair.a.d_sae, *arrays[:2]), _match(pair.a.d_sae, *arrays[2:])
-        was_a, was_b = json.loads(str(inputs))
-        unchanged = _unchanged(pair.a.weights, was_a) and _unchanged(pair.b.weights, was_b)
+        return Comparison(enc=_match(d_sae, *arrays[:2]), dec=_match(d_sae, *arrays[2:])), str(inputs)
     except DamagedFileError as error:
         print(error)
-        return None
-    except (KeyError, TypeError, ValueError) as error:
+    except (TypeError, ValueError) as error:
         print(f"{path}: is no comparison of two runs ({one_line(error)}), so this pair is matched again")
-        return None
-    return Comparison(enc=enc, dec=dec) if unchanged else None
+    return None
+
+
+def write_comparison(path: Path, comparison: Comparison, inputs: str) -> None:
+    with replacing(path) as aside:
+        np.savez_compressed(
+            aside,
+            cos_enc=comparison.enc.cosine,
+            cos_dec=comparison.dec.cosine,
+            match_enc=comparison.enc.index.astype(np.int32),
+            match_dec=comparison.dec.index.astype(np.int32),
+            inputs=np.array(inputs),
+        )
 
 
 def _match(d_sae: int, index: np.ndarray, cosine: np.ndarray) -> Match:
@@ -50,7 +78,7 @@ def _match(d_sae: int, index: np.ndarray, cosine: np.ndarray) -> Match:
     return Match(index=index.astype(np.int64), cosine=cosine)
 
 
-def match_pairs(folder: Path, pairs: list[Pair]) -> list[str]:
+def match_pairs(folder: Path, pairs: list[Pair], what: str = "matching") -> list[str]:
     """Match each pair whose file is missing or stale and write its file; a line for each pair that cannot be matched.
 
     One bar over all matchings: at the paper's size each takes up to minutes.
@@ -59,7 +87,7 @@ def match_pairs(folder: Path, pairs: list[Pair]) -> list[str]:
     broken: list[str] = []
     if not todo:
         return broken
-    with bar("matching", total=2 * len(todo), unit="matchings") as progress:
+    with bar(what, total=2 * len(todo), unit="matchings") as progress:
         for pair in todo:
             progress.note(record_name(pair_keys(pair)))
             inputs = [_identity(run.weights) for run in (pair.a, pair.b)]
@@ -68,15 +96,7 @@ def match_pairs(folder: Path, pairs: list[Pair]) -> list[str]:
             except UserError as error:  # names the run
                 broken.append(str(error))
                 continue
-            with replacing(pair_path(folder, pair)) as aside:
-                np.savez_compressed(
-                    aside,
-                    cos_enc=comparison.enc.cosine,
-                    cos_dec=comparison.dec.cosine,
-                    match_enc=comparison.enc.index.astype(np.int32),
-                    match_dec=comparison.dec.index.astype(np.int32),
-                    inputs=np.array(json.dumps(inputs)),
-                )
+            write_comparison(pair_path(folder, pair), comparison, json.dumps(inputs))
     return list(dict.fromkeys(broken))  # a run that cannot be compared is in several pairs
 
 

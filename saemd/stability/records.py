@@ -8,6 +8,7 @@ import numpy as np
 from saemd.runs import SEED_KEYS, Run
 from saemd.runs.folders import part
 from saemd.stability.comparison import Comparison, mean
+from saemd.stability.measures import by_rate
 from saemd.stability.siblings import Pair
 
 Record = dict[str, Any]
@@ -15,7 +16,10 @@ NAME_BYTES = 180  # of a pair's name: with what is put before and behind it, it 
 
 
 def make_record(pair: Pair, comparison: Comparison, floor: float, threshold: float) -> Record:
-    """A pair's figures; those of `_figures` for all latents and, suffix `_alive`, for those alive in both."""
+    """A pair's figures; those of `_figures` for all latents and, suffix `_alive`, for those alive in both.
+
+    `by_rate` has them by firing rate: see `saemd.stability.measures.by_rate`.
+    """
     a, b = pair.a, pair.b
     alive = comparison.alive_in_both(a.alive, b.alive)
     everywhere = np.ones_like(alive)
@@ -32,10 +36,11 @@ def make_record(pair: Pair, comparison: Comparison, floor: float, threshold: flo
         "shared_threshold": threshold,
         "achieved_l0": [a.metrics["l0"], b.metrics["l0"]],
         "fvu": [a.metrics["fvu"], b.metrics["fvu"]],
+        "tokens": a.metrics.get("tokens"),
     }
     record |= _figures(pair, comparison, floor, threshold, everywhere)
     record |= {f"{key}_alive": value for key, value in _figures(pair, comparison, floor, threshold, alive).items()}
-    return record
+    return {**record, "by_rate": by_rate(a, b, comparison, threshold)}
 
 
 def pair_keys(pair: Pair) -> Record:
@@ -61,7 +66,15 @@ def record_name(record: Record) -> str:
     l0s = record.get("across", {}).get("l0", [record["l0"]])
     parts = [f"init={record['init']}", f"l0={','.join(f'{l0:g}' for l0 in l0s)}"]
     parts += [f"{key}={_text(value)}" for key, value in record.get("folder", {}).items()]
-    name = "_".join([*parts, f"seeds={'-'.join(str(seed) for seed in record['seeds'])}"])
+    return _short("_".join([*parts, f"seeds={'-'.join(str(seed) for seed in record['seeds'])}"]))
+
+
+def cell_name(record: Record) -> str:
+    """The name that a cell's files share, another for every start and L0 below a run root."""
+    return _short(f"{label(record)}_l0={record['l0']:g}".replace(" ", "_").replace("/", "-"))
+
+
+def _short(name: str) -> str:
     if len(name.encode()) <= NAME_BYTES:
         return name
     digest = hashlib.sha256(name.encode()).hexdigest()[:12]
@@ -80,6 +93,20 @@ def seeds(record: Record, joined_by: str) -> str:
     parts = {**record.get("across", {}), **record.get("folder", {})}
     halves = [f"{key}={_text(parts[key])}" for key in SEED_KEYS if key in parts]
     return " ".join([joined_by.join(str(seed) for seed in record["seeds"]), *halves])
+
+
+def unit_names(record: Record, *, per_run: bool = False) -> tuple[str, str]:
+    """What each side of a pair is drawn from: its seed, with the halves of a seed that a sweep varies.
+
+    Across a key both sides may have one seed; `per_run` tells them apart.
+    """
+    names = [str(seed) for seed in record["seeds"]]
+    across = record.get("across", {})
+    for key, values in {**record.get("folder", {}), **across}.items():
+        if key in SEED_KEYS or (per_run and key in across):
+            sides = values if isinstance(values, list) else [values, values]
+            names = [f"{name} {key}={value}" for name, value in zip(names, sides, strict=True)]
+    return names[0], names[1]
 
 
 def _part(run: Run, key: str) -> str | None:

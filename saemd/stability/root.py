@@ -1,16 +1,25 @@
-"""The comparison of a run root: every pair of finished siblings, at any time, also in the middle of a sweep."""
+"""The comparison of a run root: every pair of finished siblings, at any time, also in the middle of a sweep.
+
+Its files: `stability.json` (a record per pair) with `pairs/*.npz` and `measures/*.json`; `cells.json` (a row per start
+and L0); `recurrence.json` with `recurrence/*.npz`; `snapshots.json` (a record per pair of snapshots at equal tokens)
+with `snapshots/tokens=<N>/`.
+"""
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from saemd.errors import bad_value
 from saemd.files import DamagedFileError, check_writable, read_json, write_json
 from saemd.locks import locked
 from saemd.runs import Run, find_runs, read_run
+from saemd.stability.cells import cells
 from saemd.stability.comparison import SHARED_THRESHOLD
+from saemd.stability.measured import MEASURED, measure_pairs, measured
 from saemd.stability.pairs import floor, match_pairs, stored
 from saemd.stability.records import Record, make_record, pair_keys, record_name
-from saemd.stability.siblings import Pair, pairs_across, siblings
+from saemd.stability.recurrence import Matched, write_recurrence
+from saemd.stability.siblings import Pair, pairs_across, siblings, snapshot_pairs
 
 
 @dataclass(frozen=True)
@@ -22,6 +31,8 @@ class Outcome:
     records: list[Record]
     remarks: list[str]  # runs that were left out, as no other differs from them in this alone
     broken: list[str]  # runs that cannot be read or compared
+    snapshots: list[Record]  # of snapshots at equal tokens, each with its `tokens`
+    recurrence: list[dict[str, Any]]  # an entry per cell; empty across a key that is no seed
     across: str | None = None  # the key in which the runs of a pair differ; None: their seeds
 
 
@@ -50,8 +61,13 @@ def compare_all(run_root: Path, shared_threshold: float, across: str | None = No
     if runs:
         check_writable(folder)  # before the matching, which may take hours
     broken += match_pairs(folder, pairs)
-    records = _write_table(folder, pairs, shared_threshold) if runs else []
-    return Outcome(folder, runs, records, remarks, broken, across)
+    if not runs:
+        return Outcome(folder, runs, [], remarks, broken, [], [], across)
+    measure_pairs(folder, pairs, shared_threshold, folder / "starts")
+    records, matched = _write_table(folder, pairs, shared_threshold)
+    recurring = [] if across else write_recurrence(folder, matched, shared_threshold)
+    along, unread = _compare_snapshots(folder, pairs, shared_threshold)
+    return Outcome(folder, runs, records, remarks, broken + unread, along, recurring, across)
 
 
 def compare_again(run_root: Path) -> Outcome:
@@ -97,22 +113,56 @@ def compare_run(run_dir: Path | str, shared_threshold: float = SHARED_THRESHOLD)
         print(line)
     if not own_pairs:
         return []
+    measure_pairs(folder, own_pairs, shared_threshold, folder / "starts")
     names = {record_name(pair_keys(pair)) for pair in own_pairs}
-    return [record for record in _write_table(folder, pairs, shared_threshold) if record_name(record) in names]
+    return [record for record in _write_table(folder, pairs, shared_threshold)[0] if record_name(record) in names]
 
 
-def _write_table(folder: Path, pairs: list[Pair], threshold: float) -> list[Record]:
-    """`stability.json` from every pair that has been matched. Made anew under the lock, so no job's pair is lost."""
-    floors = {
-        shape: floor(folder.parent / "stability", *shape) for shape in {(pair.a.d_sae, pair.a.d_in) for pair in pairs}
-    }
+def _write_table(folder: Path, pairs: list[Pair], threshold: float) -> tuple[list[Record], list[Matched]]:
+    """`stability.json` and `cells.json` from every pair that has been matched; also returns the pairs' comparisons.
+
+    Made anew under the lock, so no job's pair is lost.
+    """
+    floors = _floors(folder, pairs)
     with locked(folder / ".lock"):
-        matched = [(pair, comparison) for pair in pairs if (comparison := stored(folder, pair)) is not None]
-        records = [
-            make_record(pair, comparison, floors[pair.a.d_sae, pair.a.d_in], threshold) for pair, comparison in matched
-        ]
+        records, matched = _records(folder, pairs, floors, threshold)
         write_json(folder / "stability.json", records)
-    return records
+        write_json(folder / "cells.json", cells(records))
+    return records, matched
+
+
+def _compare_snapshots(folder: Path, pairs: list[Pair], threshold: float) -> tuple[list[Record], list[str]]:
+    """Compare the snapshots that both runs of a pair have at equal tokens: the records, and a line per unreadable one.
+
+    Writes `snapshots.json`, if there are any.
+    """
+    along, broken = snapshot_pairs(pairs)
+    records: list[Record] = []
+    floors = _floors(folder, pairs)
+    for asked, at in along.items():
+        below = folder / "snapshots" / f"tokens={asked}"
+        broken += match_pairs(below, at, f"matching at {asked:,} tokens")
+        measure_pairs(below, at, threshold, folder / "starts")
+        records += _records(below, at, floors, threshold)[0]
+    if records:
+        write_json(folder / "snapshots.json", records)
+    return records, list(dict.fromkeys(broken))
+
+
+def _floors(folder: Path, pairs: list[Pair]) -> dict[tuple[int, int], float]:
+    shapes = {(pair.a.d_sae, pair.a.d_in) for pair in pairs}
+    return {shape: floor(folder.parent / "stability", *shape) for shape in shapes}
+
+
+def _records(
+    folder: Path, pairs: list[Pair], floors: dict[tuple[int, int], float], threshold: float
+) -> tuple[list[Record], list[Matched]]:
+    matched = [(pair, comparison) for pair in pairs if (comparison := stored(folder, pair)) is not None]
+    records = []
+    for pair, comparison in matched:
+        record = make_record(pair, comparison, floors[pair.a.d_sae, pair.a.d_in], threshold)
+        records.append({**record, **(measured(folder, pair, threshold) or dict.fromkeys(MEASURED))})
+    return records, matched
 
 
 def _check_threshold(threshold: float) -> None:

@@ -3,9 +3,10 @@
 import json
 from dataclasses import dataclass
 from itertools import combinations, product
+from pathlib import Path
 
-from saemd.errors import bad_value
-from saemd.runs import SEED_KEYS, Run, flatten
+from saemd.errors import UserError, bad_value
+from saemd.runs import SEED_KEYS, Run, flatten, read_snapshot, snapshots
 from saemd.runs.identity import decisive
 
 _OF_ACTIVATIONS = ("layer", "lm", "corpus", "activations", "documents")  # keys that change the cached activations
@@ -103,3 +104,23 @@ def _all_but(run: Run, key: str) -> str:
     others = {name: value for name, value in flatten(decides).items() if name != key and not name.startswith(f"{key}.")}
     others.pop("init.label", None)  # a name
     return json.dumps(others, sort_keys=True)
+
+
+def snapshot_pairs(pairs: list[Pair]) -> tuple[dict[int, list[Pair]], list[str]]:
+    """The pairs of snapshots at equal tokens, by the tokens asked for; and a line per unreadable snapshot."""
+    of_run: dict[Path, dict[int, Run]] = {}
+    broken: list[str] = []
+    for run in {run.path: run for pair in pairs for run in (pair.a, pair.b)}.values():
+        of_run[run.path] = {}
+        for asked, folder in snapshots(run).items():
+            try:
+                of_run[run.path][asked] = read_snapshot(run, folder)
+            except UserError as error:
+                broken.append(str(error))
+    along: dict[int, list[Pair]] = {}
+    for pair in pairs:
+        at_a, at_b = of_run[pair.a.path], of_run[pair.b.path]
+        for asked in at_a.keys() & at_b.keys():
+            if at_a[asked].metrics["tokens"] == at_b[asked].metrics["tokens"]:  # not where batch sizes differ
+                along.setdefault(asked, []).append(Pair(at_a[asked], at_b[asked], pair.across))
+    return dict(sorted(along.items())), broken

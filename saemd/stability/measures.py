@@ -1,0 +1,80 @@
+"""Measures of agreement beyond matched cosines: by firing rate, of what was learned, of what does not return."""
+
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn.functional import cosine_similarity
+
+from saemd.runs import Run, Weights
+from saemd.stability.comparison import Comparison, mean
+
+RATES = (1e-4, 1e-3, 1e-2, 1e-1)  # bounds of the bins; dead latents have a bin of their own
+HELD = 0.5  # share of the squared norm that the compared directions hold
+
+
+def by_rate(a: Run, b: Run, comparison: Comparison, threshold: float) -> list[dict[str, Any]]:
+    """Agreement in bins of the firing rate on held-out tokens: one entry per bin that has latents, rarest first.
+
+    The latents of both runs are counted, each by its own rate: `latents`, the share that is `shared`, and the mean
+    matched cosines. A bin holds rates from `low` on and below `high` (None: no bound); dead latents have high 0.
+    """
+    rate = np.concatenate([a.fire_rate, b.fire_rate])
+    back_enc, back_dec = np.argsort(comparison.enc.index), np.argsort(comparison.dec.index)
+    columns = {
+        "shared": np.concatenate([comparison.shared(threshold), comparison.shared_in_b(threshold)]),
+        "mean_cos_dec": np.concatenate([comparison.dec.cosine, comparison.dec.cosine[back_dec]]),
+        "mean_cos_enc": np.concatenate([comparison.enc.cosine, comparison.enc.cosine[back_enc]]),
+    }
+    bins: list[tuple[float, float | None, np.ndarray]] = [(0.0, 0.0, rate == 0)]
+    for low, high in zip((0.0, *RATES), (*RATES, None), strict=True):
+        bins.append((low, high, (rate > 0) & (rate >= low) & (rate < (np.inf if high is None else high))))
+    return [
+        {"low": low, "high": high, "latents": int(inside.sum())}
+        | {name: mean(values[inside]) for name, values in columns.items()}
+        for low, high, inside in bins
+        if inside.any()
+    ]
+
+
+def learned(ends: tuple[Weights, Weights], starts: tuple[Weights, Weights], comparison: Comparison) -> dict[str, Any]:
+    """Cosines of what matched latents learned, w_T − w_0, as `learned_dec` and `learned_enc` (float32 [F]).
+
+    Two seeds that share a start agree before they learn; here that start is taken off. A latent that did not move has
+    cosine 0.
+    """
+    (end_a, end_b), (start_a, start_b) = ends, starts
+    return {
+        "learned_dec": _cosines(end_a.W_dec - start_a.W_dec, end_b.W_dec - start_b.W_dec, comparison.dec.index),
+        "learned_enc": _cosines(end_a.W_enc.T - start_a.W_enc.T, end_b.W_enc.T - start_b.W_enc.T, comparison.enc.index),
+    }
+
+
+def _cosines(a_FD: Tensor, b_FD: Tensor, index: np.ndarray) -> np.ndarray:
+    return cosine_similarity(a_FD, b_FD[torch.from_numpy(index)], dim=1).numpy()
+
+
+def subspace(a_ND: Tensor, b_MD: Tensor) -> dict[str, float | int | None]:
+    """How far two sets of directions lie in one subspace, though no direction returns (2606.12138).
+
+    Of each set, the fewest principal directions are taken that hold `HELD` of the squared norm of its unit rows; of the
+    larger subspace as many as the smaller one has, k. `subspace_overlap` is the mean squared cosine of the k principal
+    angles: 1 for one subspace, and k / D, `subspace_floor`, on average for random ones. All None for an empty set.
+    """
+    names = ("subspace_overlap", "subspace_floor", "subspace_dimensions")
+    if not len(a_ND) or not len(b_MD):
+        return dict.fromkeys(names)
+    (a_DD, k_a), (b_DD, k_b) = _principal(a_ND), _principal(b_MD)
+    k = min(k_a, k_b)
+    overlap = float((a_DD[:, :k].T @ b_DD[:, :k]).pow(2).sum() / k)
+    return dict(zip(names, (overlap, k / a_ND.shape[1], k), strict=True))
+
+
+def _principal(rows_ND: Tensor) -> tuple[Tensor, int]:
+    """Principal directions [D, D] in columns, the largest first, and how many hold `HELD` of the squared norm."""
+    unit_ND = torch.nn.functional.normalize(rows_ND.double(), dim=1)
+    values, vectors_DD = torch.linalg.eigh(unit_ND.T @ unit_ND)
+    held = values.flip(0).clamp(min=0).cumsum(0)
+    k = int((held < HELD * held[-1]).sum()) + 1
+    return vectors_DD.flip(1), min(k, rows_ND.shape[1])
