@@ -20,6 +20,19 @@ DEFINITIONS: dict[str, str] = {
     "same index": "Share with π(i) = σ(i) = i: the latent has kept its place in the dictionary, as latents do that "
     "stay near a shared start.",
     "cos where same / other": "Mean cosines of the latents whose two partners agree, and of those where they do not.",
+    "interval": "Where a mean is over several pairs: 95 % bootstrap interval. It resamples seeds, not pairs, "
+    "since pairs of one seed are not independent. With two seeds there is one pair, and no interval; with three or "
+    "four it is rough.",
+    "shared, untrained": "“Shared” of the two starts. 100 % where seeds share their start. Known where the start "
+    "can be drawn again from its seed, or was kept (snapshots=[0,…]).",
+    "learned": "Mean cosine of w_T − w_0 of matched latents: do both seeds move a latent the same way? A shared "
+    "start, which agrees without training, is taken off. Known where both starts are.",
+    "lost subspace": "Living latents that are not shared, of both seeds: the mean squared cosine of the principal"
+    " angles between the directions that hold half of the squared norm of their decoder rows. 1: they span one "
+    "subspace, though no direction returns (arXiv 2606.12138). Chance: random subspaces of as many dimensions.",
+    "returns in all, in half, in none": "Share of the latents of all seeds that are shared with every other seed,"
+    " with at least half of them, with none.",
+    "by firing rate": "Latents of both seeds, each by the share of held-out tokens on which it is active.",
     "alive in both": "Latents that fire on held-out activations in the first seed and whose partners by encoder and by "
     "decoder fire in the second. Figures for them use the matching of all latents and average over this set.",
     "L0, FVU": "Mean number of active latents per token, and the fraction of the activations' variance left "

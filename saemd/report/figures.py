@@ -1,4 +1,4 @@
-"""Figures as PNG: figure 2 of the paper for each pair, all of them in one grid, and the summary over L0.
+"""Figures as PNG: figure 2 of the paper for some pairs, a grid of them, and the summaries over L0, tokens and seeds.
 
 A figure's file has the digest of its data. It is drawn again only when the data have changed; matplotlib is imported
 only then.
@@ -6,50 +6,110 @@ only then.
 
 import hashlib
 import json
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from saemd.files import replacing
 from saemd.progress import bar
-from saemd.stability.records import Record, record_name
+from saemd.stability.records import Record, label, record_name
 
-STYLE_VERSION = 1  # raise it when the drawing changes
+STYLE_VERSION = 2  # raise it when the drawing changes
 DOTS_PER_INCH = 150
+EMBEDDED = 6  # figures of single pairs in the report, and up to here without the grid
+BESIDE_GRID = 4
+
+
+@dataclass(frozen=True)
+class Drawing:
+    """One figure: its file, its kind (a key of `draw` in `_draw`), and what it shows."""
+
+    path: Path
+    kind: str
+    data: list[Any]
+    dots: Sequence[Record] = ()  # the records whose latents are shown one by one
 
 
 def figure2_path(folder: Path, record: Record) -> Path:
     return folder / "figures" / f"figure2_{record_name(record)}.png"
 
 
+def first_pairs(records: list[Record]) -> list[Record]:
+    """The first pair of each start and L0."""
+    return list({(label(record), record["l0"]): record for record in reversed(records)}.values())[::-1]
+
+
+def embedded_pairs(records: list[Record]) -> list[Record]:
+    """The pairs whose own figures the report shows: all of few; of many, one of each start, at a middle L0."""
+    if len(records) <= EMBEDDED:
+        return records
+    firsts = first_pairs(records)
+    chosen = []
+    for init in dict.fromkeys(label(record) for record in firsts):
+        of_start = [record for record in firsts if label(record) == init]
+        chosen.append(of_start[len(of_start) // 2])
+    return chosen[:BESIDE_GRID]
+
+
+def course_records(snapshots: list[Record], finals: list[Record]) -> list[Record]:
+    """The snapshots with the final runs at their end, where that end is no snapshot itself; empty without snapshots."""
+    ends = {(label(record), record["l0"], record["tokens"]) for record in snapshots}
+    cells = {(init, l0) for init, l0, _ in ends}
+    return snapshots + [
+        record
+        for record in finals
+        if (cell := (label(record), record["l0"])) in cells and (*cell, record["tokens"]) not in ends
+    ]
+
+
 def draw_pairs(folder: Path, records: list[Record]) -> None:
-    """Figure 2 of each record, from its file in `pairs/`."""
-    _draw(folder, _pairs(folder, records))
+    """Figure 2 of the first of these records, from its file in `pairs/`."""
+    _draw(folder, [_pair(folder, record) for record in records[:1]])
 
 
-def draw_all(folder: Path, records: list[Record]) -> None:
-    """Figure 2 of each record, the grid of them, and the summary (`summary_narrow.png`: the same for phones)."""
-    drawings = _pairs(folder, records)
-    if records:
-        names = {"grid": "figure2_grid", "summary": "summary", "narrow": "summary_narrow"}
-        drawings += [(folder / "figures" / f"{name}.png", kind, records) for kind, name in names.items()]
+def draw_all(
+    folder: Path, records: list[Record], snapshots: list[Record], recurring: list[dict[str, Any]], every: bool = False
+) -> None:
+    """All figures of a comparison; of figure 2 the first pair of each start and L0, or with `every` each pair.
+
+    `summary.png` (over L0), `rates.png` (by firing rate), `figure2_grid.png`; `tokens.png` where there are snapshots,
+    `recurrence.png` with three seeds or more. Those with `_narrow` are for phones.
+    """
+    if not records:
+        return
+    firsts, figures = first_pairs(records), folder / "figures"
+    pairs = records if every else [*embedded_pairs(records), *firsts]
+    drawings = list({drawing.path: drawing for drawing in (_pair(folder, record) for record in pairs)}.values())
+    drawings += [
+        Drawing(figures / "figure2_grid.png", "grid", firsts, firsts),
+        Drawing(figures / "summary.png", "summary", records),
+        Drawing(figures / "summary_narrow.png", "summary_narrow", records),
+        Drawing(figures / "rates.png", "rates", records),
+    ]
+    if along := course_records(snapshots, records):
+        drawings += [Drawing(figures / f"{kind}.png", kind, along) for kind in ("tokens", "tokens_narrow")]
+    if several := [entry for entry in recurring if entry["runs"] > 2]:
+        drawings.append(Drawing(figures / "recurrence.png", "recurrence", several))
     _draw(folder, drawings)
 
 
-Drawing = tuple[Path, str, list[Record]]  # its file, its kind, what it shows
-
-
-def _pairs(folder: Path, records: list[Record]) -> list[Drawing]:
-    return [(figure2_path(folder, record), "pair", [record]) for record in records]
+def _pair(folder: Path, record: Record) -> Drawing:
+    return Drawing(figure2_path(folder, record), "pair", [record], [record])
 
 
 def _draw(folder: Path, drawings: list[Drawing]) -> None:
-    digests = {path: _digest(folder, records) for path, _, records in drawings}
-    todo = [drawing for drawing in drawings if _digest_of(drawing[0]) != digests[drawing[0]]]
+    digests = {drawing.path: _digest(folder, drawing) for drawing in drawings}
+    todo = [drawing for drawing in drawings if _digest_of(drawing.path) != digests[drawing.path]]
     if not todo:
         return
+    from saemd.report.course import course_figure
     from saemd.report.figure2 import grid_figure, pair_figure
+    from saemd.report.rates import rates_figure
+    from saemd.report.recurrence import recurrence_figure
     from saemd.report.summary import summary_figure
 
     def points(record: Record) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -60,19 +120,24 @@ def _draw(folder: Path, drawings: list[Drawing]) -> None:
         "pair": lambda records: pair_figure(records[0], points(records[0])),
         "grid": lambda records: grid_figure(records, points),
         "summary": summary_figure,
-        "narrow": lambda records: summary_figure(records, columns=1),
+        "summary_narrow": lambda records: summary_figure(records, columns=1),
+        "rates": rates_figure,
+        "tokens": course_figure,
+        "tokens_narrow": lambda records: course_figure(records, columns=1),
+        "recurrence": recurrence_figure,
     }
     with bar("drawing", total=len(todo), unit="figures") as progress:
-        for path, kind, records in todo:
-            figure = draw[kind](records)
-            with replacing(path) as aside:
-                figure.savefig(aside, format="png", dpi=DOTS_PER_INCH, metadata={"Digest": digests[path]})
+        for drawing in todo:
+            figure = draw[drawing.kind](drawing.data)
+            with replacing(drawing.path) as aside:
+                metadata = {"Digest": digests[drawing.path]}
+                figure.savefig(aside, format="png", dpi=DOTS_PER_INCH, metadata=metadata)
             progress.advance()
 
 
-def _digest(folder: Path, records: list[Record]) -> str:
-    digest = hashlib.sha256(json.dumps([STYLE_VERSION, records]).encode())
-    for record in records:
+def _digest(folder: Path, drawing: Drawing) -> str:
+    digest = hashlib.sha256(json.dumps([STYLE_VERSION, drawing.data]).encode())
+    for record in drawing.dots:
         with np.load(folder / "pairs" / f"{record_name(record)}.npz") as file:
             digest.update(str(file["inputs"]).encode())
     return digest.hexdigest()

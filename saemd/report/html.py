@@ -19,20 +19,22 @@ def page(title: str, body: list[str]) -> str:
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[str]], *, group: bool = False) -> str:
-    """A table that scrolls in its own box. A head of "a|b" gets b as a second, softer line.
+    """A table that scrolls in its own box. A head or cell of "a|b" gets b as a second, softer line.
 
     With `group`, a rule is drawn where the first cell changes.
     """
-    cells = "".join(
-        f"<th>{escape(top)}<span>{escape(below)}</span></th>" if below else f"<th>{escape(top)}</th>"
-        for top, _, below in (name.partition("|") for name in head)
-    )
+    cells = "".join(f"<th>{_two_lines(name)}</th>" for name in head)
     lines, previous = [], None
     for row in rows:
         mark = ' class="first"' if group and row[0] != previous else ""
         previous = row[0]
-        lines.append(f"<tr{mark}>" + "".join(f"<td>{escape(cell)}</td>" for cell in row) + "</tr>")
+        lines.append(f"<tr{mark}>" + "".join(f"<td>{_two_lines(cell)}</td>" for cell in row) + "</tr>")
     return f'<div class="scroll"><table><thead><tr>{cells}</tr></thead><tbody>{"".join(lines)}</tbody></table></div>'
+
+
+def _two_lines(text: str) -> str:
+    top, _, below = text.partition("|")
+    return f"{escape(top)}<span>{escape(below)}</span>" if below else escape(top)
 
 
 def listing(rows: Sequence[tuple[str, str]]) -> str:
@@ -50,6 +52,11 @@ def image(path: Path, text: str, css_class: str = "", narrow: Path | None = None
 
 def _data(path: Path) -> str:
     return "data:image/png;base64," + base64.b64encode(path.read_bytes()).decode()
+
+
+def folded(content: str, summary: str, fold: bool = True) -> list[str]:
+    """The content, behind a line that opens it where `fold`."""
+    return [f"<details><summary>{escape(summary)}</summary>", content, "</details>"] if fold else [content]
 
 
 def definitions(items: dict[str, str]) -> str:

@@ -7,27 +7,33 @@ from saemd.report import html
 from saemd.report.definitions import DEFINITIONS
 from saemd.report.figures import draw_all
 from saemd.report.scores import scores
-from saemd.report.similarity import shared_start_warning, similarity
+from saemd.report.similarity import over_training, shared_start_warning, similarity
 from saemd.report.table import number, percent
 from saemd.runs import SEED_KEYS, Run, flatten
 from saemd.stability.root import Outcome
 
+OPEN_RUNS = 24  # rows of runs that are shown at once; more are folded away
 
-def write_report(outcome: Outcome) -> None:
-    """Draw the figures of all records and write `report.html`; without a record it shows quality alone.
+
+def write_report(outcome: Outcome, *, every_pair: bool = False) -> None:
+    """Draw the figures and write `report.html`; without a record it shows quality alone.
+
+    With `every_pair`, figure 2 of each pair is drawn into the folder, also where the report shows a choice of them.
 
     Scores that `saemd.evaluate` has measured are shown too. Without a finished run nothing is written.
     """
     if not outcome.runs:
         return
-    draw_all(outcome.folder, outcome.records)
+    draw_all(outcome.folder, outcome.records, outcome.snapshots, outcome.recurrence, every_pair)
     models = _values(outcome.runs, "lm.name")
     title = f"Similarity across {outcome.across}" if outcome.across else "Stability over seeds"
     title = f"{title} · {models}" if models else title
     body = [f"<h1>{escape(title)}</h1>", *_opening(outcome), *shared_start_warning(outcome.records)]
-    body += similarity(outcome.folder, outcome.records)
+    body += over_training(outcome.folder, outcome.snapshots, outcome.records)
+    body += similarity(outcome.folder, outcome.records, outcome.recurrence)
     body += scores(outcome.folder.parent / "quality")
-    body += ["<h2>Quality of each run</h2>", _quality(outcome.runs)]
+    body.append("<h2>Quality of each run</h2>")
+    body += html.folded(_quality(outcome.runs), f"{len(outcome.runs)} runs", len(outcome.runs) > OPEN_RUNS)
     body.append(html.paragraph("On held-out activations. Stability means little where the FVU is poor.", "soft"))
     if outcome.records:
         body += ["<h2>What the columns mean</h2>", html.definitions(DEFINITIONS)]

@@ -2,10 +2,13 @@
 
 from html import escape
 from pathlib import Path
+from typing import Any
 
 from saemd.report import html
-from saemd.report.figures import figure2_path
+from saemd.report.cell_tables import cell_table, course_table, learned_table
+from saemd.report.figures import course_records, embedded_pairs, figure2_path
 from saemd.report.table import number, percent, shares_start
+from saemd.stability.cells import cells
 from saemd.stability.records import Record, label, seeds
 
 
@@ -34,21 +37,61 @@ def shared_start_warning(records: list[Record]) -> list[str]:
     return [f'<div class="warning">{head}{text}<ul>{"".join(items)}</ul></div>']
 
 
-def similarity(folder: Path, records: list[Record]) -> list[str]:
+def over_training(folder: Path, snapshots: list[Record], finals: list[Record]) -> list[str]:
+    """HTML of the agreement at each snapshot, with its figure; empty without snapshots."""
+    if not snapshots:
+        return []
+    figures = folder / "figures"
+    text = "Shared latents over the tokens of training, and below them the FVU, one line per start."
+    body = ["<h2>Agreement over training</h2>"]
+    body.append(html.image(figures / "tokens.png", text, "full", narrow=figures / "tokens_narrow.png"))
+    caption = (
+        "Above: share of latents that return under another seed. Below: the FVU at the same tokens. Band: 95 % "
+        "interval over seeds, where there are three or more. Hollow marker at 0: agreement of the starts. Agreement "
+        "that falls from 1: the seeds leave a shared start. Agreement that rises from 0: different starts converge. "
+        "All points lie on one run of the full length, so an early point is not what a finished run of that length "
+        "gives. “Same partner” says nothing near the start: with a tied encoder both matchings are one before "
+        "training, so it is 100 % at cosines of chance."
+    )
+    body.append(html.paragraph(caption, "soft"))
+    return [*body, *html.folded(course_table(course_records(snapshots, finals)), "Each snapshot")]
+
+
+def similarity(folder: Path, records: list[Record], recurring: list[dict[str, Any]]) -> list[str]:
     """HTML of the records, with the figures in `folder`; empty without a record."""
     if not records:
         return []
-    threshold = records[0]["shared_threshold"]
-    body = ["<h2>Similarity, beside drift and chance</h2>", _main_table(records, "")]
-    body.append(html.paragraph(f"“Shared”: both cosines above {threshold:g}. * seeds share their start.", "soft"))
-    body.append("<details><summary>The same for latents alive in both seeds</summary>")
-    body += [_main_table(records, "_alive"), "</details>"]
-    body.append("<details><summary>More about the matchings</summary>")
-    body += [_detail_table(records), "</details>", "<h2>Over L0</h2>"]
+    threshold, figures = records[0]["shared_threshold"], folder / "figures"
+    rows = cells(records)
+    is_single = all(row["pairs"] == 1 for row in rows)
+    body = ["<h2>Similarity, beside drift and chance</h2>"]
+    body.append(_main_table(records, "") if is_single else cell_table(rows))
+    note = f"“Shared”: same partner, both cosines above {threshold:g}. * seeds share their start."
+    if not is_single:
+        note += " Under each mean: its 95 % interval, from resampled seeds; with two seeds there is one pair and none."
+    body.append(html.paragraph(note, "soft"))
+    if not is_single:
+        body += html.folded(_main_table(records, ""), "Each pair of seeds")
+    body += html.folded(_main_table(records, "_alive"), "The same for latents alive in both seeds")
+    body += html.folded(_detail_table(records), "More about the matchings")
+    if learned := learned_table(rows):
+        body += ["<h2>What training added, and what does not return</h2>", learned]
+    body.append("<h2>Over L0</h2>")
     summary = "Cosines, drift, floor, same partner and shared over the target L0, as in the table above."
-    figures = folder / "figures"
     body.append(html.image(figures / "summary.png", summary, "wide", narrow=figures / "summary_narrow.png"))
-    body.append("<h2>Latent by latent</h2>")
+    if any(entry["runs"] > 2 for entry in recurring):
+        body.append("<h2>In how many seeds a latent returns</h2>")
+        text = "Share of latents that return in all, in half, in fewer or in none of the other seeds, per start and L0."
+        body.append(html.image(figures / "recurrence.png", text, "wide"))
+    body.append("<h2>By firing rate</h2>")
+    text = "Share of latents that return, by the share of held-out tokens on which they fire, one line per start."
+    body.append(html.image(figures / "rates.png", text, "full"))
+    body += _latent_by_latent(folder, records)
+    return body
+
+
+def _latent_by_latent(folder: Path, records: list[Record]) -> list[str]:
+    body = ["<h2>Latent by latent</h2>"]
     body.append(
         html.paragraph(
             "One dot per latent of the first seed: decoder cosine across, encoder cosine up. Blue where encoder and "
@@ -56,9 +99,14 @@ def similarity(folder: Path, records: list[Record]) -> list[str]:
             "the upper right corner. Dashed: drift from the start; dotted: random floor; cross: if apart."
         )
     )
-    for init in dict.fromkeys(label(record) for record in records):
+    shown = embedded_pairs(records)
+    if len(shown) < len(records):
+        body.append(html.image(folder / "figures" / "figure2_grid.png", "Matched cosines of the first pair of each"))
+        which = f"{len(shown)} of {len(records)} pairs; saemd stability figures=all draws each into figures/."
+        body.append(html.paragraph(which, "soft"))
+    for init in dict.fromkeys(label(record) for record in shown):
         images = ""
-        for record in records:
+        for record in shown:
             if label(record) == init:
                 name = f"{init}, L0 {record['l0']}, seeds {seeds(record, ' and ')}"
                 images += html.image(figure2_path(folder, record), f"{name}: matched cosines of every latent")

@@ -1,12 +1,14 @@
 """One look for all figures: colours safe for colour-blind eyes (Okabe & Ito), quiet axes, no global state."""
 
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Sequence
+from typing import Any, TypeVar
 
 from matplotlib.axes import Axes
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
+
+Value = TypeVar("Value")
 
 BLUE, ORANGE = "#0072B2", "#E69F00"
 INK, GREY, FAINT = "#1f2430", "#6b7280", "#e5e7eb"
@@ -45,7 +47,14 @@ def target_axis(axes: Axes, targets: list[float]) -> None:
     axes.set_xticklabels([f"{target:g}" for target in targets])
 
 
-def styles_of(inits: Iterable[str]) -> dict[str, dict[str, str]]:
+def evenly(values: Sequence[Value], most: int) -> list[Value]:
+    """At most so many of the values, at even steps, the first and the last among them."""
+    if len(values) <= most:
+        return list(values)
+    return [values[round(i * (len(values) - 1) / (most - 1))] for i in range(most)]
+
+
+def styles_of(inits: Iterable[str]) -> dict[str, dict[str, Any]]:
     """A colour and a marker for each start."""
     places = enumerate(dict.fromkeys(inits))
     return {init: {"color": SERIES[i % len(SERIES)], "marker": MARKERS[i % len(MARKERS)]} for i, init in places}

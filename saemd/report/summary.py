@@ -8,6 +8,7 @@ from matplotlib.lines import Line2D
 
 from saemd.report.style import APART, DRIFT, FLOOR, INK, Figure, new_figure, quiet, styles_of, target_axis
 from saemd.report.table import shares_start
+from saemd.stability.cells import cells
 from saemd.stability.records import Record, label
 
 PANELS = (
@@ -17,13 +18,15 @@ PANELS = (
     ("shared, share of latents", "shared", None, None),
 )
 
+DOTS = 6  # pairs of one start and L0 that are drawn one by one
+
 # At a single L0 there is no line to see, so drift and "if apart" get markers.
 DASH: dict[str, Any] = {"marker": "_", "markersize": 16, "markeredgewidth": 1.6, "linestyle": ""}
 CROSS: dict[str, Any] = {"marker": "x", "markersize": 8, "markeredgewidth": 1.6, "linestyle": ""}
 
 
 def summary_figure(records: list[Record], columns: int = 2) -> Figure:
-    """Four panels over the L0 target, one line per initialisation: the mean over its pairs, each pair a dot."""
+    """Four panels over the L0 target, one line per initialisation: the mean over its pairs, each of few pairs a dot."""
     styles = styles_of(label(record) for record in records)
     targets = sorted({record["l0"] for record in records})
     handles = [_handle(records, init, style) for init, style in styles.items()]
@@ -67,7 +70,10 @@ def summary_figure(records: list[Record], columns: int = 2) -> Figure:
 
 
 def _line(axes: Axes, records: list[Record], key: str, style: dict[str, Any], *, dots: bool = False) -> None:
-    """The mean over the pairs of each L0; with `dots` every pair is a dot where there are several."""
+    """The mean over the pairs of each L0; with `dots` every pair is a dot where there are several.
+
+    Of more than `DOTS` pairs, a bar shows the interval over seeds instead.
+    """
     values: dict[float, list[float]] = {}
     for record in records:
         if record[key] is not None:
@@ -75,8 +81,14 @@ def _line(axes: Axes, records: list[Record], key: str, style: dict[str, Any], *,
     targets = sorted(values)
     means = [float(np.mean(values[l0])) for l0 in targets]
     axes.plot(targets, means, **style)
+    if not dots:
+        return
+    for cell in cells([record for record in records if len(values.get(record["l0"], [])) > DOTS]):
+        if key in cell and cell[key]["low"] is not None:
+            bar = {"color": style["color"], "linewidth": 5, "alpha": 0.3, "solid_capstyle": "butt"}
+            axes.plot([cell["l0"]] * 2, [cell[key]["low"], cell[key]["high"]], **bar)
     for l0 in targets:
-        if dots and len(values[l0]) > 1:
+        if 1 < len(values[l0]) <= DOTS:
             axes.scatter([l0] * len(values[l0]), values[l0], s=12, color=style["color"], alpha=0.5, linewidths=0)
 
 

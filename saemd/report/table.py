@@ -1,34 +1,47 @@
-"""The comparison in the terminal: one row per pair of seeds, 100 columns wide, or wider where the figures need it."""
+"""The comparison in the terminal: 100 columns wide, or wider where the figures need it."""
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from saemd.stability.cells import cells
 from saemd.stability.records import Record, label, seeds
 
 WIDTH = 100
 LABEL_WIDTH = 24  # longer labels are folded
+KEYS = ("mean_cos_dec", "drift_dec", "mean_cos_enc", "drift_enc", "random_floor", "same_match", "shared")
 
 
 def print_table(records: list[Record], console: Console | None = None) -> None:
-    """Print the records of `compare_root`. A star marks seeds that share their starting weights.
+    """Print the records of `compare_root`, each pair a row, or, where a cell has several pairs, each cell a row.
 
-    `L0 reached` and `FVU` are the mean of both seeds; `alive` is the share of latents alive in both.
+    A star marks seeds that share their starting weights. `L0 reached` and `FVU` are the mean of the seeds; `alive` is
+    the share of latents alive in both. Behind a mean over pairs stands its standard deviation.
     """
     console = console or Console()
     key = "".join(records[0].get("across", {})) if records else ""
     title = f"Similarity across {key}" if key else "Stability over seeds"
     table = Table(title=title, box=box.SIMPLE_HEAD, pad_edge=False, collapse_padding=True)
     table.add_column("init", overflow="fold", min_width=8, max_width=LABEL_WIDTH)
-    names = ["L0", "seeds", "cos\ndec", "drift\ndec", "cos\nenc", "drift\nenc", "floor", "same\nmatch", "shared"]
-    for name in [*names, "alive", "L0\nreached", "FVU"]:
+    rows = cells(records)
+    is_single = all(row["pairs"] == 1 for row in rows)
+    names = [
+        "L0",
+        "seeds" if is_single else "seeds\n(pairs)",
+        "cos\ndec",
+        "drift\ndec",
+        "cos\nenc",
+        "drift\nenc",
+        "floor",
+    ]
+    for name in [*names, "same\nmatch", "shared", "alive", "L0\nreached", "FVU"]:
         table.add_column(name, justify="right", no_wrap=True)
     previous = None
-    for record in records:
-        if previous not in (None, label(record)):
+    for name, cells_of_row in map(_row, records) if is_single else map(_cell_row, rows):
+        if previous not in (None, name):
             table.add_section()
-        previous = label(record)
-        table.add_row(*_row(record))
+        previous = name
+        table.add_row(name, *cells_of_row)
     set_width(console, table)
     console.print(table)
     if any(shares_start(record) for record in records):
@@ -60,15 +73,30 @@ def percent(share: float | None) -> str:
     return "–" if share is None else f"{share:.1%}"
 
 
-def _row(record: Record) -> list[str]:
+def _row(record: Record) -> tuple[str, list[str]]:
     star = " *" if shares_start(record) else ""
-    keys = ("mean_cos_dec", "drift_dec", "mean_cos_enc", "drift_enc", "random_floor", "same_match", "shared")
-    return [
-        label(record),
+    return label(record), [
         str(record["l0"]),
         seeds(record, "-") + star,
-        *(number(record[key]) for key in keys),
+        *(number(record[key]) for key in KEYS),
         f"{record['alive'] / record['d_sae']:.0%}",
         number(sum(record["achieved_l0"]) / 2, 0),
         number(sum(record["fvu"]) / 2, 3),
+    ]
+
+
+def _cell_row(cell: Record) -> tuple[str, list[str]]:
+    star = " *" if cell["same_start"] else ""
+    means = []
+    for key in KEYS:
+        found = cell.get(key, {"mean": None, "std": None})
+        spread = f" ±{found['std']:.2f}" if found["std"] is not None and key in ("same_match", "shared") else ""
+        means.append(number(found["mean"]) + spread)
+    return cell["label"], [
+        f"{cell['l0']:g}",
+        f"{cell['seeds']} ({cell['pairs']}){star}",
+        *means,
+        f"{cell['alive']:.0%}",
+        number(cell["achieved_l0"], 0),
+        number(cell["fvu"], 3),
     ]

@@ -3,12 +3,14 @@
     saemd stability                                  # run_root=runs
     saemd stability run_root=runs/big shared_threshold=0.8
     saemd stability across=init                      # runs of one seed that differ in this key alone
+    saemd stability figures=all                      # figure 2 of every pair, also of many
 
-Writes <run_root>/stability/: stability.json, pairs/*.npz, figures/*.png and report.html (one file, no network); with
-across=<key> the same files to <run_root>/across=<key>/.
+Writes <run_root>/stability/: stability.json, cells.json, recurrence.json, snapshots.json, pairs/*.npz, figures/*.png
+and report.html (one file, no network); with across=<key> the same files to <run_root>/across=<key>/.
 """
 
 import sys
+from dataclasses import dataclass
 from pathlib import Path
 
 from saemd.arguments import key_values
@@ -19,19 +21,33 @@ from saemd.report.table import print_table
 from saemd.stability.comparison import SHARED_THRESHOLD
 from saemd.stability.root import Outcome, compare_all
 
-KEYS = ("run_root", "shared_threshold", "across")
+KEYS = ("run_root", "shared_threshold", "across", "figures")
+FIGURES = ("some", "all")
 
 
-def parse(arguments: list[str]) -> tuple[Path, float, str | None]:
-    """`key=value` arguments as (run_root, shared_threshold, across)."""
-    defaults = {"run_root": "runs", "shared_threshold": str(SHARED_THRESHOLD)}
+@dataclass(frozen=True)
+class Request:
+    """What the command asks for."""
+
+    run_root: Path
+    threshold: float
+    across: str | None
+    every_figure: bool
+
+
+def parse(arguments: list[str]) -> Request:
+    """`key=value` arguments. Raises `UserError`."""
+    defaults = {"run_root": "runs", "shared_threshold": str(SHARED_THRESHOLD), "figures": "some"}
     values = {**defaults, **key_values(arguments, KEYS)}
     try:
         threshold = float(values["shared_threshold"])
     except ValueError:
         remedy = "use a cosine between 0 and 1 (Paulo & Belrose: 0.7)"
         raise bad_value("shared_threshold", values["shared_threshold"], remedy) from None
-    return Path(values["run_root"]).expanduser(), threshold, values.get("across")
+    if values["figures"] not in FIGURES:
+        raise bad_value("figures", values["figures"], "use some (the report's choice of pairs), or all")
+    run_root = Path(values["run_root"]).expanduser()
+    return Request(run_root, threshold, values.get("across"), values["figures"] == "all")
 
 
 def print_outcome(outcome: Outcome, run_root: Path) -> None:
@@ -60,13 +76,13 @@ def main(arguments: list[str]) -> int:
         print(__doc__)
         return 0
     try:
-        run_root, threshold, across = parse(arguments)
-        outcome = compare_all(run_root, threshold, across)
+        request = parse(arguments)
+        outcome = compare_all(request.run_root, request.threshold, request.across)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    write_report(outcome)
-    print_outcome(outcome, run_root)
+    write_report(outcome, every_pair=request.every_figure)
+    print_outcome(outcome, request.run_root)
     return 2 if outcome.broken else 0
 
 

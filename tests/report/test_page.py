@@ -7,11 +7,12 @@ import subprocess
 import sys
 from html.parser import HTMLParser
 
+import numpy as np
 import pytest
 from PIL import Image
 
 from saemd.stability.__main__ import main
-from tests.stability_fakes import fake_run, rows
+from tests.stability_fakes import fake_run, fake_sweep, rows
 
 
 class Page(HTMLParser):
@@ -96,3 +97,45 @@ def test_figures_show_both_colours(run_root):
 def test_importing_the_rooms_loads_no_matplotlib():
     code = "import sys, saemd.stability, saemd.report.page; sys.exit('matplotlib' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code]).returncode == 0
+
+
+def test_many_seeds_and_cells_stay_one_readable_page(tmp_path):
+    """Pairs are folded away; a dozen figures at most."""
+    fake_sweep(tmp_path, targets=(20, 40), seeds=(1, 2, 3, 4), snapshots=(0, 250_000))
+    assert main([f"run_root={tmp_path}"]) == 0
+    text, page = report(tmp_path)
+    assert page.open == []
+    assert page.links
+    assert text.count("<figure") <= 12
+    main_table = text.split("<h2>Similarity, beside drift and chance</h2>")[1].split("</table>")[0]
+    assert main_table.count("<tr") == 1 + 4
+    assert re.search(r"<td>4<span>6</span></td><td>[\d.]+%<span>[\d.]+–[\d.]+</span></td>", main_table)
+    assert text.index("Agreement over training") < text.index("Similarity, beside drift")
+    for words in ("In how many seeds a latent returns", "By firing rate", "What training added", "Each pair of seeds"):
+        assert words in page.text
+
+
+def test_figures_of_snapshots_and_seeds_are_drawn_from_their_numbers(tmp_path):
+    from saemd.report.course import course_figure, short
+    from saemd.report.figures import course_records
+    from saemd.report.rates import bin_name, bins_of
+    from saemd.report.recurrence import parts, recurrence_figure
+    from saemd.stability.root import compare_all
+
+    fake_sweep(tmp_path, targets=(20, 40), seeds=(1, 2, 3), snapshots=(0, 250_000))
+    outcome = compare_all(tmp_path, 0.7)
+    along = course_records(outcome.snapshots, outcome.records)
+    figure = course_figure(along)
+    shared = figure.axes[0].lines[0]
+    ends = [r["shared"] for r in along if (r["init"], r["l0"]) == ("mirror", 20) and r["tokens"] == 1_000_000]
+    assert np.asarray(shared.get_xdata()).tolist() == [250_000, 1_000_000]
+    assert np.asarray(shared.get_ydata())[1] == pytest.approx(sum(ends) / 3)
+    assert len(figure.axes) == 4
+    assert course_records([], outcome.records) == []
+    assert [short(n) for n in (500, 250_000, 1_500_000, 2_000_000_000)] == ["500", "250k", "1.5M", "2B"]
+    assert sum(parts(outcome.recurrence[0])) == pytest.approx(1)
+    assert len(recurrence_figure(outcome.recurrence).axes[0].patches) == 16
+    bins = bins_of([record for record in outcome.records if record["init"] == "mirror"])
+    assert sum(latents for latents, _ in bins.values()) == 6 * 2 * 48
+    assert [bin_name(bin) for bin in bins] == ["0.01–0.1 %", "0.1–1 %", "1–10 %", "> 10 %"]
+    assert [bin_name(bin) for bin in ((0, 0), (0, 1e-4))] == ["dead", "< 0.01 %"]

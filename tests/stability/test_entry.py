@@ -23,7 +23,9 @@ def test_only_figures_whose_content_has_changed_are_drawn_again(tmp_path):
     assert main([f"run_root={tmp_path}"]) == 0
     before = {path: path.stat().st_mtime_ns for path in figures.iterdir()}
     names = {f"figure2_init={init}_l0=40_seeds=24-42.png" for init in ("mirror", "uniform")}
-    assert {path.name for path in before} == {"summary.png", "summary_narrow.png", "figure2_grid.png", *names}
+    assert {path.name for path in before} == {
+        "summary.png", "summary_narrow.png", "figure2_grid.png", "rates.png", *names
+    }  # fmt: skip
     fake_run(tmp_path, "mirror", 40, 42, start=rows(5), noise=0.9)
     assert main([f"run_root={tmp_path}"]) == 0
     kept = {path.name for path, time in before.items() if path.stat().st_mtime_ns == time}
@@ -59,7 +61,8 @@ def test_a_broken_run_is_named_and_takes_no_other_with_it(tmp_path, capsys):
     ("arguments", "line"),
     [
         (["run_root=nowhere"], "error: run_root=nowhere: no such folder"),
-        (["runroot=runs"], "error: runroot=runs: known are run_root=…, shared_threshold=…, across=…"),
+        (["runroot=runs"], "error: runroot=runs: known are run_root=…, shared_threshold=…, across=…, figures=…"),
+        (["figures=none"], "error: figures=none: use some (the report's choice of pairs), or all"),
         (["shared_threshold=high"], "error: shared_threshold=high: use a cosine between 0 and 1"),
         (["shared_threshold=7"], "error: shared_threshold=7.0: use a cosine between 0 and 1"),
     ],
@@ -90,3 +93,15 @@ def test_the_command_says_what_it_found(tmp_path, capsys):
     assert "24-42 *" in out
     assert "says nothing about convergence" in out
     assert "report.html" in out
+
+
+def test_many_pairs_are_one_row_a_cell_and_few_figures(tmp_path, capsys):
+    fake_sweep(tmp_path, targets=(20, 40, 80), seeds=(1, 2, 3), snapshots=(0, 500_000))
+    figures = tmp_path / "stability" / "figures"
+    assert main([f"run_root={tmp_path}"]) == 0
+    out = capsys.readouterr().out
+    assert sum(" 3 (3)" in line for line in out.splitlines()) == 6
+    assert len(list(figures.glob("figure2_init=*"))) == 6  # of 18 pairs, the first of each cell
+    assert {"tokens.png", "tokens_narrow.png", "recurrence.png"} <= {path.name for path in figures.iterdir()}
+    assert main([f"run_root={tmp_path}", "figures=all"]) == 0
+    assert len(list(figures.glob("figure2_init=*"))) == 18

@@ -46,7 +46,7 @@ def test_each_cell_of_a_sweep_has_its_own_pair_and_files(tmp_path, capsys):
     (row,) = curves(records)
     assert {"stability/shared/uniform layer=6", "stability/shared/uniform layer=12"} <= row.keys()
     page = (tmp_path / "stability" / "report.html").read_text()
-    assert page.count("<td>uniform layer=6</td>") == 5  # three tables of pairs, and both runs
+    assert page.count("<td>uniform layer=6</td>") == 6  # four tables of pairs, and both runs
 
 
 def test_a_record_without_further_parts_says_nothing_of_them(tmp_path):
