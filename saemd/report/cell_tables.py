@@ -45,14 +45,15 @@ def learned_table(rows: list[Record]) -> str:
     if not any(name in row for row in rows for name in names):
         return ""
     head = ["init", "L0|target", "shared|untrained", "shared|trained", "learned|cos dec", "learned|cos enc"]
-    head += ["learned, alive|cos dec", "lost subspace|overlap", "lost subspace|chance"]
+    head += ["learned, alive|cos dec", "activations|alive", "activations|shared", "lost subspace|overlap"]
+    head.append("lost subspace|chance")
+    shown = ("learned_dec", "learned_enc", "learned_dec_alive", "correlation_alive", "correlation_shared")
     body = [
         [
             *_names(row),
             _mean(row, "untrained_shared", percent),
             _with_interval(row, "shared", percent),
-            *(_with_interval(row, name, number) for name in ("learned_dec", "learned_enc", "learned_dec_alive")),
-            _with_interval(row, "subspace_overlap", number),
+            *(_with_interval(row, name, number) for name in (*shown, "subspace_overlap")),
             _mean(row, "subspace_floor", number),
         ]
         for row in rows

@@ -27,6 +27,8 @@ DEFINITIONS: dict[str, str] = {
     "can be drawn again from its seed, or was kept (snapshots=[0,…]).",
     "learned": "Mean cosine of w_T − w_0 of matched latents: do both seeds move a latent the same way? A shared "
     "start, which agrees without training, is taken off. Known where both starts are.",
+    "activations": "Mean correlation of the activations of matched latents (partner by decoder) on held-out tokens, "
+    "for latents alive in both, and for shared ones. Measured by saemd stability activations=16_384.",
     "lost subspace": "Living latents that are not shared, of both seeds: the mean squared cosine of the principal"
     " angles between the directions that hold half of the squared norm of their decoder rows. 1: they span one "
     "subspace, though no direction returns (arXiv 2606.12138). Chance: random subspaces of as many dimensions.",

@@ -4,25 +4,33 @@
     saemd stability run_root=runs/big shared_threshold=0.8
     saemd stability across=init                      # runs of one seed that differ in this key alone
     saemd stability figures=all                      # figure 2 of every pair, also of many
+    saemd stability activations=16_384               # correlate matched latents on so many held-out tokens of the cache
 
 Writes <run_root>/stability/: stability.json, cells.json, recurrence.json, snapshots.json, pairs/*.npz, figures/*.png
 and report.html (one file, no network); with across=<key> the same files to <run_root>/across=<key>/.
 """
 
+import re
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+
+from torch import Tensor
 
 from saemd.arguments import key_values
 from saemd.cli import entry
 from saemd.errors import UserError, bad_value
 from saemd.report.page import write_report
 from saemd.report.table import print_table
+from saemd.runs import Run
+from saemd.stability.activity import HeldOut
 from saemd.stability.comparison import SHARED_THRESHOLD
 from saemd.stability.root import Outcome, compare_all
 
-KEYS = ("run_root", "shared_threshold", "across", "figures")
+KEYS = ("run_root", "shared_threshold", "across", "figures", "activations")
 FIGURES = ("some", "all")
+BATCH = 2048  # tokens that are encoded at once
 
 
 @dataclass(frozen=True)
@@ -33,6 +41,7 @@ class Request:
     threshold: float
     across: str | None
     every_figure: bool
+    activations: int  # held-out tokens; 0: none
 
 
 def parse(arguments: list[str]) -> Request:
@@ -46,8 +55,33 @@ def parse(arguments: list[str]) -> Request:
         raise bad_value("shared_threshold", values["shared_threshold"], remedy) from None
     if values["figures"] not in FIGURES:
         raise bad_value("figures", values["figures"], "use some (the report's choice of pairs), or all")
+    asked = values.get("activations", "0")
+    if not re.fullmatch(r"\d[\d_]*", asked):
+        raise bad_value("activations", asked, "use a number of held-out tokens, such as 16_384, or leave it out")
     run_root = Path(values["run_root"]).expanduser()
-    return Request(run_root, threshold, values.get("across"), values["figures"] == "all")
+    return Request(run_root, threshold, values.get("across"), values["figures"] == "all", int(asked))
+
+
+def held_out(tokens: int) -> HeldOut:
+    """The first `tokens` held-out activations of a run's cache on disk, or all there are if they are fewer."""
+
+    def batches(run: Run) -> Iterator[Tensor]:
+        from saemd.activations.cache import ActivationCache
+
+        root = Path(run.config["cache_root"]).expanduser() / "activations"
+        name = f"*-layer{run.config['layer']}-{run.saved['cache_fingerprint'][:12]}"
+        folder = next((path.parent for path in root.glob(f"{name}/manifest.json")), None)
+        if folder is None:
+            raise UserError(f"{run.path}: its activations are not in {root}; saemd cache with its keys writes them")
+        cache = ActivationCache.open(folder)
+        left = tokens
+        for x_BD in cache.heldout(BATCH):
+            yield x_BD[:left] * cache.scale
+            left -= len(x_BD)
+            if left <= 0:
+                return
+
+    return batches
 
 
 def print_outcome(outcome: Outcome, run_root: Path) -> None:
@@ -77,7 +111,8 @@ def main(arguments: list[str]) -> int:
         return 0
     try:
         request = parse(arguments)
-        outcome = compare_all(request.run_root, request.threshold, request.across)
+        source = held_out(request.activations) if request.activations else None
+        outcome = compare_all(request.run_root, request.threshold, request.across, source)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

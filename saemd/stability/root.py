@@ -13,6 +13,7 @@ from saemd.errors import bad_value
 from saemd.files import DamagedFileError, check_writable, read_json, write_json
 from saemd.locks import locked
 from saemd.runs import Run, find_runs, read_run
+from saemd.stability.activity import HeldOut, correlate_pairs, correlated
 from saemd.stability.cells import cells
 from saemd.stability.comparison import SHARED_THRESHOLD
 from saemd.stability.measured import MEASURED, measure_pairs, measured
@@ -52,8 +53,13 @@ def compare_root(
     return outcome.records
 
 
-def compare_all(run_root: Path, shared_threshold: float, across: str | None = None) -> Outcome:
-    """As `compare_root`, with the runs and what was left out; prints nothing but progress."""
+def compare_all(
+    run_root: Path, shared_threshold: float, across: str | None = None, held_out: HeldOut | None = None
+) -> Outcome:
+    """As `compare_root`, with the runs and what was left out; prints nothing but progress.
+
+    With `held_out`, which gives a run's held-out activations, those of matched latents are correlated too.
+    """
     _check_threshold(shared_threshold)
     runs, broken = find_runs(run_root)
     pairs, remarks = pairs_across(runs, across) if across else siblings(runs)
@@ -64,6 +70,7 @@ def compare_all(run_root: Path, shared_threshold: float, across: str | None = No
     if not runs:
         return Outcome(folder, runs, [], remarks, broken, [], [], across)
     measure_pairs(folder, pairs, shared_threshold, folder / "starts")
+    remarks += correlate_pairs(folder, pairs, held_out) if held_out else []
     records, matched = _write_table(folder, pairs, shared_threshold)
     recurring = [] if across else write_recurrence(folder, matched, shared_threshold)
     along, unread = _compare_snapshots(folder, pairs, shared_threshold)
@@ -161,7 +168,8 @@ def _records(
     records = []
     for pair, comparison in matched:
         record = make_record(pair, comparison, floors[pair.a.d_sae, pair.a.d_in], threshold)
-        records.append({**record, **(measured(folder, pair, threshold) or dict.fromkeys(MEASURED))})
+        record |= measured(folder, pair, threshold) or dict.fromkeys(MEASURED)
+        records.append(record | correlated(folder, pair, comparison, threshold))
     return records, matched
 
 
