@@ -21,11 +21,19 @@ class RecipeConfig:
     lr: float = 3e-4
     lr_warmup_steps: int = 1000
     lr_warmup_fraction: float = 0.05
-    lr_decay_fraction: float = 0.2  # the learning rate falls to 0 over this last part of the run
+    lr_decay_fraction: float = 0.2  # the learning rate falls over this last part of the run
+    lr_decay: str = "linear"  # how it falls: linear, or cosine (half a wave)
+    lr_final: float = 0.0  # where it falls to, as a fraction of lr
     adam_beta1: float | None = None  # null: the architecture's own (jumprelu and gated 0, the others 0.9)
     adam_beta2: float = 0.999
     adam_eps: float = 1e-8
     grad_clip_norm: float = 1.0
+    # Decoupled weight decay of the encoder: each step multiplies W_enc by 1 − encoder_decay · the step's learning rate.
+    encoder_decay: float = 0.0
+    encoder_decay_until: float = 1.0  # the decay ends after this fraction of the run
+    freeze_decoder_after: float = 1.0  # W_dec rests after this fraction of the run; 0: it never moves
+    # Least cosine of each row of W_dec with its start: after each step, rows below it are moved back (2602.14111).
+    decoder_cosine: float = -1.0  # -1: rows move freely
     # Gradients in closed form where the architecture has a fast twin (saemd.sae.twins), Adam in few passes.
     fast: bool = True  # false: the plain reference, autograd in float32
 
@@ -35,8 +43,16 @@ def check_recipe(recipe: RecipeConfig) -> None:
     for key in ("lr", "grad_clip_norm", "adam_eps"):
         if not 0 < getattr(recipe, key) < math.inf:
             raise bad_value(f"recipe.{key}", getattr(recipe, key), "use a positive number")
-    if not 0 <= recipe.lr_decay_fraction <= 1:
-        raise bad_value("recipe.lr_decay_fraction", recipe.lr_decay_fraction, "use a fraction from 0 to 1")
+    if recipe.lr_decay not in ("linear", "cosine"):
+        raise bad_value("recipe.lr_decay", recipe.lr_decay, "known are linear, cosine")
+    for key in ("lr_decay_fraction", "lr_final", "encoder_decay_until", "freeze_decoder_after"):
+        if not 0 <= (value := getattr(recipe, key)) <= 1:
+            raise bad_value(f"recipe.{key}", value, "use a fraction from 0 to 1")
+    if not 0 <= recipe.encoder_decay * recipe.lr < 1:
+        remedy = "use 0 or more, and less than 1 / recipe.lr, with which a step would leave no encoder"
+        raise bad_value("recipe.encoder_decay", recipe.encoder_decay, remedy)
+    if not -1 <= recipe.decoder_cosine <= 1:
+        raise bad_value("recipe.decoder_cosine", recipe.decoder_cosine, "use a cosine from -1 (free) to 1")
     check_warmup("recipe", recipe, "lr")
     for key in ("adam_beta1", "adam_beta2"):
         if (value := getattr(recipe, key)) is not None and not 0 <= value < 1:

@@ -53,7 +53,7 @@ class SAETraining(pl.LightningModule):
         self.seconds = self.tokens_per_second = 0.0  # of this process's part of the training, by the wall clock
 
     def configure_optimizers(self) -> Any:
-        self.optimizer = SAEAdam(self.sae, self.recipe)
+        self.optimizer = SAEAdam(self.sae, self.recipe, self.schedule, self.start_dec)
         scheduler = torch.optim.lr_scheduler.LambdaLR(self.optimizer, self.schedule.lr)
         return {"optimizer": self.optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 

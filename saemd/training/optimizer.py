@@ -2,9 +2,13 @@
 
 The order is `dictionary_learning`'s: the gradient of W_dec is made orthogonal to its rows, the norm of the whole
 gradient is clipped, Adam steps, W_dec's rows go back to unit norm, and the architecture does what it has to do after a
-step. Two passes over the rows do it, one for the norm and one for the rest: on a GPU compiled ones
-(`optimizer_passes`), which never wait for it, on a CPU, where Adam has no first moment (β₁ = 0), numba's
-(`optimizer_kernels`). `_plain` is the reference of both.
+step. The recipe may add constraints (`constraints`): W_enc decays just before Adam's update, as in AdamW (Loshchilov
+and Hutter, arXiv 1711.05101); after it, W_dec's rows go back to within a cosine of their start; a frozen W_dec takes no
+part in the step, nor its gradient in the norm.
+
+Two passes over the rows do it, one for the norm and one for the rest: on a GPU compiled ones (`optimizer_passes`),
+which never wait for it, on a CPU, where Adam has no first moment (β₁ = 0), numba's (`optimizer_kernels`). `_plain` is
+the reference of both.
 """
 
 from __future__ import annotations
@@ -22,19 +26,29 @@ from saemd.sae.fused import scalar
 from saemd.sae.rounded import rows
 from saemd.sae.twins import multiplies_bfloat16
 from saemd.training.config import RecipeConfig
+from saemd.training.constraints import constraints_of, held, unit_starts
+from saemd.training.schedules import ENDLESS, Schedule, schedule
 
 
 class SAEAdam(torch.optim.Optimizer):
     """One instance trains one SAE. `gradient_norm` is the last step's, before clipping, after the projection.
 
+    `plan` is the run's schedule; without one, no step is in the recipe's last fractions of a run. `start_dec` is W_dec
+    at step 0, by default as it is now. Learning rates come from the parameter groups.
+
     State of each parameter: `step`; `square`, the second moment; with β₁ > 0 `mean`, the first. `recipe.fast=false`
     takes the plain path.
     """
 
-    def __init__(self, sae: SAE, recipe: RecipeConfig) -> None:
+    def __init__(
+        self, sae: SAE, recipe: RecipeConfig, plan: Schedule | None = None, start_dec: Tensor | None = None
+    ) -> None:
         super().__init__(sae.parameter_groups(recipe.lr), {"lr": recipe.lr})
         self.sae, self.recipe = sae, recipe
         self.beta1 = sae.adam_beta1 if recipe.adam_beta1 is None else recipe.adam_beta1
+        self.plan = schedule(recipe, ENDLESS) if plan is None else plan
+        self._start_dec = sae.W_dec if start_dec is None else start_dec
+        self._start_rows = None if recipe.decoder_cosine == -1 else unit_starts(self._start_dec)
         self._norm: float | Tensor = 0.0
 
     @property
@@ -81,15 +95,37 @@ class SAEAdam(torch.optim.Optimizer):
         return state
 
     def _plain(self) -> None:
-        W_dec, grad = self.sae.W_dec, self.sae.W_dec.grad
+        W_dec, grad, moves = self.sae.W_dec, self.sae.W_dec.grad, self.plan.decoder_moves(self._step())
         assert grad is not None
         rows = W_dec / (W_dec.norm(dim=1, keepdim=True) + 1e-6)
         grad -= (grad * rows).sum(1, keepdim=True) * rows
-        self._norm = torch.nn.utils.clip_grad_norm_(self.sae.parameters(), self.recipe.grad_clip_norm)
+        trained = [parameter for parameter in self.sae.parameters() if moves or parameter is not W_dec]
+        self._norm = torch.nn.utils.clip_grad_norm_(trained, self.recipe.grad_clip_norm)
+        self._decay_encoder()
         for group in self.param_groups:
             for parameter in group["params"]:
-                self._update(parameter, parameter.grad, group["lr"])
-        self.sae.normalise_decoder()
+                if moves or parameter is not W_dec:
+                    self._update(parameter, parameter.grad, group["lr"])
+        if moves:
+            self.sae.normalise_decoder()
+            self._hold_decoder()
+
+    def _step(self) -> int:
+        """The number of the step that is being made, from 0."""
+        return self.state[self.sae.W_dec]["step"] - 1
+
+    def _lr_of(self, parameter: Tensor) -> float:
+        return next(group["lr"] for group in self.param_groups if any(p is parameter for p in group["params"]))
+
+    def _decay_encoder(self) -> None:
+        if decay := self.plan.encoder_decay(self._step()):
+            W_enc = self.sae.W_enc
+            W_enc.mul_(1 - decay * self._lr_of(W_enc))
+
+    def _hold_decoder(self) -> None:
+        if self._start_rows is not None:
+            W_dec = self.sae.W_dec
+            W_dec.copy_(held(W_dec, self._start_rows, self.recipe.decoder_cosine))
 
     def _update(self, parameter: Tensor, grad: Tensor, lr: float) -> None:
         """w ← w − lr · m/(1 − β₁ᵗ) / (√(v/(1 − β₂ᵗ)) + ε), m ← β₁ m + (1 − β₁) g, v ← β₂ v + (1 − β₂) g²."""
@@ -109,18 +145,20 @@ class SAEAdam(torch.optim.Optimizer):
         count = self.state[W_dec]["step"]
         lrs = [scalar(group["lr"] / (1 - self.beta1**count), W_dec) for group in self.param_groups]
         correction = scalar(1 / math.sqrt(1 - r.adam_beta2**count), W_dec)
+        constraints = constraints_of(self.plan, count - 1, self._lr_of(self.sae.W_enc), self._start_rows, W_dec)
         self._norm = passes.step_(
             self.sae, self.param_groups, self.state, lrs, correction, r.grad_clip_norm, self.beta1, r.adam_beta2,
-            r.adam_eps,
+            r.adam_eps, constraints,
         )  # fmt: skip
 
     def _by_kernels(self) -> None:
         """Matrices by kernels over their rows; vectors, too short to be worth a second thread, as in `_plain`."""
         from saemd.training import optimizer_kernels as kernels
 
-        r, sae = self.recipe, self.sae
+        r, sae, moves = self.recipe, self.sae, self.plan.decoder_moves(self._step())
+        trained = (sae.W_enc, sae.W_dec) if moves else (sae.W_enc,)
         lrs = {id(p): group["lr"] for group in self.param_groups for p in group["params"]}
-        matrices = [(_rows(p), _rows(p.grad), _rows(self.state[p]["square"]), p) for p in (sae.W_enc, sae.W_dec)]
+        matrices = [(_rows(p), _rows(p.grad), _rows(self.state[p]["square"]), p) for p in trained]
         vectors = [p for p in sae.parameters() if p.dim() == 1]
         alongs, total = [], sum(p.grad.double().pow(2).sum().item() for p in vectors if p.grad is not None)
         for W, grad, _, p in matrices:
@@ -133,6 +171,7 @@ class SAEAdam(torch.optim.Optimizer):
         for p in vectors:
             if p.grad is not None:
                 self._update(p, p.grad * clip, lrs[id(p)])
+        self._decay_encoder()
         f = np.float32  # what the kernels were compiled for
         for (W, grad, square, p), along in zip(matrices, alongs, strict=True):
             correction = 1 / math.sqrt(1 - r.adam_beta2 ** self.state[p]["step"])
@@ -140,6 +179,8 @@ class SAEAdam(torch.optim.Optimizer):
                 W, grad, square, f(lrs[id(p)]), f(clip), f(r.adam_beta2), f(r.adam_eps), f(correction),
                 p is sae.W_dec, along,
             )  # fmt: skip
+        if moves:
+            self._hold_decoder()
 
 
 def _zeros_like(parameter: Tensor) -> Tensor:

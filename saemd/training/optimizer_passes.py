@@ -15,6 +15,7 @@ from torch import Tensor
 from saemd.sae import SAE
 from saemd.sae.fused import fused
 from saemd.sae.rounded import rows
+from saemd.training.constraints import Constraints, held
 
 Number: TypeAlias = float | Tensor  # of a stack: a tensor [S]
 
@@ -22,6 +23,7 @@ Number: TypeAlias = float | Tensor  # of a stack: a tensor [S]
 def step_(
     sae: SAE, groups: Sequence[dict[str, Any]], states: Mapping[Tensor, dict[str, Any]], lrs: Sequence[Tensor],
     correction: Tensor, max_norm: Number, beta1: float, beta2: Number, eps: Number,
+    constraints: Constraints,
 ) -> Tensor:  # fmt: skip
     """Update every parameter of an SAE, or a stack, by one pass, which renews the bfloat16 copies that its loss uses.
 
@@ -31,7 +33,11 @@ def step_(
     W_dec = sae.W_dec
     assert W_dec.grad is not None
     others = [rows(p.grad) for p in sae.parameters() if p is not W_dec and p.grad is not None]
-    along_F, norm = gradient_norm(W_dec.detach(), W_dec.grad, others)
+    shrink, moves, cosine, start = constraints
+    along_F, norm = gradient_norm(W_dec.detach(), W_dec.grad, others, moves)
+    own: dict[str, dict[str, Any]] = {
+        "W_enc": {"shrink": shrink}, "W_dec": {"moves": moves, "cosine": cosine, "start_FD": start}
+    }  # fmt: skip
     names = {id(p): name for name, p in sae.named_parameters()}
     for group, lr in zip(groups, lrs, strict=True):
         for p in group["params"]:
@@ -40,7 +46,7 @@ def step_(
             mean = rows(states[p]["mean"]) if beta1 else None
             adam_(
                 rows(p), rows(p.grad), rows(states[p]["square"]), mean, rounded, along_F if p is W_dec else None, norm,
-                lr, correction, max_norm, beta1, beta2, eps,
+                lr, correction, max_norm, beta1, beta2, eps, **own.get(name, {}),
             )  # fmt: skip
             if rounded is not None:
                 sae.rounded.keep(name, p, rounded)
@@ -48,11 +54,13 @@ def step_(
 
 
 @fused
-def gradient_norm(W_dec_FD: Tensor, grad_FD: Tensor, others: list[Tensor]) -> tuple[Tensor, Tensor]:
+def gradient_norm(
+    W_dec_FD: Tensor, grad_FD: Tensor, others: list[Tensor], moves: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
     """(along [F], the norm of the whole gradient, W_dec's part without what lies along its rows: g − along · W).
 
     With w = W/(‖W‖ + 1e-6), as `dictionary_learning` has it, that is g − ⟨g, w⟩w. Nothing is written: the next pass
-    subtracts it again.
+    subtracts it again. Where `moves` is false, W_dec rests and its gradient counts nothing.
     """
     g_FD = grad_FD.float()
     norm_F = W_dec_FD.pow(2).sum(-1)
@@ -60,6 +68,8 @@ def gradient_norm(W_dec_FD: Tensor, grad_FD: Tensor, others: list[Tensor]) -> tu
     along_F = dot_F / (norm_F.sqrt() + 1e-6).pow(2)
     square_F = g_FD.pow(2).sum(-1) + along_F.pow(2) * norm_F - 2 * along_F * dot_F
     total = square_F.clamp(min=0).sum(-1)
+    if moves is not None:
+        total = torch.where(moves, total, 0.0)
     for grad in others:
         total = total + grad.float().pow(2).flatten(total.dim()).sum(-1)
     return along_F, total.sqrt()
@@ -69,12 +79,14 @@ def gradient_norm(W_dec_FD: Tensor, grad_FD: Tensor, others: list[Tensor]) -> tu
 def adam_(
     parameter: Tensor, grad: Tensor, square: Tensor, mean: Tensor | None, rounded: Tensor | None,
     along_F: Tensor | None, norm: Tensor, lr: Tensor, correction: Tensor, max_norm: Number, beta1: float,
-    beta2: Number, eps: Number,
+    beta2: Number, eps: Number, shrink: Tensor | None = None, moves: Tensor | None = None,
+    cosine: Tensor | None = None, start_FD: Tensor | None = None,
 ) -> None:  # fmt: skip
     """Adam on a vector or on rows [F, D], of the gradient clipped to `max_norm`, in place; without `mean`, β₁ is 0.
 
     `lr` is divided by 1 − β₁ᵗ, `correction` = 1/√(1 − β₂ᵗ). `rounded` takes a copy of the result in its own dtype. With
     `along_F` the part of the gradient along each row is removed, and the rows are divided by their norm at the end.
+    `shrink`, `moves`, `cosine` and `start_FD` are those of `constraints.Constraints`.
     """
     ones = [1] * (parameter.dim() - norm.dim())
 
@@ -87,9 +99,14 @@ def adam_(
     g = g * each((max_norm / (norm + 1e-6)).clamp(max=1.0))
     v = each(beta2) * square + (1 - each(beta2)) * g * g
     m = g if mean is None else beta1 * mean + (1 - beta1) * g
-    w = parameter - each(lr) * m / (v.sqrt() * each(correction) + each(eps))
+    w = parameter if shrink is None else parameter * each(shrink)
+    w = w - each(lr) * m / (v.sqrt() * each(correction) + each(eps))
     if along_F is not None:
         w = w / (w.pow(2).sum(-1, keepdim=True).sqrt() + torch.finfo(torch.float32).eps)
+    if start_FD is not None:
+        w = held(w, start_FD, each(cosine))
+    if moves is not None:
+        w = torch.where(each(moves), w, parameter)
     square.copy_(v)
     if mean is not None:
         mean.copy_(m)

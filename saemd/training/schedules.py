@@ -1,35 +1,51 @@
-"""The learning rate over the steps: a linear warm-up, and a linear decay to 0 at the end."""
+"""What changes over the steps of a run: the learning rate, the encoder's decay, whether the decoder moves."""
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 from saemd.sae.warmup import refuse_long_warmup, warmup_length
 from saemd.training.config import RecipeConfig
 
+ENDLESS = 2**62  # steps of an optimizer that belongs to no run
+
 
 @dataclass(frozen=True)
 class Schedule:
-    """Step counts of one run. `lr` maps a step (from 0) to a factor in [0, 1].
+    """Step counts of one run. Steps count from 0; a fraction of the run is rounded down to whole steps."""
 
-    As `dictionary_learning`'s `get_lr_schedule`: the first step has factor 0 where there is a warm-up, and the step
-    after the last would have learning rate 0.
-    """
-
+    recipe: RecipeConfig
     steps: int
     lr_warmup: int
     lr_decay_start: int
 
     def lr(self, step: int) -> float:
+        """The learning rate as a factor of `recipe.lr`.
+
+        As `dictionary_learning`'s `get_lr_schedule`: the first step has factor 0 where there is a warm-up, and the step
+        after the last would have `lr_final`.
+        """
         if step < self.lr_warmup:
             return step / self.lr_warmup
-        if step >= self.lr_decay_start:
-            return max(self.steps - step, 0) / max(self.steps - self.lr_decay_start, 1)
-        return 1.0
+        if step < self.lr_decay_start:
+            return 1.0
+        left = max(self.steps - step, 0) / max(self.steps - self.lr_decay_start, 1)
+        if self.recipe.lr_decay == "cosine":
+            left = (1 - math.cos(math.pi * left)) / 2
+        return self.recipe.lr_final + (1 - self.recipe.lr_final) * left
+
+    def encoder_decay(self, step: int) -> float:
+        """The decay of W_enc in this step, before it is multiplied by the learning rate."""
+        return self.recipe.encoder_decay if step < int(self.recipe.encoder_decay_until * self.steps) else 0.0
+
+    def decoder_moves(self, step: int) -> bool:
+        """Whether this step updates W_dec."""
+        return step < int(self.recipe.freeze_decoder_after * self.steps)
 
 
 def schedule(recipe: RecipeConfig, steps: int) -> Schedule:
     """The schedule of a run of `steps` steps. Raises `UserError` where the warm-up would outlast the decay's start."""
     decay_start = steps - int(recipe.lr_decay_fraction * steps)
     refuse_long_warmup("recipe", recipe, "lr", steps, decay_start)
-    return Schedule(steps, warmup_length(recipe, "lr", steps), decay_start)
+    return Schedule(recipe, steps, warmup_length(recipe, "lr", steps), decay_start)

@@ -1,5 +1,7 @@
 """The one-pass optimizer against its plain reference, and that one against torch's Adam."""
 
+from collections.abc import Callable
+
 import pytest
 import torch
 
@@ -19,7 +21,10 @@ def start(**keys) -> JumpReLUSAE:
     return sae
 
 
-def steps(sae: JumpReLUSAE, optimizer: SAEAdam, n: int = 20, scale: float = 1.0) -> list[float]:
+def steps(
+    sae: JumpReLUSAE, optimizer: SAEAdam, n: int = 20, scale: float = 1.0, after: Callable[[], None] = lambda: None
+) -> list[float]:
+    """The gradients' norms of `n` steps on random gradients; `after` is called behind each."""
     generator, norms = torch.Generator().manual_seed(1), []
     for _ in range(n):
         for parameter in sae.parameters():
@@ -27,6 +32,7 @@ def steps(sae: JumpReLUSAE, optimizer: SAEAdam, n: int = 20, scale: float = 1.0)
             parameter.grad = torch.empty_like(parameter).copy_(grad)
         optimizer.step()
         norms.append(optimizer.gradient_norm)
+        after()
     return norms
 
 

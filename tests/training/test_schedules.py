@@ -26,6 +26,16 @@ def test_short_runs_take_fractions():
     assert [JumpReLUConfig().coefficient(Progress(step, 500)) for step in (0, 25, 50)] == [0, 0.5, 1]
 
 
+def test_the_learning_rate_falls_as_asked():
+    linear, cosine = (schedule(RecipeConfig(lr_decay=shape, lr_final=0.1), 1000) for shape in ("linear", "cosine"))
+    assert [linear.lr(step) for step in (799, 800, 900, 1000)] == pytest.approx([1, 1, 0.55, 0.1])
+    assert [cosine.lr(step) for step in (799, 800, 900, 1000)] == pytest.approx([1, 1, 0.55, 0.1])
+    assert cosine.lr(850) == pytest.approx(0.1 + 0.9 * (1 + 0.5**0.5) / 2)
+    assert [schedule(RecipeConfig(), 1000).lr(step) for step in range(800, 1000)] == [
+        i / 200 for i in range(200, 0, -1)
+    ]
+
+
 def test_fraction_one_never_shortens():
     with pytest.raises(UserError, match=r"recipe.lr_warmup_steps=1000: a run of 500 steps"):
         schedule(RecipeConfig(lr_warmup_fraction=1.0), 500)

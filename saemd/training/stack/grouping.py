@@ -21,7 +21,8 @@ from saemd.training.run import training_device
 _OWN = {
     "l0", "seed", "init_seed", "data_seed", "run_root", "recipe.lr", "recipe.lr_warmup_steps",
     "recipe.lr_warmup_fraction", "recipe.lr_decay_fraction", "recipe.adam_beta2", "recipe.adam_eps",
-    "recipe.grad_clip_norm", "together",
+    "recipe.grad_clip_norm", "recipe.lr_decay", "recipe.lr_final", "recipe.encoder_decay", "recipe.encoder_decay_until",
+    "recipe.freeze_decoder_after", "recipe.decoder_cosine", "together",
 }  # fmt: skip
 _OWN_GROUPS = ("init.", "folder.", "logger.")
 FREE_SHARE = 0.9  # of the free memory; the rest is for what the estimate leaves out

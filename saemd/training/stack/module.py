@@ -64,8 +64,9 @@ class StackTraining(pl.LightningModule):
             for member in members
             for made in [member.configure_optimizers()]
         ]
-        self.optimizer = StackAdam(stack([member.sae for member in members]), parts, self.schedule.steps)
         self._starts = {name: joined([m.get_buffer(name) for m in members]) for name in ("start_dec", "start_enc")}
+        whole = stack([member.sae for member in members])
+        self.optimizer = StackAdam(whole, parts, self.schedule.steps, self._starts["start_dec"])
         self._last_fired = joined([member.last_fired for member in members])
         return self.optimizer
 

@@ -18,6 +18,7 @@ from saemd.sae import SAE
 from saemd.sae.stack import joined
 from saemd.sae.twins import multiplies_bfloat16
 from saemd.training.config import RecipeConfig
+from saemd.training.constraints import ConstraintTable
 from saemd.training.optimizer import SAEAdam
 
 
@@ -32,11 +33,12 @@ class Member(NamedTuple):
 class StackAdam(torch.optim.Optimizer):
     """Steps the stack `whole`, whose SAEs the `members` are, for `steps` steps in all.
 
-    The recipes may differ in learning rates, schedules, clipping, β₂ and ε. `gradient_norm` [S] is the last step's,
-    before clipping, after the projection. `taken` counts the steps, and so does `count`, on the device.
+    `start_dec` [S, F, D] is W_dec at step 0. The recipes may differ in learning rates, schedules, constraints,
+    clipping, β₂ and ε. `gradient_norm` [S] is the last step's, before clipping, after the projection. `taken` counts
+    the steps, and so does `count`, on the device.
     """
 
-    def __init__(self, whole: SAE, members: Sequence[Member], steps: int) -> None:
+    def __init__(self, whole: SAE, members: Sequence[Member], steps: int, start_dec: Tensor) -> None:
         super().__init__(whole.parameter_groups(1.0), {"lr": 1.0})  # multiples of each member's learning rate
         self.whole, self.members, self.taken = whole, members, 0
         self.recipe, self.beta1 = members[0].recipe, members[0].optimizer.beta1
@@ -54,6 +56,7 @@ class StackAdam(torch.optim.Optimizer):
         self._lr, self._correction = (  # [steps, S]
             torch.stack(columns, dim=1).float().to(device) for columns in (rates, corrections)
         )
+        self._constraints = ConstraintTable([member.optimizer.plan for member in members], start_dec, steps)
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
@@ -101,7 +104,7 @@ class StackAdam(torch.optim.Optimizer):
         lr, correction = (table.index_select(0, self.count.view(1))[0] for table in (self._lr, self._correction))
         self.gradient_norm = passes.step_(
             self.whole, self.param_groups, self.state, [lr * group["lr"] for group in self.param_groups], correction,
-            self._clip, self.beta1, self._beta2, self._eps,
+            self._clip, self.beta1, self._beta2, self._eps, self._constraints.at(self.count),
         )  # fmt: skip
         self.whole.after_step()
         self.count += 1
