@@ -66,10 +66,15 @@ class Config:
 
 
 def width(config: Config, mlp_width: int) -> int:
-    """The number of latents, for an MLP of this hidden width. Raises `UserError` where the target L0 exceeds it."""
+    """The number of latents, for an MLP of this hidden width. Raises `UserError` where a target L0 exceeds it."""
     d_sae = config.d_sae or 2 * mlp_width
     if config.l0 > d_sae:
         raise bad_value("l0", config.l0, f"the target L0 cannot exceed d_sae={d_sae}")
+    if config.recipe.l0_start * config.l0 > d_sae:
+        remedy = (
+            f"the first step's target, {config.recipe.l0_start * config.l0:g}, cannot exceed d_sae={d_sae}; lower it"
+        )
+        raise bad_value("recipe.l0_start", config.recipe.l0_start, remedy)
     return d_sae
 
 

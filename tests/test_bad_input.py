@@ -22,6 +22,7 @@ CASES = {
     "negative layer": (["layer=-1"], r"layer=-1: layers count from 0"),
     "l0 zero": (["l0=0"], r"l0=0: the target L0 must be at least 1"),
     "l0 above d_sae": (["l0=49"], r"l0=49: the target L0 cannot exceed d_sae=48"),
+    "first target above d_sae": (["l0=20", "recipe.l0_start=3"], r"recipe.l0_start=3.0: the first step's target, 60,"),
     "d_sae that mirror cannot have": (["init=mirror", "d_sae=50"], r"d_sae=50: .*2m=48"),
     "tokens fewer than a batch": (["tokens=63"], r"tokens=63: use at least one batch, batch_size=64"),
     "batch larger than the cache": (["batch_size=7000", "tokens=7000"], r"batch_size=7000: "),

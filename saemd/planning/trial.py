@@ -72,10 +72,11 @@ class Start:
 
     def course(self, done: int, target_l0: float) -> np.ndarray:
         """L0 at each step from `done` to the last."""
+        targets = target_l0 * np.array([self.schedule.l0_factor(step) for step in range(self.schedule.steps)])
         if self.pre is None:
-            return np.full(self.schedule.steps - done, float(target_l0))
+            return targets[done:]
         rises = self.rise * np.array([self.schedule.lr(step) for step in range(self.schedule.steps)])
-        return np.maximum(self.l0_at(self.theta + np.cumsum(rises) - rises), target_l0)[done:]
+        return np.maximum(self.l0_at(self.theta + np.cumsum(rises) - rises), targets)[done:]
 
 
 @torch.no_grad()

@@ -29,7 +29,7 @@ _SPEED = ("lm_batch_tokens", "prefetch_batches", "name", "device")
 _LATER: Mapping[str, Any] = {
     "documents": SAME, "init.offset": 0, "init.shared": False, "recipe.lr_decay": "linear", "recipe.lr_final": 0.0,
     "recipe.encoder_decay": 0.0, "recipe.encoder_decay_until": 1.0, "recipe.freeze_decoder_after": 1.0,
-    "recipe.decoder_cosine": -1.0,
+    "recipe.decoder_cosine": -1.0, "recipe.l0_start": 1.0, "recipe.l0_fall_fraction": 0.5,
 }  # fmt: skip
 
 

@@ -21,10 +21,11 @@ from saemd.sae.rounded import RoundedCopies
 
 @dataclass(frozen=True)
 class Progress:
-    """Where training stands: at `step` (from 0) of `steps`."""
+    """Where training stands: at `step` (from 0) of `steps`. The step aims at `l0_factor` times the target L0."""
 
     step: Any  # int; in a captured step (`saemd.training.stack.captured`) a tensor without dimensions, on the GPU
     steps: int
+    l0_factor: Any = 1.0  # of a stack: a number for all, or a tensor [S]
 
 
 @dataclass(frozen=True)
@@ -107,6 +108,10 @@ class SAE(nn.Module, ABC):
 
         Its scale is 1, and its decoder rows have unit norm. It may be of another architecture than the SAE in training.
         """
+
+    def target_at(self, at: Progress) -> Any:
+        """The L0 that a step aims at; of a stack a tensor [S]."""
+        return self.target_l0 * at.l0_factor
 
     def reconstruct(self, z_BF: Tensor) -> Tensor:
         """x̂ [B, D] of latents [B, F]."""

@@ -50,9 +50,10 @@ class BatchTopKSAE(TopKSAE):
         super().__init__(d_in, d_sae, config, target_l0=target_l0, scale=scale)
         self.register_buffer("threshold", torch.tensor(-1.0))  # below 0: not estimated yet
 
-    def sparsify(self, acts_BF: Tensor) -> Tensor:
-        """The k · B largest of the batch; the others 0."""
-        k = self.target_l0 if isinstance(self.target_l0, Tensor) else int(self.target_l0)
+    def sparsify(self, acts_BF: Tensor, k: Any = None) -> Tensor:
+        """The k · B largest of the batch, k by default `target_l0`; the others 0."""
+        k = self.target_l0 if k is None else k
+        k = k if isinstance(k, Tensor) else int(k)
         return largest(acts_BF.flatten(-2), k * acts_BF.shape[-2]).view_as(acts_BF)
 
     def latents(self, x_BD: Tensor) -> Tensor:

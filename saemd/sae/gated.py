@@ -71,7 +71,7 @@ class GatedSAE(SAE):
         l0 = active_BF.sum(-1).float().mean(-1)
         total = reconstruction + self.coefficient(at) * open_BF.sum(-1).mean(-1) + auxiliary
         if self.config.seek_l0:
-            self.seeking.mul_((self.config.seek_l0 * (l0 / self.target_l0 - 1).clamp(-1, 1)).exp())
+            self.seeking.mul_((self.config.seek_l0 * (l0 / self.target_at(at) - 1).clamp(-1, 1)).exp())
         return Loss(total, reconstruction.detach(), l0, active_BF.any(-2))
 
     def coefficient(self, at: Progress) -> Tensor:

@@ -85,7 +85,7 @@ class JumpReLUSAE(SAE):
         return pre_BF * (pre_BF > each_token(self.threshold))
 
     def penalty(self, at: Progress) -> Penalty:
-        return Penalty(self.target_l0, self.config.coefficient(at), self.config.bandwidth, self.config.step_on)
+        return Penalty(self.target_at(at), self.config.coefficient(at), self.config.bandwidth, self.config.step_on)
 
     def objective(self, x_BD: Tensor, at: Progress) -> Loss:
         """‖x − x̂‖² + λ·(L0/target − 1)², mean over the batch."""

@@ -52,9 +52,14 @@ class TopKSAE(SAE):
         assert self.b_enc is not None
         return torch.relu((x_BD - each_token(self.b_dec)) @ self.W_enc + each_token(self.b_enc))
 
-    def sparsify(self, acts_BF: Tensor) -> Tensor:
-        """The k largest of each token; the others 0."""
-        return largest(acts_BF, self.target_l0)
+    def sparsify(self, acts_BF: Tensor, k: Any = None) -> Tensor:
+        """The k largest of each token, by default `target_l0`; the others 0."""
+        return largest(acts_BF, self.target_l0 if k is None else k)
+
+    def k_at(self, at: Progress) -> Any:
+        """The whole number of latents that each token keeps in a step; of a stack a tensor [S]."""
+        k = self.target_at(at)
+        return k.round() if isinstance(k, Tensor) else round(k)
 
     def latents(self, x_BD: Tensor) -> Tensor:
         return self.sparsify(self.activations(x_BD))
@@ -62,7 +67,7 @@ class TopKSAE(SAE):
     def objective(self, x_BD: Tensor, at: Progress) -> Loss:
         """Σ w · ‖error‖² over `errors`, mean over the batch, + AuxK's share."""
         acts_BF = self.activations(x_BD)
-        z_BF = self.sparsify(acts_BF)
+        z_BF = self.sparsify(acts_BF, self.k_at(at))
         active_BF = z_BF.detach() > 0
         fired_F = active_BF.any(-2)
         self.observe(z_BF.detach(), fired_F, at)

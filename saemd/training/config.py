@@ -34,6 +34,8 @@ class RecipeConfig:
     freeze_decoder_after: float = 1.0  # W_dec rests after this fraction of the run; 0: it never moves
     # Least cosine of each row of W_dec with its start: after each step, rows below it are moved back (2602.14111).
     decoder_cosine: float = -1.0  # -1: rows move freely
+    l0_start: float = 1.0  # the target L0 of the first step, as a multiple of l0
+    l0_fall_fraction: float = 0.5  # over this first part of the run the target falls linearly to l0
     # Gradients in closed form where the architecture has a fast twin (saemd.sae.twins), Adam in few passes.
     fast: bool = True  # false: the plain reference, autograd in float32
 
@@ -45,12 +47,14 @@ def check_recipe(recipe: RecipeConfig) -> None:
             raise bad_value(f"recipe.{key}", getattr(recipe, key), "use a positive number")
     if recipe.lr_decay not in ("linear", "cosine"):
         raise bad_value("recipe.lr_decay", recipe.lr_decay, "known are linear, cosine")
-    for key in ("lr_decay_fraction", "lr_final", "encoder_decay_until", "freeze_decoder_after"):
+    for key in ("lr_decay_fraction", "lr_final", "encoder_decay_until", "freeze_decoder_after", "l0_fall_fraction"):
         if not 0 <= (value := getattr(recipe, key)) <= 1:
             raise bad_value(f"recipe.{key}", value, "use a fraction from 0 to 1")
     if not 0 <= recipe.encoder_decay * recipe.lr < 1:
         remedy = "use 0 or more, and less than 1 / recipe.lr, with which a step would leave no encoder"
         raise bad_value("recipe.encoder_decay", recipe.encoder_decay, remedy)
+    if not 1 <= recipe.l0_start < math.inf:
+        raise bad_value("recipe.l0_start", recipe.l0_start, "use 1 (the target stays at l0) or more")
     if not -1 <= recipe.decoder_cosine <= 1:
         raise bad_value("recipe.decoder_cosine", recipe.decoder_cosine, "use a cosine from -1 (free) to 1")
     check_warmup("recipe", recipe, "lr")

@@ -62,7 +62,7 @@ class SAETraining(pl.LightningModule):
         self.start_clock(self.global_step)
 
     def training_step(self, x_BD: Tensor, batch_idx: int) -> Tensor:
-        at = Progress(self.global_step, self.schedule.steps)
+        at = self.schedule.at(self.global_step)
         loss = self._loss = self.twin(self.sae, x_BD, at) if self.twin else self.sae.objective(x_BD, at)
         self.last_fired.masked_fill_(loss.fired, at.step)  # as an index, the mask would be waited for
         self._log_now = is_logged(at)

@@ -1,10 +1,15 @@
-"""What changes over the steps of a run: the learning rate, the encoder's decay, whether the decoder moves."""
+"""What changes over a run: the learning rate, the encoder's decay, whether the decoder moves, the target L0."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+import torch
+from torch import Tensor
+
+from saemd.sae.base import Progress
 from saemd.sae.warmup import refuse_long_warmup, warmup_length
 from saemd.training.config import RecipeConfig
 
@@ -42,6 +47,22 @@ class Schedule:
     def decoder_moves(self, step: int) -> bool:
         """Whether this step updates W_dec."""
         return step < int(self.recipe.freeze_decoder_after * self.steps)
+
+    def l0_factor(self, step: int) -> float:
+        """The target L0 of this step as a multiple of the last one's."""
+        end = int(self.recipe.l0_fall_fraction * self.steps)
+        return self.recipe.l0_start + (1 - self.recipe.l0_start) * step / end if step < end else 1.0
+
+    def at(self, step: int) -> Progress:
+        return Progress(step, self.steps, self.l0_factor(step))
+
+
+def l0_factors(schedules: Sequence[Schedule], device: torch.device) -> Tensor | None:
+    """Each step's factor of the target L0 for the SAEs of a stack [steps, S]; None where it is 1 in all of them."""
+    if all(schedule.recipe.l0_start == 1 for schedule in schedules):
+        return None
+    rows = [[schedule.l0_factor(step) for schedule in schedules] for step in range(schedules[0].steps)]
+    return torch.tensor(rows, dtype=torch.float32, device=device)
 
 
 def schedule(recipe: RecipeConfig, steps: int) -> Schedule:

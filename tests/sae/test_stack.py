@@ -12,6 +12,7 @@ from saemd.sae.jumprelu_fast.gpu import HalfLoss
 from saemd.sae.stack import stack
 
 AT = Progress(500, 1000)
+FACTORS = (1.0, 1.7, 2.5)  # of the target L0
 D, F, B = 16, 48, 32
 
 
@@ -49,12 +50,19 @@ def assert_members_equal(whole: SAE, loss: Loss, ones: Sequence[SAE], losses: li
             torch.testing.assert_close(whole.get_buffer(name)[i], buffer)
 
 
+def at_factors() -> tuple[Progress, list[Progress]]:
+    """Of the stack, and of each of its SAEs."""
+    return Progress(500, 1000, torch.tensor(FACTORS)), [Progress(500, 1000, factor) for factor in FACTORS]
+
+
+@pytest.mark.parametrize("at", [(AT, [AT] * 3), at_factors()], ids=["one target", "falling targets"])
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
-def test_a_stack_has_the_losses_and_gradients_of_its_saes(architecture):
+def test_a_stack_has_the_losses_and_gradients_of_its_saes(architecture, at):
     saes, x_SBD = different_saes(architecture), batches()
     ones = copy.deepcopy(saes)
     whole = stack(saes)
-    loss, losses = whole.objective(x_SBD, AT), [one.objective(x, AT) for one, x in zip(ones, x_SBD, strict=True)]
+    loss = whole.objective(x_SBD, at[0])
+    losses = [one.objective(x, mine) for one, x, mine in zip(ones, x_SBD, at[1], strict=True)]
     loss.backward(whole)
     for one, single in zip(ones, losses, strict=True):
         single.backward(one)
@@ -64,13 +72,15 @@ def test_a_stack_has_the_losses_and_gradients_of_its_saes(architecture):
 @pytest.mark.parametrize("bias", ["separate", "shared"])
 @pytest.mark.parametrize("step_on", ["pre", "post"])
 def test_the_gpu_loss_takes_stacks(bias, step_on):
+    together, each = at_factors()
     saes, x_SBD = [sae for sae in different_saes("jumprelu") if isinstance(sae, JumpReLUSAE)], batches()
     for sae in saes:
         sae.config.bias, sae.config.step_on = bias, step_on
         sae.b_enc = None if bias == "shared" else sae.b_enc
     ones = copy.deepcopy(saes)
     whole, twin = stack(saes), HalfLoss(torch.float32)
-    loss, losses = twin(whole, x_SBD, AT), [one.objective(x, AT) for one, x in zip(ones, x_SBD, strict=True)]
+    loss = twin(whole, x_SBD, together)
+    losses = [one.objective(x, mine) for one, x, mine in zip(ones, x_SBD, each, strict=True)]
     loss.backward(whole)
     for one, single in zip(ones, losses, strict=True):
         single.backward(one)

@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from saemd.errors import UserError
-from saemd.sae import JumpReLUConfig, Progress
+from saemd.sae import ARCHITECTURES, JumpReLUConfig, Progress
 from saemd.sae.measures import Pooled
 from saemd.training.config import RecipeConfig, check_recipe
 from saemd.training.schedules import schedule
@@ -36,6 +36,28 @@ def test_the_learning_rate_falls_as_asked():
     ]
 
 
+def test_the_target_falls_to_l0():
+    plan = schedule(RecipeConfig(l0_start=3.0, l0_fall_fraction=0.4), 1000)
+    assert [plan.l0_factor(step) for step in (0, 100, 200, 400, 999)] == [3.0, 2.5, 2.0, 1.0, 1.0]
+    assert {schedule(RecipeConfig(), 1000).l0_factor(step) for step in range(1000)} == {1.0}
+    assert plan.at(100) == Progress(100, 1000, 2.5)
+
+
+@pytest.mark.parametrize("architecture", ARCHITECTURES)
+def test_every_architecture_aims_at_the_target_of_the_step(architecture):
+    """A target of 4 with factor 3 is a target of 12."""
+    outcomes = []
+    for target, factor in ((4, 3.0), (12, 1.0), (4, 1.0)):
+        sae = ARCHITECTURES[architecture](12, 40, target_l0=target)
+        with torch.no_grad():
+            for parameter in sae.parameters():
+                parameter.copy_(torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+        loss = sae.objective(batch(), Progress(500, 1000, factor))
+        outcomes.append((loss.total.item(), loss.l0.item(), {name: b.tolist() for name, b in sae.named_buffers()}))
+    assert outcomes[0] == outcomes[1]
+    assert outcomes[0] != outcomes[2]
+
+
 def test_fraction_one_never_shortens():
     with pytest.raises(UserError, match=r"recipe.lr_warmup_steps=1000: a run of 500 steps"):
         schedule(RecipeConfig(lr_warmup_fraction=1.0), 500)
@@ -43,7 +65,7 @@ def test_fraction_one_never_shortens():
         JumpReLUConfig(sparsity_warmup_fraction=1.0).check(500, 400)
 
 
-@pytest.mark.parametrize(("key", "value"), [("lr", 0.0), ("adam_beta1", -0.1), ("adam_beta2", 1.0)])
+@pytest.mark.parametrize(("key", "value"), [("lr", 0.0), ("adam_beta1", -0.1), ("adam_beta2", 1.0), ("l0_start", 0.5)])
 def test_recipe_values_outside_their_range(key, value):
     with pytest.raises(UserError, match=rf"recipe.{key}={value}: "):
         check_recipe(RecipeConfig(**{key: value}))

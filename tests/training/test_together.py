@@ -68,7 +68,15 @@ def test_learning_rates_and_data_orders_may_differ(sweep):
 
 def test_what_recipes_add_may_differ(sweep):
     words = ["recipe.encoder_decay=0,2", "recipe.freeze_decoder_after=0.5,1", "recipe.decoder_cosine=0.99"]
-    more = [*words, "l0=4", "init=uniform", "recipe.lr=3e-3", "recipe.lr_decay=cosine", "tokens=1280"]
+    more = [
+        *words,
+        "recipe.l0_start=2",
+        "l0=4",
+        "init=uniform",
+        "recipe.lr=3e-3",
+        "recipe.lr_decay=cosine",
+        "tokens=1280",
+    ]
     alone, together = sweep("alone", *more), sweep("together", *more, "together=8")
     assert len(runs(alone)) == 4
     assert all(same(alone / run, together / run) for run in runs(alone))

@@ -17,6 +17,7 @@ from saemd.sae.stack import joined, stack
 from saemd.sae.twins import Twin, fast_twin
 from saemd.training.figures import batch_figures
 from saemd.training.module import SAETraining, is_logged
+from saemd.training.schedules import l0_factors
 from saemd.training.stack.captured import CapturedStep
 from saemd.training.stack.optimizer import Member, StackAdam
 
@@ -67,6 +68,7 @@ class StackTraining(pl.LightningModule):
         self._starts = {name: joined([m.get_buffer(name) for m in members]) for name in ("start_dec", "start_enc")}
         whole = stack([member.sae for member in members])
         self.optimizer = StackAdam(whole, parts, self.schedule.steps, self._starts["start_dec"])
+        self._l0_factors = l0_factors([member.schedule for member in members], whole.W_dec.device)
         self._last_fired = joined([member.last_fired for member in members])
         return self.optimizer
 
@@ -96,10 +98,16 @@ class StackTraining(pl.LightningModule):
         else:
             super().optimizer_step(epoch, batch_idx, optimizer, optimizer_closure)
 
+    def _at(self, step: int | Tensor) -> Progress:
+        if self._l0_factors is None:
+            return Progress(step, self.schedule.steps)
+        index = step if isinstance(step, Tensor) else torch.tensor(step, device=self._l0_factors.device)
+        return Progress(step, self.schedule.steps, self._l0_factors.index_select(0, index.view(1))[0])
+
     def _whole_step(self, x_SBD: Tensor) -> Tensor:
         """Loss, gradients and the optimizer's step, without a number that the host changes."""
         assert self.twin
-        loss = self.twin(self.sae, x_SBD, at := Progress(self.optimizer.count, self.schedule.steps))
+        loss = self.twin(self.sae, x_SBD, at := self._at(self.optimizer.count))
         self._last_fired.copy_(torch.where(loss.fired, at.step, self._last_fired))  # masked_fill_ would wait
         loss.backward(self.sae)
         self.optimizer.step_by_passes()
@@ -109,7 +117,7 @@ class StackTraining(pl.LightningModule):
         if self._captured_now:
             assert self.captured
             return self.captured(x_SBD)
-        at = Progress(self.global_step, self.schedule.steps)
+        at = self._at(self.global_step)
         loss = self._loss = self.twin(self.sae, x_SBD, at) if self.twin else self.sae.objective(x_SBD, at)
         self._last_fired.masked_fill_(loss.fired, at.step)
         if self._log_now:
