@@ -31,6 +31,10 @@ _LATER: Mapping[str, Any] = {
     "recipe.encoder_decay": 0.0, "recipe.encoder_decay_until": 1.0, "recipe.freeze_decoder_after": 1.0,
     "recipe.decoder_cosine": -1.0, "recipe.l0_start": 1.0, "recipe.l0_fall_fraction": 0.5,
 }  # fmt: skip
+_LATER_OF_JUMPRELU: Mapping[str, Any] = {  # other architectures had keys of these names from the start
+    "sae.step_gradient": "threshold", "sae.sparsity": "l0", "sae.tanh_scale": 4.0, "sae.seek_l0": 0.02,
+    "sae.pre_activation_coefficient": 0.0, "sae.dead_after_tokens": 10_000_000,
+}  # fmt: skip
 
 
 class Origin(Protocol):
@@ -69,7 +73,7 @@ def decisive(values: Mapping[str, Any], cache_fingerprint: str) -> dict[str, Any
     """The part of a configuration that decides a run's weights; `cache` stands for the language model and the text."""
     matters = {key: value for key, value in values.items() if key not in (*_ELSEWHERE, *_INPUTS)}
     reading = {key: value for key, value in (values.get("activations") or {}).items() if key not in _SPEED}
-    return _without_later({**matters, "activations": reading, "cache": cache_fingerprint})
+    return _without({**matters, "activations": reading, "cache": cache_fingerprint}, later(values))
 
 
 def common(values: Mapping[str, Any], whole_fingerprint: str) -> dict[str, Any]:
@@ -80,12 +84,18 @@ def common(values: Mapping[str, Any], whole_fingerprint: str) -> dict[str, Any]:
     return matters
 
 
-def _without_later(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """The values without keys of `_LATER` that are as earlier runs were."""
+def later(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The keys of a configuration, joined with dots, that earlier versions had not, and what stands for them."""
+    is_jumprelu = (values.get("sae") or {}).get("name") == "jumprelu"
+    return {**_LATER, **(_LATER_OF_JUMPRELU if is_jumprelu else {})}
+
+
+def _without(values: Mapping[str, Any], neutral: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    """The values without the keys that are as in `neutral`."""
     return {
-        key: _without_later(value, f"{prefix}{key}.") if isinstance(value, dict) else value
+        key: _without(value, neutral, f"{prefix}{key}.") if isinstance(value, dict) else value
         for key, value in values.items()
-        if not (f"{prefix}{key}" in _LATER and value == _LATER[f"{prefix}{key}"])
+        if not (f"{prefix}{key}" in neutral and value == neutral[f"{prefix}{key}"])
     }
 
 

@@ -62,6 +62,9 @@ class SAEConfig:
     def check(self, steps: int, decay_start: int) -> None:
         """Raise `UserError` for a value that no run of `steps` steps, decaying from `decay_start` on, could use."""
 
+    def beyond_twins(self) -> str | None:
+        """The setting that only the plain `objective` computes, as key=value; None where fast twins compute all."""
+
 
 class SAE(nn.Module, ABC):
     """A sparse autoencoder over raw activations.

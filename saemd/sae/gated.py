@@ -5,15 +5,14 @@ Shape suffixes: B tokens in a batch, D d_in, F latents.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from saemd.errors import bad_value
 from saemd.sae.base import SAE, Loss, Progress, each_token
+from saemd.sae.seek import check_seek, seek_
 from saemd.sae.warmup import PenaltyConfig
 
 
@@ -30,8 +29,7 @@ class GatedConfig(PenaltyConfig):
 
     def check(self, steps: int, decay_start: int) -> None:
         super().check(steps, decay_start)
-        if not 0 <= self.seek_l0 < math.inf:
-            raise bad_value("sae.seek_l0", self.seek_l0, "use 0 or more (0.02 is usual)")
+        check_seek(self.seek_l0)
 
 
 class GatedSAE(SAE):
@@ -71,7 +69,7 @@ class GatedSAE(SAE):
         l0 = active_BF.sum(-1).float().mean(-1)
         total = reconstruction + self.coefficient(at) * open_BF.sum(-1).mean(-1) + auxiliary
         if self.config.seek_l0:
-            self.seeking.mul_((self.config.seek_l0 * (l0 / self.target_at(at) - 1).clamp(-1, 1)).exp())
+            seek_(self.seeking, self.config.seek_l0, l0, self.target_at(at))
         return Loss(total, reconstruction.detach(), l0, active_BF.any(-2))
 
     def coefficient(self, at: Progress) -> Tensor:

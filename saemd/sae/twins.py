@@ -13,14 +13,22 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from saemd.progress import print_line
 from saemd.sae.base import SAE, Loss, Progress
 
 Twin = Callable[[Any, Tensor, Progress], Loss]
 
 
 def fast_twin(sae: SAE, device: torch.device) -> Twin | None:
-    """A new twin for an SAE that trains on `device`; None where its plain objective is the fastest there is."""
-    return _twin(sae.config.name, device.type)
+    """A new twin for an SAE that trains on `device`; None where its plain objective is the fastest there is.
+
+    Prints a line where a setting of the SAE is the reason.
+    """
+    twin = _twin(sae.config.name, device.type)
+    if twin is not None and (setting := sae.config.beyond_twins()):
+        print_line(f"{setting}: the fast path does not compute it; this run trains by the plain loss, which is slower")
+        return None
+    return twin
 
 
 def has_gpu_twin(architecture: str, device: torch.device) -> bool:

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from contextlib import nullcontext
+from typing import Any
 
 import pytest
 import torch
@@ -16,17 +17,19 @@ from tests.sae.encoder_products import exact_products, rounded_factors, rounded_
 
 WIDTH = 0.1
 AT = Progress(0, 1)
+STEPS = [("pre", "threshold"), ("post", "threshold"), ("pre", "all")]  # step_on and step_gradient
 
 
 def random_sae(
     d_in: int = 12, d_sae: int = 40, *, bias: str = "separate", threshold: float = 0.8, coefficient: float = 0.7,
-    bandwidth: float = WIDTH, step_on: str = "pre",
+    bandwidth: float = WIDTH, step_on: str = "pre", **more: Any,
 ) -> JumpReLUSAE:  # fmt: skip
     """Target L0 5; the sparsity term has its whole coefficient from the first step on."""
     generator = torch.Generator().manual_seed(0)
     config = JumpReLUConfig(
-        bias=bias, bandwidth=bandwidth, step_on=step_on, sparsity_coefficient=coefficient, sparsity_warmup_steps=0
-    )
+        bias=bias, bandwidth=bandwidth, step_on=step_on, sparsity_coefficient=coefficient, sparsity_warmup_steps=0,
+        **more,
+    )  # fmt: skip
     sae = JumpReLUSAE(d_in, d_sae, config, target_l0=5)
     with torch.no_grad():
         for name, parameter in sae.named_parameters():
@@ -49,16 +52,16 @@ def gradients(sae: JumpReLUSAE, loss_function) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("bias", ["separate", "shared"])
-@pytest.mark.parametrize("step_on", ["pre", "post"])
+@pytest.mark.parametrize(("step_on", "step_gradient"), STEPS)
 @pytest.mark.parametrize("threshold", [0.8, 0.02, -0.05])
 @pytest.mark.parametrize("product", [exact_products, rounded_factors, rounded_products])
 @pytest.mark.parametrize("way", ["pairs", "whole"])
-def test_fast_equals_reference(monkeypatch, bias, step_on, threshold, product, way):
+def test_fast_equals_reference(monkeypatch, bias, step_on, step_gradient, threshold, product, way):
     monkeypatch.setattr(cpu, "dense_above", lambda decoder_bytes: {"pairs": 2.0, "whole": -1.0}[way])
     monkeypatch.setattr(encoder, "encode", product)
     monkeypatch.setattr(products, "halves_are_faster", lambda: product is rounded_products)
     monkeypatch.setattr(products, "onednn", nullcontext)  # with AMX it rounds factors
-    sae = random_sae(bias=bias, threshold=threshold, step_on=step_on)
+    sae = random_sae(bias=bias, threshold=threshold, step_on=step_on, step_gradient=step_gradient)
     reference, found = gradients(sae, JumpReLUSAE.objective), gradients(sae, FastLoss())
     assert reference.keys() == found.keys()
     torch.testing.assert_close(found["l0"], reference["l0"], rtol=1e-6, atol=0)  # who is active is always exact

@@ -15,7 +15,7 @@ from saemd.training import optimizer as optimizer_module
 from saemd.training.config import RecipeConfig
 from saemd.training.module import LOG_EVERY, SAETraining
 from saemd.training.optimizer import SAEAdam
-from tests.sae.test_jumprelu import AT, WIDTH, gradients, random_sae
+from tests.sae.test_jumprelu import AT, STEPS, WIDTH, gradients, random_sae
 from tests.training.test_optimizer import start, steps
 from tests.training.test_reference import F, batches, jumprelu, train
 
@@ -38,10 +38,10 @@ def gpu_way(monkeypatch):
 
 
 @pytest.mark.parametrize("bias", ["separate", "shared"])
-@pytest.mark.parametrize("step_on", ["pre", "post"])
+@pytest.mark.parametrize(("step_on", "step_gradient"), STEPS)
 @pytest.mark.parametrize("threshold", [0.8, 0.02, -0.05])
-def test_unrounded_equals_reference(bias, step_on, threshold):
-    sae = random_sae(bias=bias, threshold=threshold, step_on=step_on)
+def test_unrounded_equals_reference(bias, step_on, step_gradient, threshold):
+    sae = random_sae(bias=bias, threshold=threshold, step_on=step_on, step_gradient=step_gradient)
     reference, found = gradients(sae, JumpReLUSAE.objective), gradients(sae, HalfLoss(torch.float32))
     assert reference.keys() == found.keys()
     for name in reference:

@@ -121,6 +121,7 @@ class FastLoss:
         kernels.latent_pass(
             batch.seen, error, batch.theta, batch.width, grad_step, batch.penalty.step_on == "pre", batch.scale,
             start_F1, token, pair, pre, z, grad_z, grads["W_enc"], grads["b_enc"], grads["W_dec"], grads["threshold"],
+            batch.penalty.trains_encoder or None,
         )  # fmt: skip
         return _loss(sae, batch, figures, grad_step, active, error, grads)
 
@@ -142,7 +143,7 @@ class FastLoss:
         figures, grad_step = _figures(batch, square, active)
         kernels.activate_backward(
             pre, batch.theta, batch.width, grad_step, batch.penalty.step_on == "pre", batch.scale, grad_z,
-            grads["b_enc"], grads["threshold"],
+            grads["b_enc"], grads["threshold"], batch.penalty.trains_encoder or None,
         )  # fmt: skip
         encoder.fastest(z_BF.T, error_BD, torch.from_numpy(grads["W_dec"]), self._space)
         grads["W_dec"] *= batch.scale

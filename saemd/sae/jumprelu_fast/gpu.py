@@ -66,8 +66,9 @@ class HalfLoss:
         grads = {"W_dec": multiply(z_BF.mT, grad_x_hat_BD, gradient_dtype(dtype)), "b_dec": grad_b_dec_D}
         grad_z_BF = multiply(grad_x_hat_BD, W_dec_FD.mT, dtype)
         grad_pre_BF, grad_b_enc_F, grads["threshold"] = passes.activate_backward(
-            product_BF, b_enc_F, sae.threshold, grad_z_BF, active_F, grad_step, penalty.bandwidth, step_on_pre
-        )
+            product_BF, b_enc_F, sae.threshold, grad_z_BF, active_F, grad_step, penalty.bandwidth, step_on_pre,
+            penalty.trains_encoder,
+        )  # fmt: skip
         grads["W_enc"] = multiply(grad_pre_BF.mT, seen_BD, gradient_dtype(dtype)).mT
         if sae.b_enc is None:  # the bias is also subtracted from the input
             grads["b_dec"] -= (sae.W_enc @ grad_b_enc_F.unsqueeze(-1)).squeeze(-1)

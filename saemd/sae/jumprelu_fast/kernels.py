@@ -162,9 +162,12 @@ def by_latent(start_B1, count_B, latent_P, pre_P, threshold_F, start_F1, token_Q
 @njit(parallel=True, fastmath=True, cache=True)
 def latent_pass(
     x_BD, error_BD, threshold_F, width, grad_step, step_on_pre, scale, start_F1, token_Q, pair_Q, pre_P, z_P, grad_z_P,
-    grad_W_enc_FD, grad_b_enc_F, grad_W_dec_FD, grad_threshold_F,
+    grad_W_enc_FD, grad_b_enc_F, grad_W_dec_FD, grad_threshold_F, trains_encoder=None,
 ):  # fmt: skip
-    """Gradients of W_enc, b_enc, W_dec and θ, row by row. `scale` is 2/B; `grad_step` the derivative by one step."""
+    """Gradients of W_enc, b_enc, W_dec and θ, row by row. `scale` is 2/B; `grad_step` the derivative by one step.
+
+    `trains_encoder` is True or None: numba leaves out what asks for it, so that other runs keep their bits.
+    """
     for f in prange(start_F1.shape[0] - 1):
         first, n = start_F1[f], start_F1[f + 1] - start_F1[f]
         theta = threshold_F[f]
@@ -177,6 +180,8 @@ def latent_pass(
             near = abs(pre_P[p] - theta) < np.float32(0.5) * width
             weight_dec[i] = scale * z_P[p]
             weight_enc[i] = grad_z if on else np.float32(0)
+            if trains_encoder is not None and near:
+                weight_enc[i] += grad_step / width
             grad_b += weight_enc[i]
             if near:
                 grad_theta -= theta / width * grad_z
@@ -235,9 +240,13 @@ def activate(
 # where it does not, and which of the two runs depends on where the two local arrays lie in memory.
 @njit(parallel=True, cache=True)
 def activate_backward(
-    pre_BF, threshold_F, width, grad_step, step_on_pre, scale, grad_z_BF, grad_b_enc_F, grad_threshold_F
-):
-    """grad_z (before: ⟨e, W_dec⟩) ← the gradient of the pre-activations; and those of b_enc and θ."""
+    pre_BF, threshold_F, width, grad_step, step_on_pre, scale, grad_z_BF, grad_b_enc_F, grad_threshold_F,
+    trains_encoder=None,
+):  # fmt: skip
+    """grad_z (before: ⟨e, W_dec⟩) ← the gradient of the pre-activations; and those of b_enc and θ.
+
+    `trains_encoder` as in `latent_pass`.
+    """
     B, F = pre_BF.shape
     for chunk in prange((F + CHUNK - 1) // CHUNK):
         first, last = chunk * CHUNK, min((chunk + 1) * CHUNK, F)
@@ -250,6 +259,8 @@ def activate_backward(
                 on = pre_F[i] > theta
                 near = abs(pre_F[i] - theta) < np.float32(0.5) * width
                 grad_F[i] = grad_z if on else np.float32(0)
+                if trains_encoder is not None and near:
+                    grad_F[i] += grad_step / width
                 bias_F[i] += grad_F[i]
                 step = grad_step if (step_on_pre or on) else np.float32(0)
                 theta_F[i] -= (theta * grad_z + step) / width if near else np.float32(0)

@@ -46,7 +46,7 @@ def errors(
 @fused
 def activate_backward(
     product_BF: Tensor, b_enc_F: Tensor, threshold_F: Tensor, grad_z_BF: Tensor, active_F: Tensor, grad_step: Tensor,
-    bandwidth: float, step_on_pre: bool,
+    bandwidth: float, step_on_pre: bool, trains_encoder: bool = False,
 ) -> tuple[Tensor, Tensor, Tensor]:  # fmt: skip
     """Gradients of the pre-activations [B, F] (in grad_z's dtype), b_enc [F] and θ [F]: `jumprelu`'s, together."""
     pre_BF, grad_BF, threshold_1F = product_BF + each_token(b_enc_F), grad_z_BF.float(), each_token(threshold_F)
@@ -60,4 +60,6 @@ def activate_backward(
         n_inactive_F = pre_BF.shape[-2] - active_F
         grad_threshold_F = grad_threshold_F - grad_step.unsqueeze(-1) / bandwidth * n_inactive_F * zero_near_F
     grad_pre_BF = torch.where(on_BF, grad_BF, 0.0)
+    if trains_encoder:
+        grad_pre_BF = grad_pre_BF + torch.where(near_BF, grad_step_11, 0.0) / bandwidth
     return grad_pre_BF.to(grad_z_BF.dtype), grad_pre_BF.sum(-2), grad_threshold_F
