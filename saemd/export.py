@@ -18,6 +18,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
+from saemd.activations.config import HOOKS, RESIDUAL
 from saemd.arguments import key_values
 from saemd.cli import entry
 from saemd.errors import UserError, bad_value
@@ -53,7 +54,7 @@ def write_dictionary_learning(run: Path, sae: SAE, folder: Path) -> None:
         "dict_size": sae.d_sae,
         "lm_name": config["lm"]["name"],
         "layer": config["layer"],
-        "submodule_name": f"resid_post_layer_{config['layer']}",
+        "submodule_name": f"{HOOKS[config['activations'].get('hook', RESIDUAL)]}_layer_{config['layer']}",
         "target_l0": config["l0"],
         "seed": config["seed"],
     }

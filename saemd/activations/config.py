@@ -10,6 +10,9 @@ from saemd.errors import bad_value
 
 LM_DTYPES = ("auto", "float32", "bfloat16")
 DEVICES = ("cpu", "gpu")
+RESIDUAL, MLP_OUT = "residual", "mlp_out"
+# The names that TransformerLens (hook_<name>) and dictionary_learning (<name>_layer_12) have for them.
+HOOKS: Mapping[str, str] = {RESIDUAL: "resid_post", MLP_OUT: "mlp_out"}
 MISSING: Any = "???"  # as omegaconf writes it, which is not needed to read activations
 
 
@@ -19,6 +22,9 @@ class HarvestConfig:
 
     tokens: int = 1_000_000  # training tokens in an epoch; a run with more `tokens` makes several epochs
     heldout_tokens: int = 50_000  # tokens of held-out documents, for validation
+    # What is read at the layer: residual (the residual stream behind it) or mlp_out (what its MLP adds, behind the
+    # post-norm if there is one).
+    hook: str = RESIDUAL
     context_length: int = 256
     lm_batch_tokens: int = 2048  # per forward pass of the language model; changes speed and memory, not the content
     shard_tokens: int = 65_536  # at most this many per file; a killed harvest repeats at most this many
@@ -77,6 +83,8 @@ def check_activations(config: HarvestConfig) -> None:
     for key in ("tokens", "heldout_tokens", "lm_batch_tokens", "window_tokens"):
         if getattr(config, key, 1) < 1:
             raise bad_value(f"activations.{key}", getattr(config, key), "use at least 1")
+    if config.hook not in HOOKS:
+        raise bad_value("activations.hook", config.hook, f"known are {', '.join(HOOKS)}")
     if config.context_length < 2:
         raise bad_value("activations.context_length", config.context_length, "use at least 2 (the paper: 1024)")
     if config.shard_tokens < config.context_length:

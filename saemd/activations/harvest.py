@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager
 from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock, local
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from saemd.activations.cache import ActivationCache
-from saemd.activations.config import ActivationsConfig, HarvestConfig, check_activations
+from saemd.activations.config import MLP_OUT, RESIDUAL, ActivationsConfig, HarvestConfig, check_activations
 from saemd.activations.manifest import MANIFEST, SPLITS, Origin, SplitName, read_progress
 from saemd.activations.sharding import Context
 from saemd.activations.takeover import take_over
@@ -23,10 +23,12 @@ from saemd.errors import UserError, bad_value
 from saemd.files import check_writable
 from saemd.lm.config import LMConfig
 from saemd.lm.files import label, resolve
-from saemd.lm.load import LM, fastest_dtype, lm_info, load_lm, residual_stream
+from saemd.lm.load import LM, fastest_dtype, lm_info, load_lm, mlp_output, residual_stream
 from saemd.lm.pretrained import read_tokenizer
 from saemd.lm.workers import divided_threads, sharing_weights
 from saemd.progress import print_line
+
+READERS: Mapping[str, Callable[[nn.Module, int, Tensor], Tensor]] = {RESIDUAL: residual_stream, MLP_OUT: mlp_output}
 
 
 def ensure_cache(
@@ -92,6 +94,7 @@ def describe(
         outlier_factor=config.outlier_factor,
         lm_dtype=config.lm_dtype,
         part=corpus_config.part,
+        hook=config.hook,
     )
 
 
@@ -121,7 +124,7 @@ class LMOnText:
         lm_dtype: str,
     ) -> None:
         self._lm_config, self._layer, self._cache_root, self._device = lm_config, layer, cache_root, device
-        self._corpus, self._length = corpus_config, config.context_length
+        self._corpus, self._length, self._read = corpus_config, config.context_length, READERS[config.hook]
         self._loading, self._of_thread = Lock(), local()
         self.dtype = str(fastest_dtype(device)).removeprefix("torch.") if lm_dtype == "auto" else lm_dtype
         self.contexts: dict[SplitName, Callable[[], Iterator[Context]]] = {
@@ -138,11 +141,11 @@ class LMOnText:
         return load_lm(self._lm_config, self._cache_root, n_layers=self._layer + 1, dtype=dtype, device=self._device)
 
     def forward(self, ids_BT: Tensor) -> Tensor:
-        """The layer's output [B, T, D]. Threads may call it at the same time: each has its own modules and hooks."""
+        """The activations [B, T, D]. Threads may call it at the same time: each has its own modules and hooks."""
         if not hasattr(self._of_thread, "model"):
             with self._loading:
                 self._of_thread.model = sharing_weights(self.lm.model)
-        return residual_stream(self._of_thread.model, self._layer, ids_BT)
+        return self._read(self._of_thread.model, self._layer, ids_BT)
 
     def workers(self) -> AbstractContextManager[int]:
         """In the block, as many threads as this gives can call `forward` at the same time at full speed."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from saemd.activations.config import RESIDUAL
 from saemd.activations.statistics import Statistics, Sums
 from saemd.errors import UserError
 from saemd.files import write_text
@@ -28,7 +29,7 @@ class Origin:
 
     lm: str
     lm_fingerprint: str
-    layer: int  # decoder layer whose output (residual stream) is cached, from 0
+    layer: int  # decoder layer, from 0
     d_in: int
     corpus: str
     corpus_fingerprint: str
@@ -38,14 +39,16 @@ class Origin:
     shard_tokens: int
     outlier_factor: float | None
     lm_dtype: str  # as configured, "auto" included: a machine where another dtype is faster uses the same cache
-    part: str | None = None  # of the training documents, as 0/2; None: all, as in caches of earlier versions
+    part: str | None = None  # of the training documents, as 0/2; None: all
+    hook: str = RESIDUAL  # of saemd.activations.config.HOOKS: what of the layer is cached
 
     @property
     def fingerprint(self) -> str:
         """sha256 of all fields but the two names, which their fingerprints represent."""
         values = {key: value for key, value in dataclasses.asdict(self).items() if key not in ("lm", "corpus")}
-        if self.part is None:
-            del values["part"]
+        for key, earlier in (("part", None), ("hook", RESIDUAL)):
+            if values[key] == earlier:  # of a cache that an earlier version may have written, without these fields
+                del values[key]
         return hashlib.sha256(json.dumps({"format": FORMAT, **values}, sort_keys=True).encode()).hexdigest()
 
     @property

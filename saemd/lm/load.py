@@ -18,7 +18,9 @@ from saemd.lm.patch import clean_pass
 from saemd.lm.pickled import with_safetensors
 from saemd.lm.pretrained import read_model, read_settings, read_tokenizer, readable, refuse_ids_beyond
 
-__all__ = ["LM", "LMInfo", "fastest_dtype", "lm_info", "load_lm", "residual_stream", "resolve", "skeleton"]
+__all__ = [
+    "LM", "LMInfo", "fastest_dtype", "lm_info", "load_lm", "mlp_output", "residual_stream", "resolve", "skeleton",
+]  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -120,6 +122,22 @@ def residual_stream(lm: LM | nn.Module, layer: int, input_ids_BT: Tensor) -> Ten
     """
     model: Any = lm.model if isinstance(lm, LM) else lm
     return clean_pass(model, layer, input_ids_BT.to(model.device))[0]
+
+
+@torch.inference_mode()
+def mlp_output(lm: LM | nn.Module, layer: int, input_ids_BT: Tensor) -> Tensor:
+    """What the MLP of decoder layer `layer` adds to the residual stream [B, T, d], behind its post-norm if it has one.
+
+    Without a post-norm this is Σ σ_i u_i + c: equation 6 of the paper holds exactly.
+    """
+    model: Any = lm.model if isinstance(lm, LM) else lm
+    end, caught = output(model, layer, "mlp"), []
+    handle = (end.post_norm or end.projection).register_forward_hook(lambda *call: caught.append(call[-1]))
+    try:
+        clean_pass(model, layer, input_ids_BT.to(model.device))
+    finally:
+        handle.remove()
+    return caught[0].reshape(*input_ids_BT.shape, -1)  # OPT's MLP takes all contexts as one
 
 
 def fastest_dtype(device: str = "cpu") -> torch.dtype:

@@ -16,7 +16,7 @@ from omegaconf.errors import OmegaConfBaseException
 
 from saemd import __version__
 from saemd.activations import harvest
-from saemd.activations.config import HarvestConfig, schema
+from saemd.activations.config import RESIDUAL, HarvestConfig, schema
 from saemd.corpus.config import CorpusConfig
 from saemd.corpus.documents import documents
 from saemd.corpus.documents import fingerprint as corpus_fingerprint
@@ -39,6 +39,9 @@ class Bench:
         self.lm_config: LMConfig = _typed(LMConfig, run_config, "lm")
         self.corpus: CorpusConfig = _typed(CorpusConfig, run_config, "corpus")
         self.activations: HarvestConfig = _activations(run_config)
+        if (hook := self.activations.hook) != RESIDUAL:
+            remedy = "scores put reconstructions into the residual stream; only runs with residual are measured"
+            raise bad_value("activations.hook", hook, remedy)
         self.layer = _layer(run_config)  # decoder layer whose output the SAEs take, from 0
         self.context_length = self.activations.context_length
         self.cache_root, self.device = cache_root, device

@@ -27,9 +27,10 @@ _SPEED = ("lm_batch_tokens", "prefetch_batches", "name", "device")
 # Keys that came later, with the value that stands for what earlier runs did: with it they decide nothing new, so that
 # a run's fingerprint and folder stay those of a run that was trained before.
 _LATER: Mapping[str, Any] = {
-    "documents": SAME, "init.offset": 0, "init.shared": False, "recipe.lr_decay": "linear", "recipe.lr_final": 0.0,
-    "recipe.encoder_decay": 0.0, "recipe.encoder_decay_until": 1.0, "recipe.freeze_decoder_after": 1.0,
-    "recipe.decoder_cosine": -1.0, "recipe.l0_start": 1.0, "recipe.l0_fall_fraction": 0.5,
+    "documents": SAME, "activations.hook": "residual", "init.offset": 0, "init.shared": False,
+    "recipe.lr_decay": "linear", "recipe.lr_final": 0.0, "recipe.encoder_decay": 0.0,
+    "recipe.encoder_decay_until": 1.0, "recipe.freeze_decoder_after": 1.0, "recipe.decoder_cosine": -1.0,
+    "recipe.l0_start": 1.0, "recipe.l0_fall_fraction": 0.5,
 }  # fmt: skip
 _LATER_OF_JUMPRELU: Mapping[str, Any] = {  # other architectures had keys of these names from the start
     "sae.step_gradient": "threshold", "sae.sparsity": "l0", "sae.tanh_scale": 4.0, "sae.seek_l0": 0.02,

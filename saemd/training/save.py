@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from saemd.activations.config import HOOKS
 from saemd.config import Config
 from saemd.errors import bad_value
 from saemd.files import replacing, write_text
@@ -37,7 +38,7 @@ def save(
         cos_enc = row_cosines(sae.W_enc.T, module.start_enc.T).cpu()
     metadata = {
         "model_name": config.lm.name,
-        "hook_name": f"blocks.{config.layer}.hook_resid_post",
+        "hook_name": f"blocks.{config.layer}.hook_{HOOKS[config.activations.hook]}",
         "hook_layer": config.layer,
         "context_size": config.activations.context_length,
         "trained_with": "saemd",

@@ -10,7 +10,7 @@ import saemd
 from saemd.errors import UserError
 from saemd.lm.anatomy import FAMILIES, Output, columns, decoder_layers, family, norm_scale, output
 from saemd.lm.config import LMConfig
-from saemd.lm.load import fastest_dtype, lm_info, load_lm, residual_stream
+from saemd.lm.load import fastest_dtype, lm_info, load_lm, mlp_output, residual_stream
 from saemd.lm.weights import read_attention_output, read_mlp_decoder, read_token_embeddings
 from tests.lm.models import CONFIGS, IDS, LAYER, tiny, tokens
 from tests.pipeline import save_model
@@ -48,6 +48,8 @@ def test_a_part_adds_the_sum_of_its_columns(config, part):
     if end.post_norm is not None:
         written = end.post_norm(written)
     assert sigma.abs().max() > 1e-3
+    if part == "mlp":
+        torch.testing.assert_close(mlp_output(model, LAYER, tokens()), written, rtol=1e-3, atol=1e-5)
     silence(end)
     torch.testing.assert_close(whole - residual_stream(model, LAYER, tokens()), written, rtol=1e-3, atol=1e-4)
 
