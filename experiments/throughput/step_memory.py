@@ -24,7 +24,7 @@ import torch
 
 from saemd.activations.cache import ActivationCache
 from saemd.activations.datamodule import ActivationDataModule
-from saemd.sae import INITS, SAE, JumpReLUConfig, Sources, build, load_sae
+from saemd.sae import INITS, SAE, JumpReLUConfig, ModelShape, Sources, build, load_sae
 from saemd.training.config import RecipeConfig
 from saemd.training.module import SAETraining
 
@@ -40,9 +40,18 @@ def sae_of(kind: str, cache: ActivationCache, size: common.Size) -> SAE:
         return common.start(cache, size)
     U = torch.randn(size.d_in, size.d_sae // 2, generator=torch.Generator().manual_seed(2))
     sources = Sources(
-        size.d_in, size.d_sae, lambda: cache.sample(16_384) / cache.scale, lambda layer: (U, None), lambda layer: U,
-        lambda: U.T, load_sae, torch.Generator().manual_seed(0), torch.Generator().manual_seed(0),
-    )  # fmt: skip
+        d_in=size.d_in,
+        d_sae=size.d_sae,
+        model=ModelShape(size.d_in, U.shape[1], False, n_layers=1, layer=0, tokens=cache.n_train),
+        sample=lambda: cache.sample(16_384) / cache.scale,
+        data_points=lambda n, seed: (cache.sample(n, seed) - cache.mean) / cache.scale,
+        mlp_decoder=lambda layer: (U, None),
+        attention_output=lambda layer: U,
+        token_embeddings=lambda: U.T,
+        saved_sae=load_sae,
+        generator=torch.Generator().manual_seed(0),
+        shared_generator=torch.Generator().manual_seed(0),
+    )
     config = INITS[kind].Config(kind, kind, {"uniform": "tied", "mirror": "dual"}[kind])
     return build(config, JumpReLUConfig(), sources, target_l0=size.l0, scale=cache.scale)
 
