@@ -34,7 +34,8 @@ def course_figure(records: list[Record], columns: int = PANELS) -> Figure:
         lines, columns, left=0.55 / width, right=1 - 0.12 / width, top=1 - above / height, bottom=below / height,
         wspace=0.12, hspace=0.28,
     )  # fmt: skip
-    highest = min(1.05, max([1.1 * cell["fvu"] for cell in rows if cell["tokens"]], default=1.05))
+    fvus = [cell["fvu"] for cell in rows if cell["tokens"]]
+    highest = 1.1 * max(fvus) if min(fvus) > 1 else min(1.05, 1.1 * max(fvus))  # above 1 nothing is reconstructed yet
     for at, l0 in enumerate(targets):
         inner = grid[at // columns, at % columns].subgridspec(2, 1, height_ratios=[2, 1], hspace=0.08)
         shared, fvu = figure.add_subplot(inner[0]), figure.add_subplot(inner[1])

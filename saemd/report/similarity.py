@@ -44,7 +44,7 @@ def over_training(folder: Path, snapshots: list[Record], finals: list[Record]) -
     figures = folder / "figures"
     text = "Shared latents over the tokens of training, and below them the FVU, one line per start."
     body = ["<h2>Agreement over training</h2>"]
-    body.append(html.image(figures / "tokens.png", text, "full", narrow=figures / "tokens_narrow.png"))
+    body.append(html.image(figures / "tokens.png", text, _panels(snapshots), narrow=figures / "tokens_narrow.png"))
     caption = (
         "Above: share of latents that return under another seed. Below: the FVU at the same tokens. Band: 95 % "
         "interval over seeds, where there are three or more. Hollow marker at 0: agreement of the starts. Agreement "
@@ -85,9 +85,14 @@ def similarity(folder: Path, records: list[Record], recurring: list[dict[str, An
         body.append(html.image(figures / "recurrence.png", text, "wide"))
     body.append("<h2>By firing rate</h2>")
     text = "Share of latents that return, by the share of held-out tokens on which they fire, one line per start."
-    body.append(html.image(figures / "rates.png", text, "full"))
+    body.append(html.image(figures / "rates.png", text, _panels(records)))
     body += _latent_by_latent(folder, records)
     return body
+
+
+def _panels(records: list[Record]) -> str:
+    """The width of a figure with one panel per L0."""
+    return {1: "half", 2: "wide"}.get(len({record["l0"] for record in records}), "full")
 
 
 def _latent_by_latent(folder: Path, records: list[Record]) -> list[str]:
