@@ -20,6 +20,7 @@ Points = tuple[np.ndarray, np.ndarray, np.ndarray]  # cos_dec, cos_enc float32 [
 
 LIMITS = (-0.1, 1.05)
 APART_POINT: dict[str, Any] = {"marker": "x", "markersize": 8, "markeredgewidth": 2, "color": INK, "linestyle": ""}
+GRID_DOTS = 60_000  # more would make a PNG of several MB
 BINS = np.linspace(*LIMITS, 70)
 
 
@@ -47,10 +48,14 @@ def pair_figure(record: Record, points: Points) -> Figure:
 
 
 def grid_figure(records: list[Record], points_of: Callable[[Record], Points]) -> Figure:
-    """Rows are initialisations, columns are L0 targets; a cell shows its first pair of seeds."""
+    """Rows are initialisations, columns are L0 targets; a cell shows its first pair of seeds.
+
+    At most `GRID_DOTS` latents are drawn, a random choice of equally many in each cell.
+    """
     inits = list(dict.fromkeys(label(record) for record in records))
     targets = sorted({record["l0"] for record in records})
     first = {(label(record), record["l0"]): record for record in reversed(records)}
+    most = GRID_DOTS // len(first)
     handles = [
         _dot(BLUE, "same partner, π(i) = σ(i)"),
         _dot(ORANGE, "other partner"),
@@ -60,6 +65,8 @@ def grid_figure(records: list[Record], points_of: Callable[[Record], Points]) ->
     if any(shares_start(record) for record in records):
         star: dict[str, Any] = {"marker": "$*$", "markersize": 7, "linestyle": "", "color": WARNING}
         handles.append(Line2D([], [], label="seeds share their start", **star))
+    if any(record["d_sae"] > most for record in first.values()):
+        handles.append(Line2D([], [], linestyle="", label=f"{most:,} latents of each pair are drawn"))
     width = max(2.5 * len(targets) + 0.9, 5.4)
     columns = len(handles) if width > 10 else 2
     below = 0.62 + 0.24 * -(-len(handles) // columns)  # inches, for the ticks, the label and the legend
@@ -70,7 +77,7 @@ def grid_figure(records: list[Record], points_of: Callable[[Record], Points]) ->
         axes = grid[i, j]
         if (init, l0) in first:
             record = first[init, l0]
-            _scatter(axes, record, points_of(record), size=4)
+            _scatter(axes, record, points_of(record), size=4, most=most)
             axes.set_aspect("equal", adjustable="box")
             pair = seeds(record, "-") + (" *" if shares_start(record) else "")
             axes.set_title(f"{pair} · same {record['same_match']:.0%}", fontsize=8.5, color=GREY, loc="left", pad=3)
@@ -100,10 +107,10 @@ def start_remark(record: Record) -> str:
     )
 
 
-def _scatter(axes: Axes, record: Record, points: Points, size: float = 9) -> None:
+def _scatter(axes: Axes, record: Record, points: Points, size: float = 9, most: int | None = None) -> None:
     cos_dec, cos_enc, same = points
     quiet(axes)
-    order = np.random.default_rng(0).permutation(len(same))  # neither colour lies on top of the other
+    order = np.random.default_rng(0).permutation(len(same))[:most]  # neither colour lies on top of the other
     colours = np.where(same[:, None], to_rgb(BLUE), to_rgb(ORANGE))[order]
     axes.scatter(cos_dec[order], cos_enc[order], s=size, c=colours, alpha=0.45, linewidths=0, rasterized=True)
     axes.axvline(record["random_floor"], **FLOOR)
