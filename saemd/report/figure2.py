@@ -20,7 +20,7 @@ Points = tuple[np.ndarray, np.ndarray, np.ndarray]  # cos_dec, cos_enc float32 [
 
 LIMITS = (-0.1, 1.05)
 APART_POINT: dict[str, Any] = {"marker": "x", "markersize": 8, "markeredgewidth": 2, "color": INK, "linestyle": ""}
-GRID_DOTS = 30_000  # more would make a PNG of several MB
+GRID_DOTS = 20_000  # more would make a PNG of several MB
 BINS = np.linspace(*LIMITS, 70)
 
 

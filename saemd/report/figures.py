@@ -21,7 +21,7 @@ from saemd.stability.records import Record, label, record_name
 STYLE_VERSION = 2  # raise it when the drawing changes
 DOTS_PER_INCH = 150
 EMBEDDED = 6  # figures of single pairs in the report, and up to here without the grid
-BESIDE_GRID = 4
+BESIDE_GRID = 3
 
 
 @dataclass(frozen=True)
