@@ -103,7 +103,7 @@ def damaged(run_root: Path, name: str, case: str) -> Path:
 
 @pytest.fixture
 def undrawn(monkeypatch):
-    monkeypatch.setattr("saemd.stability.__main__.write_report", lambda outcome: None)
+    monkeypatch.setattr("saemd.stability.__main__.write_report", lambda outcome, **_: None)
 
 
 @pytest.mark.parametrize(("name", "case"), CASES)
