@@ -15,6 +15,7 @@ from saemd.training import optimizer as optimizer_module
 from saemd.training.config import RecipeConfig
 from saemd.training.module import LOG_EVERY, SAETraining
 from saemd.training.optimizer import SAEAdam
+from saemd.training.schedules import schedule
 from tests.sae.test_jumprelu import AT, STEPS, WIDTH, gradients, random_sae
 from tests.training.test_optimizer import start, steps
 from tests.training.test_reference import F, batches, jumprelu, train
@@ -156,10 +157,17 @@ class Waits(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
+CONSTRAINED: dict[str, Any] = {
+    "encoder_decay": 3.0, "encoder_decay_until": 0.5, "freeze_decoder_after": 0.75, "decoder_cosine": 0.99
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("constraints", [{}, CONSTRAINED], ids=["free", "constrained"])
 @pytest.mark.parametrize("fast", [True, False])
-def test_nothing_waits_for_the_gpu_but_logged_steps(gpu_way, monkeypatch, fast):
+def test_nothing_waits_for_the_gpu_but_logged_steps(gpu_way, monkeypatch, fast, constraints):
     """The whole loop, Lightning's part included; `tolist` and its like reach memory behind the dispatcher's back."""
-    module = SAETraining(same_start(), RecipeConfig(fast=fast), steps=len(batches()), mean_D=torch.zeros(24))
+    recipe = RecipeConfig(fast=fast, **constraints)
+    module = SAETraining(same_start(), recipe, steps=2 * LOG_EVERY, mean_D=torch.zeros(24))
     waits: dict[bool, list[str]] = {True: [], False: []}
 
     class InSteps(pl.Callback):
@@ -190,20 +198,22 @@ def test_nothing_waits_for_the_gpu_but_logged_steps(gpu_way, monkeypatch, fast):
         trainer.fit(module, train_dataloaders=torch.utils.data.DataLoader(batches(), batch_size=None))  # type: ignore[arg-type]
     assert trainer.global_step == 2 * LOG_EVERY
     assert waits[False] == []
-    assert waits[True].count("tolist") == waits[True].count("_local_scalar_dense") == 2  # figures, gradient norm
+    assert waits[True].count("tolist") == waits[True].count("_local_scalar_dense") == 3  # figures, gradient norm
 
 
+@pytest.mark.parametrize("constraints", [{}, CONSTRAINED], ids=["free", "constrained"])
 @pytest.mark.parametrize("bias", ["separate", "shared"])
-@pytest.mark.parametrize("step_on", ["pre", "post"])
-def test_a_step_on_cuda_tensors_without_content(monkeypatch, compile_with, bias, step_on):
+@pytest.mark.parametrize(("step_on", "step_gradient"), STEPS)
+def test_a_step_on_cuda_tensors_without_content(monkeypatch, compile_with, bias, step_on, step_gradient, constraints):
     """The branch that only CUDA takes: shapes, dtypes and devices fit, and nobody asks for a value."""
     compile_with(lambda function: function)
     monkeypatch.setattr(torch.Tensor, "copy_", torch.Tensor.expand_as)  # this torch may know no CUDA to copy with
     for place in (twins, optimizer_module):
         monkeypatch.setattr(place, "multiplies_bfloat16", lambda device: device == "cuda")
     with FakeTensorMode(), torch.device("cuda"):
-        sae = JumpReLUSAE(24, F, JumpReLUConfig(bias=bias, step_on=step_on, bandwidth=WIDTH), target_l0=8)
-        optimizer, twin = SAEAdam(sae, RecipeConfig()), twins.fast_twin(sae, torch.device("cuda"))
+        config = JumpReLUConfig(bias=bias, step_on=step_on, step_gradient=step_gradient, bandwidth=WIDTH)
+        sae = JumpReLUSAE(24, F, config, target_l0=8)
+        optimizer, twin = SAEAdam(sae, RecipeConfig(**constraints)), twins.fast_twin(sae, torch.device("cuda"))
         assert isinstance(twin, HalfLoss)
         for step in range(2):
             loss = twin(sae, torch.randn(128, 24), Progress(step, 2))
@@ -218,8 +228,10 @@ def test_a_step_on_cuda_tensors_without_content(monkeypatch, compile_with, bias,
         assert all(parameter.dtype == torch.float32 for parameter in sae.parameters())
 
 
-def test_each_pass_is_one_graph_for_all_steps(gpu_way, monkeypatch, compile_with):
-    """No graph break, and no new compilation when λ, the learning rate, the target or Adam's correction change."""
+@pytest.mark.parametrize("constraints", [{}, CONSTRAINED], ids=["free", "constrained"])
+def test_each_pass_is_one_graph_for_all_steps(gpu_way, monkeypatch, compile_with, constraints):
+    """No graph break, and no new compilation when λ, the learning rate, the target, Adam's correction or what is
+    constrained change."""
     from torch._dynamo.testing import CompileCounterWithBackend
 
     counter, real = CompileCounterWithBackend("aot_eager"), torch.compile
@@ -227,8 +239,9 @@ def test_each_pass_is_one_graph_for_all_steps(gpu_way, monkeypatch, compile_with
     monkeypatch.setattr(fused, "COMPILED_ON", {"cpu"})
     plain, sae, x_BD = start(), start(), torch.randn(64, 40, generator=torch.Generator().manual_seed(3))
     paths = [
-        (plain, JumpReLUSAE.objective, SAEAdam(plain, RecipeConfig(lr=1e-2, fast=False))),
-        (sae, HalfLoss(torch.float32), SAEAdam(sae, RecipeConfig(lr=1e-2))),
+        (model, loss_of, SAEAdam(model, recipe, schedule(recipe, 4)))
+        for model, loss_of, fast in ((plain, JumpReLUSAE.objective, False), (sae, HalfLoss(torch.float32), True))
+        for recipe in [RecipeConfig(lr=1e-2, fast=fast, **constraints)]
     ]
     graphs = []
     for step in range(4):

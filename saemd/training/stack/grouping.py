@@ -51,11 +51,12 @@ def stack_bytes(config: Config, d_in: int, d_sae: int) -> int:
     """Memory of one SAE in a stack, an estimate.
 
     Two matrices [d_in, d_sae] with Adam's moments and the weights at the start, in float32; on a GPU their gradients,
-    those of the step before and the rounded copies in bfloat16. Of a batch: the pre-activations, latents and their
-    gradients [B, d_sae].
+    those of the step before and the rounded copies in bfloat16. Held rows have one copy of W_dec's start more. Of a
+    batch: the pre-activations, latents and their gradients [B, d_sae].
     """
     per_weight, per_latent = (18, 10) if training_device(config).type == "cuda" else (20, 28)
-    return per_weight * 2 * d_in * d_sae + per_latent * config.batch_size * d_sae + 16 * config.batch_size * d_in
+    held = 4 * d_in * d_sae if config.recipe.decoder_cosine > -1 else 0
+    return held + per_weight * 2 * d_in * d_sae + per_latent * config.batch_size * d_sae + 16 * config.batch_size * d_in
 
 
 def stack_size(config: Config) -> int:
