@@ -31,7 +31,7 @@ class RecipeConfig:
     # Decoupled weight decay of the encoder: each step multiplies W_enc by 1 − encoder_decay · the step's learning rate.
     encoder_decay: float = 0.0
     encoder_decay_until: float = 1.0  # the decay ends after this fraction of the run
-    freeze_decoder_after: float = 1.0  # W_dec rests after this fraction of the run; 0: it never moves
+    freeze_decoder_after: float = 1.0  # W_dec is frozen after this fraction of the run; 0: from the start
     # Least cosine of each row of W_dec with its start: after each step, rows below it are moved back (2602.14111).
     decoder_cosine: float = -1.0  # -1: rows move freely
     l0_start: float = 1.0  # the target L0 of the first step, as a multiple of l0

@@ -47,8 +47,8 @@ class SAEAdam(torch.optim.Optimizer):
         self.sae, self.recipe = sae, recipe
         self.beta1 = sae.adam_beta1 if recipe.adam_beta1 is None else recipe.adam_beta1
         self.plan = schedule(recipe, ENDLESS) if plan is None else plan
-        self._start_dec = sae.W_dec if start_dec is None else start_dec
-        self._start_rows = None if recipe.decoder_cosine == -1 else unit_starts(self._start_dec)
+        start = sae.W_dec if start_dec is None else start_dec
+        self._start_rows = None if recipe.decoder_cosine == -1 else unit_starts(start)
         self._norm: float | Tensor = 0.0
 
     @property

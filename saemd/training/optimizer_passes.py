@@ -60,7 +60,7 @@ def gradient_norm(
     """(along [F], the norm of the whole gradient, W_dec's part without what lies along its rows: g − along · W).
 
     With w = W/(‖W‖ + 1e-6), as `dictionary_learning` has it, that is g − ⟨g, w⟩w. Nothing is written: the next pass
-    subtracts it again. Where `moves` is false, W_dec rests and its gradient counts nothing.
+    subtracts it again. Where `moves` is false, W_dec is frozen, and its gradient does not count.
     """
     g_FD = grad_FD.float()
     norm_F = W_dec_FD.pow(2).sum(-1)

@@ -117,7 +117,7 @@ def test_a_frozen_decoder_keeps_its_bits(fast):
     free_norms = steps(sae, SAEAdam(sae, recipe), 12)
     assert torch.equal(late.W_dec, sae.W_dec)
     assert norms[:12] == free_norms
-    assert max(norms[12:]) < 0.8 * min(free_norms), "the gradient of what rests is not clipped with the others"
+    assert max(norms[12:]) < 0.8 * min(free_norms), "a frozen gradient is not clipped with the others"
 
 
 @pytest.mark.parametrize("fast", [False, True])
@@ -128,6 +128,21 @@ def test_held_rows_stay_within_their_cosine(fast):
     assert cosines["free"].min() < 0.96
     assert cosines["held"].min() > 0.98 - 1e-5
     assert (sae.W_dec.norm(dim=1) - 1).abs().max() < 1e-5
+
+
+@pytest.mark.parametrize("fast", [False, True])
+def test_a_resumed_run_keeps_its_constraints(fast):
+    recipe = RecipeConfig(lr=1e-2, fast=fast, lr_warmup_steps=0, **RECIPES["all"])
+    plan, whole, resumed = schedule(recipe, STEPS), start(), start()
+    first, second = SAEAdam(whole, recipe, plan), SAEAdam(resumed, recipe, plan)
+    for _ in range(2):
+        steps(whole, first, STEPS // 2)
+        steps(resumed, second, STEPS // 2)
+        state = second.state_dict()
+        second = SAEAdam(resumed, recipe, plan, start().W_dec)
+        second.load_state_dict(state)
+    for name, value in whole.state_dict().items():
+        assert torch.equal(resumed.state_dict()[name], value), name
 
 
 def test_held_takes_the_nearest_row():
