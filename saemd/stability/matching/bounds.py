@@ -12,9 +12,9 @@ ADDED_A_ROW = 32  # pairs of a recomputed row that join, those that exceed their
 
 
 @njit(nogil=True, cache=True)
-def listed_above(value_FW, index_FW, count_F, own_F, other_F, start, stop):
-    """Line, index, value of the listed pairs of lines [start, stop) that exceed `own` of line + `other` of index."""
-    size, lowest = 0, other_F.min() + SLACK
+def listed_above(value_FW, index_FW, count_F, own_F, other_F, margin, start, stop):
+    """Line, index, value of listed pairs of lines [start, stop) above `own` of line + `other` of index - `margin`."""
+    size, lowest = 0, other_F.min() - margin
     for write in range(2):
         line_E, index_E = np.empty(size * write, np.int32), np.empty(size * write, np.int32)
         value_E = np.empty(size * write, np.float32)
@@ -22,7 +22,7 @@ def listed_above(value_FW, index_FW, count_F, own_F, other_F, start, stop):
         for i in range(start, stop):
             for w in range(count_F[i]):
                 value = value_FW[i, w]
-                if value > own_F[i] + lowest and value > own_F[i] + other_F[index_FW[i, w]] + SLACK:
+                if value > own_F[i] + lowest and value > own_F[i] + other_F[index_FW[i, w]] - margin:
                     if write == 1:
                         line_E[size], index_E[size], value_E[size] = i, index_FW[i, w], value
                     size += 1

@@ -14,7 +14,7 @@ from saemd.stability.matching.certificate import SLACK
 from saemd.stability.matching.cosines import Cosines, in_parts
 
 ROWS_AT_ONCE = 512
-NEAR = 0.003  # cosine by which a listed pair may miss its gain and price and join with those that exceed them
+NEAR = 0.02  # cosine by which a listed pair may miss its gain and price and join with those that exceed them
 
 
 class Pricing:
@@ -32,17 +32,16 @@ class Pricing:
     def violations(self, gain_F: np.ndarray, price_F: np.ndarray) -> Edges:
         """No pairs if s_ij <= u_i + v_j + SLACK for all i, j; otherwise the pairs that should join the graph.
 
-        These are all listed pairs that exceed the bound. If only unlisted pairs exceed it, these are all pairs that
-        were computed one by one, and the worst pairs of each computed row: they would exceed it after the next change
-        of prices.
+        These are all listed pairs that exceed the bound, and those that nearly do. If only unlisted pairs exceed it,
+        these are all pairs that were computed one by one, and the worst pairs of each computed row: they would exceed
+        it after the next change of prices.
         """
         rows, columns, diagonal_F = self._candidates.rows, self._candidates.columns, self._candidates.diagonal
         by_row = Edges(*self._exceeding(rows, gain_F, price_F))
         column_E, row_E, value_E = self._exceeding(columns, price_F, gain_F)
         own_E = np.flatnonzero(diagonal_F > gain_F + price_F + SLACK).astype(np.int32)
         violated = by_row.joined(Edges(row_E, column_E, value_E), Edges(own_E, own_E, diagonal_F[own_E]))
-        if not self._cosines.exact:
-            violated = self._exactly(violated, gain_F, price_F)
+        violated = self._exactly(violated, gain_F, price_F)
         if len(violated.row):
             return violated
         if self._reference_price_F is None:
@@ -63,15 +62,16 @@ class Pricing:
         return violated if worst <= 0 else violated.joined(*parts)
 
     def _exceeding(self, lists: Lists, own_F: np.ndarray, other_F: np.ndarray) -> list[np.ndarray]:
-        work = partial(listed_above, lists.value, lists.index, lists.count, own_F, other_F)
+        margin = NEAR if self._cosines.exact else -SLACK
+        work = partial(listed_above, lists.value, lists.index, lists.count, own_F, other_F, margin)
         return [np.concatenate(parts) for parts in zip(*in_parts(self._candidates.pool, len(own_F), work), strict=True)]
 
-    def _exactly(self, violated: Edges, gain_F: np.ndarray, price_F: np.ndarray) -> Edges:
-        """The pairs that exceed gain and price exactly, not only by their bound; the lists then hold the exact values.
+    def _exactly(self, listed: Edges, gain_F: np.ndarray, price_F: np.ndarray) -> Edges:
+        """Of these pairs, those whose cosine exceeds gain and price, not only its bound; the lists then hold cosines.
 
         If there are such pairs, those that nearly exceed come along: they would do so after the next change of prices.
         """
-        exact = computed(violated, self._candidates, self._cosines)
+        exact = listed if self._cosines.exact else computed(listed, self._candidates, self._cosines)
         excess_E = exact.value - gain_F[exact.row] - price_F[exact.column]
         return exact.where(excess_E > (-NEAR if excess_E.max(initial=-1) > SLACK else np.inf))
 
