@@ -19,6 +19,7 @@ MODULES = {
     "stability": "saemd.stability.__main__",
     "evaluate": "saemd.evaluate",
     "export": "saemd.export",
+    "consensus": "saemd.consensus",
 }
 HELP = {"-h", "--help"}
 LISTS_MORE = {"evaluate"}  # its help needs imports that take seconds: it lists the scores

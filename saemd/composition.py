@@ -4,14 +4,17 @@ import dataclasses
 import itertools
 import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
+import yaml
 from hydra import compose, initialize_config_dir
 from hydra.conf import HydraConf
 from hydra.core.config_store import ConfigStore
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from omegaconf import DictConfig, OmegaConf, open_dict
+from omegaconf.errors import ConfigAttributeError, OmegaConfBaseException, ValidationError
 
-from saemd.activations.config import SCHEMAS
+from saemd.activations.config import SCHEMAS, schema
 from saemd.arguments import CONF, folder, overrides, refuse_unread, unknown_key
 from saemd.config import Config, check
 from saemd.corpus.config import DISJOINT, CorpusConfig, part_of
@@ -34,7 +37,7 @@ def register() -> None:
     for group, name, node in (
         ("lm", "base_lm", LMConfig),
         ("corpus", "base_corpus", CorpusConfig),
-        *(("activations", f"base_{name}", schema) for name, schema in SCHEMAS.items()),
+        *(("activations", f"base_{name}", node) for name, node in SCHEMAS.items()),
         *(("sae", f"base_{name}", architecture.Config) for name, architecture in ARCHITECTURES.items()),
         *(("init", f"base_{name}", start.Config) for name, start in INITS.items()),
         ("recipe", "base_recipe", RecipeConfig),
@@ -58,6 +61,43 @@ def typed(composed: DictConfig, choices: Mapping[str, str]) -> Config:
     config.corpus.part = part_of(config.documents, config.seed)
     check(config)
     return config
+
+
+def restored(values: Mapping[str, Any]) -> Config:
+    """The configuration that a run's `config.yaml` holds. Keys that came later have their defaults.
+
+    Raises `UserError` for keys that this version does not know.
+    """
+    known = {
+        "lm": LMConfig, "corpus": CorpusConfig, "recipe": RecipeConfig, "logger": LoggerConfig,
+        "activations": schema(values["activations"]), "sae": ARCHITECTURES[values["sae"]["name"]].Config,
+        "init": INITS[values["init"]["name"]].Config,
+    }  # fmt: skip
+    try:
+        groups = {key: OmegaConf.merge(OmegaConf.structured(node), values[key]) for key, node in known.items()}
+    except OmegaConfBaseException as error:
+        raise UserError(f"config.yaml: {error.msg} (a run of another version)") from error
+    whole: dict[str, Any] = {**values, **{key: OmegaConf.to_object(group) for key, group in groups.items()}}
+    return Config(**whole)
+
+
+def changed(config: Config, values: Mapping[str, str]) -> Config:
+    """The configuration with other values of dotted keys, as a command line writes them.
+
+    Raises `UserError` for an unknown key, and for a value that no run could have.
+    """
+    whole = OmegaConf.structured(config)
+    for key, value in values.items():
+        try:
+            OmegaConf.update(whole, key, yaml.safe_load(value))
+        except ConfigAttributeError:
+            raise unknown_key(key, [*flatten(dataclasses.asdict(config))]) from None
+        except ValidationError as error:
+            raise bad_value(key, value, str(error.msg)) from None
+    result = OmegaConf.to_object(whole)
+    assert isinstance(result, Config)
+    check(result)
+    return result
 
 
 def _folder_parts(config: Config, choices: Mapping[str, str]) -> dict[str, str]:

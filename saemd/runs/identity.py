@@ -82,6 +82,8 @@ def common(values: Mapping[str, Any], whole_fingerprint: str) -> dict[str, Any]:
     matters = {key: value for key, value in decisive(values, whole_fingerprint).items() if key not in SEED_KEYS}
     if "documents" in matters:
         matters["documents"] = number_of_parts(matters["documents"])
+    if "sae" in (init := matters.get("init") or {}):  # of init=saved: which SAE is the seed's own
+        matters["init"] = {key: value for key, value in init.items() if key != "sae"}
     return matters
 
 

@@ -42,7 +42,9 @@ class RecipeConfig:
 
 def check_recipe(recipe: RecipeConfig) -> None:
     """Raises `UserError` for a value outside its range."""
-    for key in ("lr", "grad_clip_norm", "adam_eps"):
+    if not 0 <= recipe.lr < math.inf:
+        raise bad_value("recipe.lr", recipe.lr, "use a positive number, or 0, with which the start is only measured")
+    for key in ("grad_clip_norm", "adam_eps"):
         if not 0 < getattr(recipe, key) < math.inf:
             raise bad_value(f"recipe.{key}", getattr(recipe, key), "use a positive number")
     if recipe.lr_decay not in ("linear", "cosine"):

@@ -59,6 +59,7 @@ def sources_of(config: Config, source: Source) -> Sources:
         attention_output=attention_output,
         token_embeddings=lambda: read_token_embeddings(config.lm, root),
         saved_sae=load_finite,
+        scale=source.scale,
         generator=torch.Generator().manual_seed(config.init_seed),
         shared_generator=torch.Generator().manual_seed(SHARED_SEED),
     )

@@ -75,7 +75,8 @@ class Sources:
     mlp_decoder: Callable[[int | None], tuple[Tensor, Tensor | None]]  # U [D, m], and the post-norm's weight [D]
     attention_output: Callable[[int | None], Tensor]  # [D, heads · head width]: the directions that attention writes
     token_embeddings: Callable[[], Tensor]  # [V, D], as stored
-    saved_sae: Callable[[str], SAE]  # of a run's or an export's folder
+    saved_sae: Callable[[str], SAE]  # of a run's or an export's folder, for raw activations
+    scale: float  # raw activations divided by it are in normalised units
     generator: torch.Generator  # the seed's own (init_seed)
     shared_generator: torch.Generator  # the same for every seed
 

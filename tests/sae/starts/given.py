@@ -38,6 +38,7 @@ def sources(
         attention_output=lambda layer: mlp(layer)[:, : M // 2] + 1,
         token_embeddings=lambda: torch.cat([mlp(9).T, torch.zeros(1, D)]),
         saved_sae=load_sae,
+        scale=2.0,
         generator=torch.Generator().manual_seed(seed),
         shared_generator=torch.Generator().manual_seed(0),
     )

@@ -1,0 +1,121 @@
+"""Make one SAE of several seeds' SAEs, of the latents that return, and train it on as a run like any other.
+
+    saemd consensus run_root=runs                    # of each start and L0: of all seeds that share their documents
+    saemd consensus run_root=runs seeds=8            # of eight seeds each, in their order; seeds that are left rest
+    saemd consensus run_root=runs seeds=8 init=uniform l0=40 tokens=2_000_000
+    saemd consensus run_root=runs recipe.lr=1e-3 recipe.freeze_decoder_after=0
+    saemd consensus run_root=runs recipe.lr=0        # not trained on: only measured
+
+The runs go to <run_root>/init=<start>-consensus/l0=<l0>/…/of=<seeds>/seed=<first seed>/, by default with a quarter of
+the seeds' tokens. In how many of the other seeds each latent returned stands in `latents.npz` and `cfg.json`. Two or
+more of them are compared like seeds, at the end of this command.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from saemd.arguments import key_values
+from saemd.cli import entry
+from saemd.composition import changed, restored
+from saemd.config import Config
+from saemd.errors import UserError, bad_value
+from saemd.files import read_json, replacing, write_text
+from saemd.runs import LATENTS, SAE_CONFIG, SEED_KEYS, Run
+from saemd.sae.starts.saved import SavedConfig
+from saemd.stability.consensus_runs import SUFFIX, Made, groups, make
+
+SHARE = 4  # of the seeds' tokens, one in so many trains the consensus
+KEYS = ("run_root", "seeds", "init", "l0", "tokens", "shared_threshold")
+
+
+def parse(words: list[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """The command's own keys, and the recipe's. Raises `UserError`."""
+    own = [word for word in words if not word.startswith("recipe.")]
+    values = {"run_root": "runs", **key_values(own, KEYS)}
+    for key in ("seeds", "tokens"):
+        if key in values and not (values[key].replace("_", "").isdecimal() and int(values[key]) > 0):
+            raise bad_value(key, values[key], "use a whole number of at least 1")
+    return values, dict(word.split("=", 1) for word in words if word.startswith("recipe.") and "=" in word)
+
+
+def main(words: list[str]) -> int:
+    """Exit code 0; 1 where a run failed or cannot be read."""
+    if {"-h", "--help"} & set(words):
+        print(__doc__)
+        return 0
+    values, recipe = parse(words)
+    from saemd.outcomes import report, report_failure
+    from saemd.preflight import check_jobs
+    from saemd.runs import find_runs, run_dir
+    from saemd.seeds import train
+    from saemd.stability.__main__ import main as compare
+    from saemd.stability.comparison import SHARED_THRESHOLD
+
+    run_root, threshold = Path(values["run_root"]).expanduser(), values.get("shared_threshold", str(SHARED_THRESHOLD))
+    runs, broken = find_runs(run_root)
+    chosen = groups(runs, int(values["seeds"]) if "seeds" in values else None, values.get("init"), values.get("l0"))
+    if not chosen:
+        raise bad_value("run_root", run_root, nothing(values))
+    tokens = int(values["tokens"]) if "tokens" in values else None
+    made = [make(run_root, group, float(threshold)) for group in chosen]
+    configs = [config_of(group, sae.folder, tokens, recipe) for group, sae in zip(chosen, made, strict=True)]
+    finished, failed = check_jobs(configs), bool(broken)
+    for config, sae, metrics in zip(configs, made, finished, strict=True):
+        try:
+            outcome: dict[str, Any] = metrics or train(config)
+            annotate(run_dir(config), sae)
+            report(config, outcome, f"a consensus of {sae.seeds} seeds")
+        except UserError as error:
+            report_failure(config, error)
+            failed = True
+    compare([f"run_root={run_root}", f"shared_threshold={threshold}"])
+    for line in broken:
+        print(f"left out: {line}", file=sys.stderr)
+    return int(failed)
+
+
+def config_of(group: Sequence[Run], folder: Path, tokens: int | None, recipe: Mapping[str, str]) -> Config:
+    """The configuration of the run that starts from the consensus in `folder`: the first seed's, but for these keys.
+
+    Raises `UserError` for a value out of range.
+    """
+    first = group[0]
+    config = restored(first.config)
+    config.run_root = str(first.run_root)
+    config.d_sae = first.d_sae
+    config.init = SavedConfig(name="saved", label=f"{first.init}{SUFFIX}", sae=str(folder))
+    config.tokens = tokens or max(config.batch_size, config.tokens // SHARE)
+    config.snapshots = []
+    parts = {key: value for key, value in first.parts.items() if key not in SEED_KEYS}
+    config.folder = {**parts, "of": str(len(group))}
+    return changed(config, recipe)
+
+
+def annotate(run: Path, made: Made) -> None:
+    """Add to a finished run in how many of the other seeds each latent returned: to latents.npz and to cfg.json."""
+    with np.load(run / LATENTS) as file:
+        latents = dict(file)
+    if "recurrence" not in latents:
+        with replacing(run / LATENTS) as aside:
+            np.savez(aside, **latents, recurrence=made.recurrence)
+    config = read_json(run / SAE_CONFIG, f"remove {run} and make it again")
+    if "recurrence" not in config["metadata"]:
+        config["metadata"] |= {"consensus_of_seeds": made.seeds, "recurrence": made.recurrence.tolist()}
+        write_text(run / SAE_CONFIG, json.dumps(config, indent=2) + "\n")
+
+
+def nothing(values: dict[str, str]) -> str:
+    """What to do where no group of seeds was found."""
+    asked = " ".join(f"{key}={values[key]}" for key in ("seeds", "init", "l0") if key in values)
+    return f"no start and L0 has enough finished seeds of the same documents{f' for {asked}' if asked else ''}"
+
+
+if __name__ == "__main__":
+    entry(main)
