@@ -14,7 +14,7 @@ import pytest
 import torch
 
 import saemd
-from saemd import cache, evaluate, export, jobs, plan
+from saemd import cache, consensus, evaluate, export, jobs, plan
 from saemd.arguments import CONF
 from saemd.composition import compose_all
 from saemd.lm.anatomy import Family, Paths
@@ -28,6 +28,7 @@ LINKED = [*DOCUMENTS, *sorted(ROOT.glob("experiments/*/README.md")), *sorted(ROO
 PARSERS: dict[str, Callable[[list[str]], Any]] = {
     "train": compose_all,
     "plan": plan.parse,
+    "consensus": consensus.parse,
     "cache": compose_all,
     "evaluate": compose_evaluation,
     "export": export.parse,
@@ -106,7 +107,7 @@ def test_presets_of_the_evaluation_compose():
 
 
 def test_shown_start_and_architecture_work(monkeypatch):
-    monkeypatch.setattr(starts.base, "INITS", {})
+    monkeypatch.setattr("saemd.sae.starts.base.INITS", {})
     shown: dict[str, Any] = {**vars(starts), **vars(base), "torch": torch, "Family": Family, "Paths": Paths}
     for block in blocks("docs/extending.md", "python")[:3]:
         exec(block, shown)

@@ -11,8 +11,7 @@ from torch import Tensor
 from saemd.errors import UserError
 from saemd.runs import Run, Weights, read_snapshot, read_weights, snapshots
 from saemd.sae import ENCODERS, INITS, Sources
-
-SHARED_SEED = 0  # as in training; another one would give weights that the run's digests refuse
+from saemd.sae.starts.base import SHARED_SEED
 
 
 class _NotDrawnError(Exception):

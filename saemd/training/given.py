@@ -13,9 +13,9 @@ from saemd.config import Config, width
 from saemd.lm.load import lm_info
 from saemd.lm.weights import read_attention_output, read_mlp_decoder, read_token_embeddings
 from saemd.sae import ModelShape, Sources, load_finite
+from saemd.sae.starts.base import SHARED_SEED
 
 SAMPLE_TOKENS = 16_384  # activations that a start may look at
-SHARED_SEED = 2**32 - 1  # of the generator that all seeds share: a seed that hardly anyone uses
 
 
 class Sizes(Protocol):

@@ -8,7 +8,7 @@ from scipy.optimize import linear_sum_assignment
 from saemd.errors import UserError
 from saemd.sae import ARCHITECTURES, JumpReLUSAE
 from saemd.stability import compare
-from saemd.stability.consensus import clusters_by_size, consensus
+from saemd.stability.consensus import Consensus, clusters_by_size, consensus
 from saemd.stability.recurrence import Recurrence
 
 S, F, D, PLANTED = 5, 40, 32, 24
@@ -49,7 +49,7 @@ def recurrence_of(saes: list[JumpReLUSAE]) -> Recurrence:
     return Recurrence([], returns, np.full(S, S - 1, dtype=np.int16), np.concatenate(links))
 
 
-def made(first: int):
+def made(first: int) -> Consensus:
     saes = seeds(first)
     return consensus(saes, recurrence_of(saes), np.full((S, F), 0.1))
 
@@ -59,11 +59,11 @@ def test_what_returns_is_kept_and_comes_first():
     assert found.recurrence[:PLANTED].tolist() == [S - 1] * PLANTED
     assert (found.recurrence[PLANTED:] < S - 1).all()
     truth = unit(torch.randn(PLANTED, D, generator=torch.Generator().manual_seed(0)))
-    cosines = (truth @ found.sae.W_dec[:PLANTED].T).detach().numpy()
+    cosines = (truth @ found.sae.W_dec.detach()[:PLANTED].T).numpy()
     rows, columns = linear_sum_assignment(-cosines)
-    single = (truth @ seeds(10)[0].W_dec.T).detach().max(1).values.mean().item()
+    single = (truth @ seeds(10)[0].W_dec.detach().T).max(1).values.mean().item()
     assert cosines[rows, columns].mean() > max(0.97, single)
-    assert torch.allclose(found.sae.threshold[:PLANTED], torch.tensor(0.5))
+    assert torch.allclose(found.sae.get_parameter("threshold")[:PLANTED], torch.tensor(0.5))
     assert torch.allclose(found.sae.W_dec.norm(dim=1), torch.ones(F), atol=1e-5)
 
 

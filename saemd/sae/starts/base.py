@@ -18,6 +18,9 @@ from saemd.errors import bad_value
 from saemd.sae.base import SAE
 
 
+SHARED_SEED = 2**32 - 1  # of the generator that all seeds share: a seed that hardly anyone uses
+
+
 @dataclass
 class InitConfig:
     """The keys that every start has; a start may add its own in a subclass."""
