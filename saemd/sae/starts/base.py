@@ -17,7 +17,6 @@ from torch import Tensor
 from saemd.errors import bad_value
 from saemd.sae.base import SAE
 
-
 SHARED_SEED = 2**32 - 1  # of the generator that all seeds share: a seed that hardly anyone uses
 
 
