@@ -33,7 +33,7 @@ _LATER: Mapping[str, Any] = {
     "recipe.l0_start": 1.0, "recipe.l0_fall_fraction": 0.5,
 }  # fmt: skip
 _LATER_OF_JUMPRELU: Mapping[str, Any] = {  # other architectures had keys of these names from the start
-    "sae.step_gradient": "threshold", "sae.sparsity": "l0", "sae.tanh_scale": 4.0, "sae.seek_l0": 0.02,
+    "sae.step_gradient": "threshold", "sae.sparsity": "l0", "sae.tanh_scale": 4.0, "sae.seek_l0": 0.0,
     "sae.pre_activation_coefficient": 0.0, "sae.dead_after_tokens": 10_000_000,
 }  # fmt: skip
 

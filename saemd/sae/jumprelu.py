@@ -34,7 +34,9 @@ class JumpReLUConfig(PenaltyConfig):
     # Options of Anthropic's January 2025 update (transformer-circuits.pub/2025/january-update).
     sparsity: str = "l0"  # the sparsity term: λ·(L0/target − 1)²; or "tanh": λ·Σ tanh(c·√d_in·z), which trains all
     tanh_scale: float = 4.0  # c; √d_in as there inputs have a mean squared norm of d_in, here of 1
-    seek_l0: float = 0.02  # how fast tanh's λ follows L0 to its target (sae=gated explains it); 0: λ stays
+    # How fast tanh's λ follows L0 to its target, as in sae=gated; 0: λ is sae.sparsity_coefficient, and l0 only names
+    # the run. At 0.02, L0 fell far below its target in 500 steps (docs/recipes.md).
+    seek_l0: float = 0.0
     # λ of Σ ReLU(θ − pre-activation) over dead latents, which brings them back (there 3e-6); 0: without it
     pre_activation_coefficient: float = 0.0
     dead_after_tokens: int = 10_000_000  # a latent silent for so long is dead; 0: all count as dead, as there

@@ -22,4 +22,4 @@ def seek_(seeking: Tensor, rate: float, l0: Tensor, target: Any) -> None:
 
 def check_seek(rate: float) -> None:
     if not 0 <= rate < math.inf:
-        raise bad_value("sae.seek_l0", rate, "use 0 or more (0.02 is usual)")
+        raise bad_value("sae.seek_l0", rate, "use 0 (the coefficient stays) or more")

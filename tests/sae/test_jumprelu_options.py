@@ -49,7 +49,7 @@ def test_sparsity_trains_the_encoder_only_where_asked():
 
 
 def test_the_tanh_term_and_its_coefficient():
-    sae, x = random_sae(sparsity="tanh", tanh_scale=0.5), batch()
+    sae, x = random_sae(sparsity="tanh", tanh_scale=0.5, seek_l0=0.02), batch()
     sae.seeking.fill_(2.0)
     loss = sae.objective(x, AT)
     z_BF = sae.latents(x)
@@ -59,6 +59,8 @@ def test_the_tanh_term_and_its_coefficient():
     assert (sae.seeking.item() > 2.0) == (loss.l0.item() > 5)
     assert sae.figures(AT)["sparsity_coefficient"].item() == pytest.approx(0.7 * sae.seeking.item())
     without = random_sae(sparsity="tanh", tanh_scale=0.5, coefficient=0.0)
+    without.objective(x, AT)
+    assert without.seeking.item() == 1.0, "by default λ stays"
     assert not torch.allclose(grads_of(sae)["W_enc"], grads_of(without)["W_enc"]), "the term trains the encoder"
 
 
@@ -86,7 +88,8 @@ def test_without_a_delay_all_latents_are_drawn():
 
 
 OPTIONS: list[dict[str, Any]] = [
-    {"step_gradient": "all"}, {"sparsity": "tanh"}, {"pre_activation_coefficient": 0.1, "dead_after_tokens": 64}
+    {"step_gradient": "all"}, {"sparsity": "tanh", "seek_l0": 0.02},
+    {"pre_activation_coefficient": 0.1, "dead_after_tokens": 64},
 ]  # fmt: skip
 
 
