@@ -4,12 +4,13 @@ SAEBENCH := .venv-saebench
 DOCS := .venv-docs
 BIN := $(VENV)/bin
 RUN_ROOT ?= runs
+INPUTS ?= inputs
 # Two processes of pytest take half the time of one.
 WORKERS := -n 2 --dist worksteal
 export OMP_NUM_THREADS ?= $(shell nproc)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup saebench demo test test-fast check docs stability evaluate dashboard clean
+.PHONY: help setup saebench demo study study-gpu test test-fast check docs stability evaluate dashboard clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -35,7 +36,13 @@ $(SAEBENCH)/.ready: requirements-saebench.lock
 	@touch $@
 
 demo: setup ## a small finished sweep on a real language model, with its stability report (5 to 15 minutes)
-	$(BIN)/python -m saemd.train -m experiment=demo init=mirror,uniform seed=24,42
+	$(BIN)/python -m saemd.train -m experiment=demo init=mirror,uniform_shared,uniform seed=24,42
+
+study: setup ## the study of what makes features come back, in small (experiments/stability; within an hour on two cores)
+	$(BIN)/python experiments/stability/study.py scale=small root=$(RUN_ROOT)/study
+
+study-gpu: setup ## the same at large on one GPU; INPUTS is the folder that experiments/stability/pack.py wrote
+	$(BIN)/python experiments/stability/study.py scale=gpu root=$(RUN_ROOT)/study-gpu inputs=$(INPUTS)
 
 test: setup ## every test, the slow ones on the real language model included
 	$(BIN)/python -m pytest $(WORKERS)
