@@ -8,8 +8,6 @@
 decoder rows of unit norm.
 """
 
-from __future__ import annotations
-
 import json
 import os
 import shutil

@@ -3,8 +3,6 @@
 `check_jobs` is for training, `check_caches` for the part of it that concerns activations alone.
 """
 
-from __future__ import annotations
-
 import os
 from collections.abc import Sequence
 from pathlib import Path
