@@ -60,7 +60,7 @@ def test_the_version(console):
 
 @pytest.mark.parametrize("word", ["trian", "init=mirror", "-m"])
 def test_an_unknown_command_is_one_line(word, console):
-    known = "train, plan, cache, stability, evaluate, export"
+    known = "train, plan, cache, stability, evaluate, export, consensus"
     assert console(word) == (2, "", f"error: {word}: no such command; known are {known}\n")
 
 

@@ -63,6 +63,7 @@ def test_each_member_of_a_stack_has_its_own(monkeypatch, path):
     starts = torch.stack([start().W_dec.detach()] * len(members))
     saes = [member.optimizer.sae for member in members]
     together = StackAdam(stack(saes), members, STEPS, starts)
+    together.join()
     generator = torch.Generator().manual_seed(1)
     for _ in range(STEPS):
         for parameter in together.whole.parameters():

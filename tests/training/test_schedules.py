@@ -65,7 +65,7 @@ def test_fraction_one_never_shortens():
         JumpReLUConfig(sparsity_warmup_fraction=1.0).check(500, 400)
 
 
-@pytest.mark.parametrize(("key", "value"), [("lr", 0.0), ("adam_beta1", -0.1), ("adam_beta2", 1.0), ("l0_start", 0.5)])
+@pytest.mark.parametrize(("key", "value"), [("lr", -1.0), ("adam_beta1", -0.1), ("adam_beta2", 1.0), ("l0_start", 0.5)])
 def test_recipe_values_outside_their_range(key, value):
     with pytest.raises(UserError, match=rf"recipe.{key}={value}: "):
         check_recipe(RecipeConfig(**{key: value}))

@@ -13,7 +13,7 @@ from saemd.runs import run_dir
 from saemd.training.run import prepare
 from saemd.training.stack.train import train_together
 
-NAMES = sorted(path.stem for path in (CONF / "init").glob("*.yaml"))
+NAMES = sorted({path.stem for path in (CONF / "init").glob("*.yaml")} - {"saved"})  # which needs an SAE of before
 SHARED = {name for name in NAMES if name.endswith("_shared")} | {"mirror", "mirror_layer", "pool"}
 
 

@@ -19,6 +19,9 @@ def mlp(layer: int | None) -> Tensor:
     return torch.randn(D, M, generator=torch.Generator().manual_seed(3 + (LAYER if layer is None else layer)))
 
 
+MADE = sorted(INITS.keys() - {"saved"})  # which needs an SAE of before
+
+
 def sources(
     d_sae: int = 2 * M, post_norm: Tensor | None = None, seed: int = 0, sample: Callable[[], Tensor] | None = None
 ) -> Sources:

@@ -8,13 +8,13 @@ import torch
 from saemd.errors import UserError
 from saemd.sae import INITS
 from saemd.sae.starts.pool import usage
-from tests.sae.starts.given import LAYER, D, M, cosines, mlp, rows, sources, start
+from tests.sae.starts.given import LAYER, MADE, D, M, cosines, mlp, rows, sources, start
 
 SHARED = {"mirror", "pool"}  # drawn by no seed
 MIRRORED = {"mirror", "mirror_rotated", "mirror_subset", "gaussian", "random_mirrored"}
 
 
-@pytest.mark.parametrize("name", INITS)
+@pytest.mark.parametrize("name", MADE)
 def test_rows_seeds_and_form(name):
     W = rows(name, seed=1)
     torch.testing.assert_close(W.norm(dim=1), torch.ones(2 * M))
