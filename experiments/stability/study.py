@@ -2,11 +2,12 @@
 
     python experiments/stability/study.py scale=small root=runs/study            # make study: two cores, within an hour
     python experiments/stability/study.py scale=gpu root=runs/study inputs=<folder of pack.py>
+    python experiments/stability/study.py scale=small root=runs/study starts=mirror,uniform_shared,uniform
     python experiments/stability/study.py scale=small root=runs/study only=collect        # the tables alone
 
 Each sweep is one `saemd train -m …` into the same run root, so that the report at its end has all of them; the command
-again goes on where it was stopped. Then `collect` writes the scale's JSON and figure beside this file. Words with a dot
-or further keys (`tokens=…`) are handed to every sweep, behind the scale's own.
+again goes on where it was stopped. Then `collect` writes the scale's JSON and figure beside this file. `starts` leaves
+out all others, and `recipe=stable` with them. Further keys (`tokens=…`) go to every sweep, behind the scale's own.
 
 All seeds train on documents of their own, and all starts have the same kind of encoder (dual), so that two lines of the
 figure differ in the start alone.
@@ -58,10 +59,24 @@ def unpack(inputs: Path, root: Path) -> list[str]:
     return ["lm=hf", f"lm.name={model}", "corpus=files", f"corpus.path={(inputs / 'text.jsonl.zst').resolve()}"]
 
 
-def run(scale: str, root: Path, words: list[str]) -> dict[str, float]:
+def chosen(scale: str, starts: str | None) -> list[str]:
+    """The sweeps of a scale, or what they have of these starts with the default recipe."""
+    if starts is None:
+        return list(SCALES[scale]["sweeps"])
+    kept = []
+    for sweep in SCALES[scale]["sweeps"]:
+        words = sweep.split()
+        (init,) = (word for word in words if word.startswith("init="))
+        names = [name for name in init.removeprefix("init=").split(",") if name in starts.split(",")]
+        if names and "recipe=stable" not in words:
+            kept.append(" ".join(f"init={','.join(names)}" if word == init else word for word in words))
+    return kept
+
+
+def run(scale: str, root: Path, words: list[str], starts: str | None) -> dict[str, float]:
     """Train every sweep of a scale; the seconds that each took."""
     seconds = {}
-    for sweep in SCALES[scale]["sweeps"]:
+    for sweep in chosen(scale, starts):
         began = time.monotonic()
         command = [*str(SCALES[scale]["common"]).split(), *sweep.split(), *words, f"run_root={root}"]
         print("saemd train -m", *command, flush=True)
@@ -70,11 +85,11 @@ def run(scale: str, root: Path, words: list[str]) -> dict[str, float]:
     return seconds
 
 
-def collect(scale: str, root: Path, seconds: dict[str, float]) -> None:
+def collect(scale: str, root: Path, words: str, seconds: dict[str, float]) -> None:
     """Write <scale>.json (a row per start and number of tokens) and <scale>.png beside this file."""
     stability = root / "stability"
     result: dict[str, Any] = {
-        "command": f"python experiments/stability/study.py scale={scale}",
+        "words": words,
         "seconds": seconds,
         "cells": json.loads((stability / "cells.json").read_text()),
         "snapshots": [kept(record) for record in json.loads((stability / "snapshots.json").read_text())],
@@ -91,7 +106,7 @@ def kept(record: dict[str, Any]) -> dict[str, Any]:
 
 
 def main(words: list[str]) -> None:
-    own = ("scale", "root", "inputs", "only")
+    own = ("scale", "root", "inputs", "only", "starts")
     given = dict(word.split("=", 1) for word in words if word.split("=", 1)[0] in own)
     more = [word for word in words if word.split("=", 1)[0] not in own]
     if given.get("scale") not in SCALES:
@@ -100,8 +115,8 @@ def main(words: list[str]) -> None:
     if given.get("only") != "collect":
         root.mkdir(parents=True, exist_ok=True)
         inputs = unpack(Path(given["inputs"]), root) if "inputs" in given else []
-        seconds = run(given["scale"], root, [*inputs, *more])
-    collect(given["scale"], root, seconds)
+        seconds = run(given["scale"], root, [*inputs, *more], given.get("starts"))
+    collect(given["scale"], root, " ".join(words), seconds)
 
 
 if __name__ == "__main__":

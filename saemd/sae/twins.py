@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saemd.progress import print_line
 from saemd.sae.base import SAE, Loss, Progress
 
 Twin = Callable[[Any, Tensor, Progress], Loss]
@@ -26,6 +25,8 @@ def fast_twin(sae: SAE, device: torch.device) -> Twin | None:
     """
     twin = _twin(sae.config.name, device.type)
     if twin is not None and (setting := sae.config.beyond_twins()):
+        from saemd.progress import print_line  # needs rich, which training does not
+
         print_line(f"{setting}: the fast path does not compute it; this run trains by the plain loss, which is slower")
         return None
     return twin
