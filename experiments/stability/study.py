@@ -85,12 +85,11 @@ def run(scale: str, root: Path, words: list[str], starts: str | None) -> dict[st
     return seconds
 
 
-def collect(scale: str, root: Path, words: str, seconds: dict[str, float]) -> None:
+def collect(scale: str, root: Path, seconds: dict[str, float]) -> None:
     """Write <scale>.json (a row per start and number of tokens) and <scale>.png beside this file."""
     stability = root / "stability"
     result: dict[str, Any] = {
-        "words": words,
-        "seconds": seconds,
+        "seconds": seconds,  # of each sweep that this call trained
         "cells": json.loads((stability / "cells.json").read_text()),
         "snapshots": [kept(record) for record in json.loads((stability / "snapshots.json").read_text())],
         "pairs": [kept(record) for record in json.loads((stability / "stability.json").read_text())],
@@ -116,7 +115,7 @@ def main(words: list[str]) -> None:
         root.mkdir(parents=True, exist_ok=True)
         inputs = unpack(Path(given["inputs"]), root) if "inputs" in given else []
         seconds = run(given["scale"], root, [*inputs, *more], given.get("starts"))
-    collect(given["scale"], root, " ".join(words), seconds)
+    collect(given["scale"], root, seconds)
 
 
 if __name__ == "__main__":
