@@ -9,6 +9,7 @@ that the README shows. Peer files are what `peer.py` wrote.
 from __future__ import annotations
 
 import json
+import re
 import shutil
 import sys
 from pathlib import Path
@@ -66,7 +67,7 @@ def main(words: list[str]) -> None:
     for name in FIGURES:
         shutil.copy(stability / "figures" / f"{name}.png", out / f"{name}.png")
     for figure in stability.glob("figures/figure2_init=*_l0=*_seeds=*.png"):
-        init, l0, _ = (part.split("=")[1] for part in figure.stem.removeprefix("figure2_").split("_"))
+        init, l0 = re.findall("init=(.+)_l0=(.+)_seeds=", figure.stem)[0]
         if l0 in SHOWN:
             shutil.copy(figure, out / f"figure2-{init}-l0-{l0}.png")
     print((out / "table.md").read_text())

@@ -94,7 +94,7 @@ def write_recurrence(folder: Path, matched: Sequence[Matched], threshold: float)
                 returns=found.returns,
                 compared=found.compared,
                 alive=alive,
-                runs=np.array([run.path.relative_to(run.run_root).as_posix() for run in found.runs]),
+                runs=np.array([run.path.resolve().relative_to(run.run_root).as_posix() for run in found.runs]),
             )
         of_alive = {f"{key}_alive": value for key, value in distribution(found, alive).items()}
         entries.append(

@@ -102,3 +102,12 @@ def test_cells_keep_starts_targets_and_tokens_apart():
 def test_a_missing_figure_is_left_out():
     missing = spread(np.array([0.2, np.nan, 0.4]), np.ones((5, 3)))
     assert missing["mean"] == pytest.approx(0.3)
+
+
+def test_a_relative_run_root(tmp_path, monkeypatch):
+    """As commands have it by default."""
+    fake_sweep(tmp_path / "runs", targets=(40,), seeds=(1, 2, 3))
+    monkeypatch.chdir(tmp_path)
+    compare_root("runs", shared_threshold=0.3)
+    (file, *_) = sorted((tmp_path / "runs" / "stability" / "recurrence").glob("*.npz"))
+    assert np.load(file)["runs"][0] == "init=mirror/l0=40/seed=1"
