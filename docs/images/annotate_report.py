@@ -18,9 +18,9 @@ from PIL import Image, ImageDraw, ImageFont
 
 OUT = Path(__file__).with_name("report.png")
 RED, INK, GROUND = "#c2185b", "#1c2330", "#f7f8fa"
-TOP = (0, 20, 1180, 655)  # title, warning, table
-FIGURES = ((14, 1766, 396, 2268), (14, 2316, 396, 2818))  # mirror, uniform
-TABLE_MARKS = (("2", 285), ("3", 355), ("4", 422), ("5", 706), ("6", 840), ("7", 1100))
+TOP = (0, 20, 1180, 735)  # title, warning, table
+FIGURES = ((14, 2680, 396, 3182), (14, 3230, 396, 3732))  # mirror, uniform
+TABLE_MARKS = (("2", 331), ("3", 396), ("4", 461), ("5", 733), ("6", 864), ("7", 1125))
 NOTES = (
     ("1", "the seeds share their start:", "read the next columns with care"),
     ("2", "similarity of the matched", "decoder rows, 1.0 at most"),
@@ -42,7 +42,7 @@ def font(size: int, weight: str = "normal") -> ImageFont.FreeTypeFont:
 def screenshot(page: Path) -> Image.Image:
     with tempfile.TemporaryDirectory() as folder:
         shot = Path(folder, "page.png")
-        window = ["--window-size=1180,2900", f"--screenshot={shot}", page.resolve().as_uri()]
+        window = ["--window-size=1180,4600", f"--screenshot={shot}", page.resolve().as_uri()]
         subprocess.run(["chromium", "--headless", "--no-sandbox", "--hide-scrollbars", *window], check=True)
         return Image.open(shot).convert("RGB")
 
