@@ -66,7 +66,10 @@ def stages(out: Path, rehearsal: bool) -> dict[str, tuple[list[list[str]], float
     def sides(names: str) -> str:
         return names if wheels else names.removesuffix(",dictionary_learning")
 
-    tests = ["tests/sae/test_jumprelu_gpu.py", "tests/activations/test_online_runs.py"]
+    tests = [
+        "tests/training/test_together.py", "tests/sae/test_jumprelu_gpu.py", "tests/activations/test_online_runs.py",
+        "tests/stability/test_kernels.py",
+    ]  # fmt: skip
     every = sides("saemd,resident,stack,eager,loop,dictionary_learning")
     return {
         "small": ([[*measure("small", "size=small steps=200 repetitions=3"), "stack=16", f"sides={every}"]], 120),

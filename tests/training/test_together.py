@@ -233,6 +233,19 @@ def test_a_captured_step_is_the_step(sweep, as_on_a_gpu, monkeypatch):
         assert losses[0] == losses[1]
 
 
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
+def test_the_graph_of_a_gpu_makes_the_steps(sweep, monkeypatch):
+    """The same kernels in the same order: the graph's weights against those of starting each kernel."""
+    more = ["recipe.fast=true", "together=4", "accelerator=gpu"]
+    graph = sweep("graph", *more)
+    monkeypatch.setattr(captured, "EAGER_STEPS", 1000)
+    eager = sweep("eager", *more)
+    assert len(runs(eager)) == 4
+    for run in runs(eager):
+        for name, value in weights(eager / run).items():
+            torch.testing.assert_close(weights(graph / run)[name], value, rtol=1e-4, atol=1e-5)
+
+
 def test_on_a_gpu_one_sae_is_a_stack_of_one(sweep, as_on_a_gpu, monkeypatch):
     more = ["recipe.fast=true", "init=mirror", "l0=4", "tokens=1280"]
     monkeypatch.setattr(twins, "has_gpu_twin", lambda architecture, device: True)
