@@ -60,7 +60,7 @@ def test_what_was_learned_and_the_untrained_agreement(trained, tmp_path):
     ]  # fmt: skip
     assert mirror["untrained_shared"] == along[0]["shared"] == 1
     assert uniform["untrained_mean_cos_dec"] == pytest.approx(along[1]["mean_cos_dec"], abs=1e-5)
-    assert uniform["untrained_same_match"] == along[1]["same_match"] == 1  # tied: both matchings are one
+    assert uniform["untrained_same_match"] == along[1]["same_match"] < 1
     a, b = (read_weights(run) for run in find_runs(root)[0] if run.init == "mirror")
     start = read_weights(read_snapshot(run := find_runs(root)[0][0], snapshots(run)[0]))
     with np.load(root / "stability" / "pairs" / "init=mirror_l0=4_seeds=0-1.npz") as file:
