@@ -44,10 +44,12 @@ def write_report(outcome: Outcome, *, every_pair: bool = False) -> None:
 
 def _opening(outcome: Outcome) -> list[str]:
     key = outcome.across or "the seed"
+    has_parts = any(record.get("same_documents") is False for record in outcome.records)
+    varied = f"{key} and its documents" if has_parts else key
     lead = (
-        f"Sparse autoencoders were trained that differ in nothing but {key}, and the latents of each two were matched "
-        "one to one by the directions they read (encoder) and write (decoder). The closer a latent is to its partner, "
-        f"the less that feature depends on {key}."
+        f"Sparse autoencoders were trained that differ in nothing but {varied}, and the latents of each two were "
+        "matched one to one by the directions they read (encoder) and write (decoder). The closer a latent is to its "
+        f"partner, the less that feature depends on {key}."
     )
     pairs = f"{len(outcome.records)} {'pair' if len(outcome.records) == 1 else 'pairs'}"
     count = f"{len(outcome.runs)} finished runs, {pairs} of {'runs' if outcome.across else 'seeds'} compared."

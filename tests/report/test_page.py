@@ -5,13 +5,16 @@ from __future__ import annotations
 import re
 import subprocess
 import sys
+from dataclasses import replace
 from html.parser import HTMLParser
 
 import numpy as np
 import pytest
 from PIL import Image
 
+from saemd.report.page import _opening
 from saemd.stability.__main__ import main
+from saemd.stability.root import compare_again
 from tests.stability_fakes import fake_run, fake_sweep, rows
 
 
@@ -139,3 +142,10 @@ def test_figures_of_snapshots_and_seeds_are_drawn_from_their_numbers(tmp_path):
     assert sum(latents for latents, _ in bins.values()) == 6 * 2 * 48
     assert [bin_name(bin) for bin in bins] == ["0.01–0.1 %", "0.1–1 %", "1–10 %", "> 10 %"]
     assert [bin_name(bin) for bin in ((0, 0), (0, 1e-4))] == ["dead", "< 0.01 %"]
+
+
+def test_seeds_with_documents_of_their_own_are_said_to_have_them(run_root):
+    outcome = compare_again(run_root)
+    assert "differ in nothing but the seed, and" in _opening(outcome)[0]
+    parts = [{**record, "same_documents": False} for record in outcome.records]
+    assert "differ in nothing but the seed and its documents, and" in _opening(replace(outcome, records=parts))[0]
