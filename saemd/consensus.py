@@ -27,7 +27,7 @@ from saemd.composition import changed, restored
 from saemd.config import Config
 from saemd.errors import UserError, bad_value
 from saemd.files import read_json, replacing, write_text
-from saemd.runs import LATENTS, SAE_CONFIG, SEED_KEYS, Run
+from saemd.runs import LATENTS, SAE_CONFIG, SEED_KEYS, Run, find_runs, run_dir
 from saemd.sae.starts.saved import SavedConfig
 from saemd.stability.consensus_runs import SUFFIX, Made, groups, make
 
@@ -53,7 +53,6 @@ def main(words: list[str]) -> int:
     values, recipe = parse(words)
     from saemd.outcomes import report, report_failure
     from saemd.preflight import check_jobs
-    from saemd.runs import find_runs, run_dir
     from saemd.seeds import train
     from saemd.stability.__main__ import main as compare
     from saemd.stability.comparison import SHARED_THRESHOLD

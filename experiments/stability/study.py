@@ -45,7 +45,7 @@ SCALES = {
     },
 }
 KEPT = (
-    "init", "l0", "pairs", "runs", "tokens", "recipe", "shared", "shared_alive", "same_match", "mean_cos_dec",
+    "init", "l0", "parts", "seeds", "tokens", "shared", "shared_alive", "same_match", "mean_cos_dec",
     "mean_cos_enc", "drift_dec", "drift_enc", "alive", "fvu", "random_floor",
 )  # fmt: skip
 
@@ -101,7 +101,7 @@ def collect(scale: str, root: Path, seconds: dict[str, float]) -> None:
 
 
 def kept(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if key in (*KEPT, "seeds", "parts")}
+    return {key: value for key, value in record.items() if key in KEPT}
 
 
 def main(words: list[str]) -> None:

@@ -35,7 +35,7 @@ from pathlib import Path
 HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 NEEDED = ("hydra", "omegaconf", "numba", "scipy", "pyarrow", "zstandard", "pypi_simple", "bs4", "matplotlib", "rich")
-SMALL, TINY = "size=small", "d_in=16 d_sae=64 l0=4 batch=32 steps=2 repetitions=1 device=cpu"
+TINY = "d_in=16 d_sae=64 l0=4 batch=32 steps=2 repetitions=1 device=cpu"
 SWEEP = (
     "init=mirror,uniform seed=24,42 l0=20,40,80,160,320 layer=12 tokens=1_000_000 activations.tokens=1_000_000 "
     "together=auto"

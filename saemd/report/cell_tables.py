@@ -12,17 +12,8 @@ Show = Callable[[float | None], str]
 
 def cell_table(rows: list[Record]) -> str:
     """The main figures of `saemd.stability.cells.cells`; an interval stands under its mean."""
-    head = [
-        "init",
-        "L0|target",
-        "seeds|pairs",
-        "shared",
-        "shared|of alive",
-        "same|partner",
-        "cos dec|PW-MCC",
-        "cos enc",
-    ]
-    head += ["drift|dec", "if apart|dec", "floor", "alive|in both", "L0|reached", "FVU"]
+    head = ["init", "L0|target", "seeds|pairs", "shared", "shared|of alive", "same|partner", "cos dec|PW-MCC"]
+    head += ["cos enc", "drift|dec", "if apart|dec", "floor", "alive|in both", "L0|reached", "FVU"]
     body = [
         [
             *_names(row),
@@ -63,18 +54,8 @@ def learned_table(rows: list[Record]) -> str:
 
 def course_table(records: list[Record]) -> str:
     """One row per start, L0 and snapshot."""
-    head = [
-        "init",
-        "L0|target",
-        "tokens",
-        "shared",
-        "shared|of alive",
-        "same|partner",
-        "cos dec",
-        "cos enc",
-        "drift|dec",
-    ]
-    head += ["learned|cos dec", "FVU"]
+    head = ["init", "L0|target", "tokens", "shared", "shared|of alive", "same|partner", "cos dec", "cos enc"]
+    head += ["drift|dec", "learned|cos dec", "FVU"]
     ordered = sorted(cells(records), key=lambda row: (row["label"], row["l0"], row["tokens"]))
     body = [
         [

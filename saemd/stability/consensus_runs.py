@@ -52,8 +52,6 @@ def make(run_root: Path, group: Sequence[Run], threshold: float) -> Made:
 
     The folder's name has a digest of the runs' weights. Raises `UserError` where a run cannot be matched.
     """
-    saes = [load_finite(run.path) for run in group]
-    refuse_others(saes[0])
     digest = hashlib.sha256(repr(threshold).encode())
     for run in group:
         digest.update((run.path / WEIGHTS).read_bytes())
@@ -62,7 +60,10 @@ def make(run_root: Path, group: Sequence[Run], threshold: float) -> Made:
     if (folder / LATENTS).is_file():
         (counts,) = read_npz(folder / LATENTS, ("recurrence",), f"remove {folder}, and it is made again")
         return Made(folder.resolve(), len(group), counts)
-    found = consensus(saes, _recurrence(run_root / "stability", group, threshold), _fire_rates(group))
+    saes = [load_finite(run.path) for run in group]
+    refuse_others(saes[0])  # before the runs are matched
+    fire_rate_SF = np.stack([run.fire_rate for run in group])
+    found = consensus(saes, _recurrence(run_root / "stability", group, threshold), fire_rate_SF)
     save_sae(found.sae, folder)
     with replacing(folder / LATENTS) as aside:
         np.savez(aside, recurrence=found.recurrence)
@@ -79,7 +80,3 @@ def _recurrence(folder: Path, group: Sequence[Run], threshold: float) -> Recurre
     comparisons = [(pair, comparison) for pair in pairs if (comparison := stored(folder, pair))]
     assert len(comparisons) == len(pairs)
     return recurrence(comparisons, threshold)
-
-
-def _fire_rates(group: Sequence[Run]) -> np.ndarray:
-    return np.stack([run.fire_rate for run in group])

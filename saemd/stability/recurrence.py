@@ -9,8 +9,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from saemd.files import replacing, write_json
 from saemd.runs import Run
@@ -29,16 +27,6 @@ class Recurrence:
     returns: np.ndarray  # int16 [S, F], in how many of the other runs the latent returns
     compared: np.ndarray  # int16 [S], with how many other runs each was compared
     links: np.ndarray  # int64 [L, 2], shared pairs of latents; latent i of run s is s · F + i
-
-    def clusters(self) -> np.ndarray:
-        """int32 [S, F]: the number of each latent's cluster, all latents that links join, directly or over others.
-
-        A latent that returns nowhere is a cluster of its own. A chain of links can join two latents of one run.
-        """
-        n = self.returns.size
-        ones = np.ones(len(self.links), dtype=np.int8)
-        graph = coo_array((ones, (self.links[:, 0], self.links[:, 1])), shape=(n, n))
-        return connected_components(graph, directed=False)[1].reshape(self.returns.shape)
 
 
 def recurrence(matched: Sequence[Matched], threshold: float) -> Recurrence:

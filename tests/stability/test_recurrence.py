@@ -10,6 +10,7 @@ import pytest
 from saemd.runs import read_run
 from saemd.stability import Comparison, Match, compare_root
 from saemd.stability.cells import cells, spread
+from saemd.stability.consensus import clusters_by_size
 from saemd.stability.recurrence import distribution, recurrence
 from saemd.stability.siblings import Pair
 from tests.stability_fakes import F, fake_run, fake_sweep, rows
@@ -48,10 +49,10 @@ def test_returns_are_counted_in_both_runs_of_a_pair(found):
 
 
 def test_clusters_join_what_returns(found):
-    clusters = found.clusters()
-    assert clusters[0, 0] == clusters[1, 1] == clusters[2, 2]
-    assert clusters[0, 2] == clusters[1, 2] != clusters[0, 0]
-    assert len(np.unique(clusters)) == 6  # and four latents that return nowhere
+    clusters = clusters_by_size(found, np.zeros(found.returns.shape))
+    assert clusters[0].tolist() == [0, 3 + 1, 6 + 2]  # latent i of run s is s · F + i
+    assert clusters[1].tolist() == [2, 3 + 2]
+    assert [len(cluster) for cluster in clusters] == [3, 2, 1, 1, 1, 1]
 
 
 def test_recurrence_of_a_run_root(tmp_path):
