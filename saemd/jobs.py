@@ -72,8 +72,10 @@ def run_together(arguments: list[str], configs: list[Config], finished: list[dic
         if metrics:
             report(config, metrics, "finished before")
         else:
-            config.together = stack_size(config)
             unfinished.append(config)
+    parts = len({config.corpus.part for config in unfinished})
+    for config in unfinished:
+        config.together = stack_size(config, parts)
     for stack in stacks(unfinished, lambda config: step_of(run_dir(config))):
         started = time.monotonic()
         try:

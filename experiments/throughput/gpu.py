@@ -114,8 +114,9 @@ class Bench:
 
     def _stacked(self, n: int, source: Source) -> tuple[float, float]:
         """Seconds of a step for each of `n` SAEs in a stack, and the last loss."""
-        module, clock = StackTraining([self.module() for _ in range(n)], [None] * n, {}), Clock(self.device)
-        data = JoinedDataModule(source, self.batch, (WARM + self.steps) * self.batch, range(n))
+        module = StackTraining([self.module() for _ in range(n)], [source.fingerprint] * n, [None] * n, {})
+        clock = Clock(self.device)
+        data = JoinedDataModule([source] * n, self.batch, (WARM + self.steps) * self.batch, range(n))
         self._trainer(clock).fit(module, datamodule=data)
         return clock.seconds / self.steps / n, module.last_figures["train/loss"]
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from weakref import WeakValueDictionary
 
 import torch
 
@@ -23,7 +24,8 @@ from saemd.progress import bar, print_line
 
 _HEADROOM = 1.1  # of free memory over what the activations take: for the language model and the shard in work
 RESIDENT_SHARE = 0.5  # of a GPU's free memory, which a cache on disk may take there
-_last: list[Rows] = []  # of the last job of this process, for the next one: at most one
+_held: WeakValueDictionary[tuple[str, torch.device], Rows] = WeakValueDictionary()  # by fingerprint; all in use
+_last: list[Rows] = []  # of the last job of this process, kept for the next one: at most one
 
 
 def open_memory(
@@ -48,11 +50,11 @@ def open_memory(
         folder = cache_folder(origin, cache_root)
         if (folder / MANIFEST).is_file():
             print_line(f"activations are read into memory from {folder}")
-            _last.append(read_cache(ActivationCache.open(folder, verify=True), device))
+            _hold(read_cache(ActivationCache.open(folder, verify=True), device), device)
         else:
             lm = LMOnText(lm_config, layer, corpus_config, config, cache_root, lm_device(accelerator), config.lm_dtype)
-            _last.append(_harvest(origin, config, lm, device))
-    return MemoryActivations(_last[0], config.window_tokens, config.prefetch_batches)
+            _hold(_harvest(origin, config, lm, device), device)
+    return MemoryActivations(_held[origin.fingerprint, device], config.window_tokens, config.prefetch_batches)
 
 
 def resident(source: Source, device: torch.device) -> Source:
@@ -68,8 +70,8 @@ def resident(source: Source, device: torch.device) -> Source:
             return source
         print_line(f"activations: {human(needed)}, kept in the GPU's memory")
         _last.clear()
-        _last.append(read_cache(source, device))
-    return MemoryActivations(_last[0], source.window_tokens, source.prefetch_batches)
+        _hold(read_cache(source, device), device)
+    return MemoryActivations(_held[source.fingerprint, device], source.window_tokens, source.prefetch_batches)
 
 
 def check_memory(origin: Origin, config: MemoryConfig) -> None:
@@ -96,7 +98,12 @@ def rows_device(name: str) -> torch.device:
 
 
 def _is_held(origin: Origin, device: torch.device) -> bool:
-    return any(rows.manifest.fingerprint == origin.fingerprint and rows.device == device for rows in _last)
+    return (origin.fingerprint, device) in _held
+
+
+def _hold(rows: Rows, device: torch.device) -> None:
+    _held[rows.manifest.fingerprint, device] = rows
+    _last[:] = [rows]
 
 
 def _harvest(origin: Origin, config: MemoryConfig, lm: LMOnText, device: torch.device) -> Rows:

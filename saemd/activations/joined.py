@@ -1,11 +1,11 @@
 """Streams of several runs as one: the batches of a stack of SAEs.
 
-Activations that lie in a GPU's memory are gathered by index, the batches of all runs at once.
+Activations that lie in a GPU's memory are gathered by index, the batches of all runs of a source at once.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import lightning as pl
@@ -17,41 +17,53 @@ from saemd.activations.source import Source
 
 
 class JoinedStream:
-    """Batches [S, B, D] in normalised units, each run's in the order of its seed; seeds that are equal are read once.
+    """Batches [S, B, D] in normalised units, each run's of its own source and in the order of its seed.
 
-    The state has that of each run's own stream.
+    What runs of one source and seed have in common is read once. The state has that of each run's own stream.
     """
 
-    def __init__(self, source: Source, batch_size: int, tokens: int, seeds: Sequence[int]) -> None:
-        self.source, self.batch_size = source, batch_size
-        self.streams = {seed: source.stream(batch_size, tokens, seed) for seed in dict.fromkeys(seeds)}
-        self.places = [list(self.streams).index(seed) for seed in seeds]
+    def __init__(self, sources: Sequence[Source], batch_size: int, tokens: int, seeds: Sequence[int]) -> None:
+        self.batch_size, self.n_runs = batch_size, len(seeds)
+        keys = [(source.fingerprint, seed) for source, seed in zip(sources, seeds, strict=True)]
+        self.sources = dict(zip(keys, sources, strict=True))
+        self.streams = {key: source.stream(batch_size, tokens, key[1]) for key, source in self.sources.items()}
+        self.places = [list(self.streams).index(key) for key in keys]
 
     def __len__(self) -> int:
         return len(next(iter(self.streams.values())))
 
     def __iter__(self) -> Iterator[Tensor]:
-        if isinstance(self.source, MemoryActivations) and self.source.rows.device.type == "cuda":
-            yield from self.gathered(self.source)
+        if all(_on_gpu(source) for source in self.sources.values()):
+            yield from self.gathered()
             return
         for batches in zip(*self.streams.values(), strict=True):
             if len(batches) == 1:
-                yield batches[0].expand(len(self.places), -1, -1)
+                yield batches[0].expand(self.n_runs, -1, -1)
             else:
                 yield torch.stack([batches[place] for place in self.places])
 
-    def gathered(self, source: MemoryActivations) -> Iterator[Tensor]:
-        """The same batches."""
+    def gathered(self) -> Iterator[Tensor]:
+        """The same batches, of activations in memory."""
         begin, *_ = [stream.begin() for stream in self.streams.values()]
-        orders = [source.batches(self.batch_size, seed, begin) for seed in self.streams]
+        orders, of_source = [], {}
+        for i, ((fingerprint, seed), source) in enumerate(self.sources.items()):
+            assert isinstance(source, MemoryActivations)
+            orders.append(source.batches(self.batch_size, seed, begin))
+            of_source.setdefault(fingerprint, (source, []))[1].append(i)
+        row_of = {stream: row for row, stream in enumerate(i for _, group in of_source.values() for i in group)}
+        rows = [row_of[place] for place in self.places]
         for _ in range(begin, len(self)):
             batches = [next(order) for order in orders]
             for stream in self.streams.values():
                 stream.took()
-            if len(batches) == 1:
-                yield source.gather(batches).expand(len(self.places), -1, -1)
+            parts = [source.gather([batches[i] for i in group]) for source, group in of_source.values()]
+            x_KBD = parts[0] if len(parts) == 1 else torch.cat(parts)
+            if len(x_KBD) == 1:
+                yield x_KBD.expand(self.n_runs, -1, -1)
+            elif rows == list(range(len(x_KBD))):
+                yield x_KBD
             else:
-                yield source.gather([batches[place] for place in self.places])
+                yield torch.stack([x_KBD[row] for row in rows])
 
     def state_dict(self) -> dict[str, Any]:
         states = [stream.state_dict() for stream in self.streams.values()]
@@ -62,13 +74,29 @@ class JoinedStream:
             stream.load_state_dict(state["members"][self.places.index(place)])
 
 
-class JoinedDataModule(pl.LightningDataModule):
-    """The stack's stream, and held-out batches [B, D] that all its SAEs are measured on."""
+def _on_gpu(source: Source) -> bool:
+    return isinstance(source, MemoryActivations) and source.rows.device.type == "cuda"
 
-    def __init__(self, source: Source, batch_size: int, tokens: int, seeds: Sequence[int]) -> None:
+
+class JoinedHeldout:
+    """The held-out batches of each source once, source after source: its fingerprint, and a batch [B, D]."""
+
+    def __init__(self, sources: Sequence[Source], batch_size: int) -> None:
+        self.batches = {source.fingerprint: source.heldout(batch_size) for source in sources}
+
+    def __iter__(self) -> Iterator[tuple[str, Tensor]]:
+        for fingerprint, batches in self.batches.items():
+            for x_BD in batches:
+                yield fingerprint, x_BD
+
+
+class JoinedDataModule(pl.LightningDataModule):
+    """The stack's stream, and the held-out batches that its SAEs are measured on."""
+
+    def __init__(self, sources: Sequence[Source], batch_size: int, tokens: int, seeds: Sequence[int]) -> None:
         super().__init__()
-        self.stream = JoinedStream(source, batch_size, tokens, seeds)
-        self.heldout = source.heldout(batch_size)
+        self.stream = JoinedStream(sources, batch_size, tokens, seeds)
+        self.heldout = JoinedHeldout(sources, batch_size)
 
     def train_dataloader(self) -> JoinedStream:
         device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
@@ -76,5 +104,5 @@ class JoinedDataModule(pl.LightningDataModule):
             stream.device = device if device.type == "cuda" else None
         return self.stream
 
-    def val_dataloader(self) -> Iterable[Tensor]:
+    def val_dataloader(self) -> JoinedHeldout:
         return self.heldout

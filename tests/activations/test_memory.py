@@ -25,9 +25,15 @@ def cache(tmp_path_factory) -> ActivationCache:
     return make(tmp_path_factory.mktemp("memory") / "cache")
 
 
+@pytest.fixture(scope="module")
+def another(tmp_path_factory) -> ActivationCache:
+    return make(tmp_path_factory.mktemp("another") / "cache", tokens=2500)
+
+
 @pytest.fixture(autouse=True)
 def forgotten():
     """Each test begins without activations of the one before."""
+    harvest_memory._held.clear()
     harvest_memory._last.clear()
     yield
     harvest_memory._last.clear()
@@ -46,10 +52,11 @@ def test_batches_are_the_caches(cache, prefetch):
     assert torch.equal(memory.mean, cache.mean)
 
 
-@pytest.mark.parametrize("seeds", [[3, 4, 3, 5], [3, 3]])
-def test_batches_gathered_by_index_are_the_streams(cache, seeds):
-    """As a stack on a GPU has them, from the start and from a checkpoint."""
-    memory = MemoryActivations(read_cache(cache, CPU), window_tokens=700)
+@pytest.mark.parametrize(("seeds", "of"), [([3, 4, 3, 5], "aaaa"), ([3, 3], "aa"), ([3, 4, 3, 4, 3], "abbaa")])
+def test_batches_gathered_by_index_are_the_streams(cache, another, seeds, of):
+    """As a stack on a GPU has them, from the start and from a checkpoint; its members may be of several sources."""
+    held = {name: MemoryActivations(read_cache(c, CPU), 700) for name, c in (("a", cache), ("b", another))}
+    memory = [held[name] for name in of]
     for taken in (0, 7):
         apart, gathered = (JoinedStream(memory, 128, 7000, seeds) for _ in range(2))
         if taken:
@@ -58,7 +65,7 @@ def test_batches_gathered_by_index_are_the_streams(cache, seeds):
                 pass
             for stream in (apart, gathered):
                 stream.load_state_dict(begun.state_dict())
-        pairs = zip(apart, gathered.gathered(memory), strict=True)
+        pairs = zip(apart, gathered.gathered(), strict=True)
         for n, (a, b) in enumerate(pairs, start=taken + 1):
             assert torch.equal(a, b)
             assert gathered.state_dict() == apart.state_dict()

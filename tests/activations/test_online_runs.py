@@ -106,7 +106,7 @@ def test_streams_of_two_seeds_can_be_read_in_turn(arguments):
     root = Path(config.cache_root)
     source = open_source(config.lm, config.layer, config.corpus, config.activations, root, accelerator="cpu")
     wanted = [list(source.stream(64, 4096, seed)) for seed in (1, 2)]
-    joined = JoinedStream(source, 64, 4096, [1, 2])
+    joined = JoinedStream([source] * 2, 64, 4096, [1, 2])
     for i, batch in enumerate(joined):
         assert torch.equal(batch, torch.stack([wanted[0][i], wanted[1][i]]))
 

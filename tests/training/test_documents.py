@@ -14,6 +14,7 @@ from saemd.activations.cache import ActivationCache
 from saemd.activations.registry import describe_source, open_source
 from saemd.composition import compose_all
 from saemd.runs import identify, run_dir
+from tests.pipeline import same
 
 SWEEP = ["documents=disjoint", "seed=3,5", "init=mirror", "tokens=1280", "activations.tokens=3000"]
 
@@ -33,6 +34,23 @@ def test_every_source_serves_parts(words, world, command, tmp_path):
     assert saved[0]["sibling_fingerprint"] == saved[1]["sibling_fingerprint"]
     (record,) = json.loads((tmp_path / "stability" / "stability.json").read_text())
     assert (record["seeds"], record["same_documents"], record["same_start_dec"]) == ([3, 5], False, True)
+
+
+@pytest.mark.parametrize("source", ["cache", "memory"])
+def test_seeds_of_different_documents_share_a_stack(source, world, command, tmp_path, capsys):
+    """Each is trained and measured on its own part's activations."""
+    sweep = ["-m", *world, *SWEEP, "init=mirror,uniform", f"activations={source}", "recipe.fast=false"]
+    assert command(*sweep, f"run_root={tmp_path / 'alone'}") == 0
+    capsys.readouterr()
+    assert command(*sweep, "together=4", f"run_root={tmp_path / 'together'}") == 0
+    assert capsys.readouterr().err.count("4 SAEs together: done") == 1
+    runs = [path.parent.relative_to(tmp_path / "alone") for path in (tmp_path / "alone").rglob("metrics.json")]
+    assert len(runs) == 4
+    for run in runs:
+        alone, together = tmp_path / "alone" / run, tmp_path / "together" / run
+        assert same(alone, together)
+        figures = [json.loads((folder / "metrics.json").read_text()) for folder in (alone, together)]
+        assert [figures[0][key] for key in ("fvu", "l0", "loss")] == [figures[1][key] for key in ("fvu", "l0", "loss")]
 
 
 def identity(words: list[str]) -> dict[str, Any]:

@@ -19,10 +19,11 @@ from saemd.training.run import training_device
 
 # What the SAEs of a stack may differ in. All else decides shapes, objective, batches or the optimizer's form.
 _OWN = {
-    "l0", "seed", "init_seed", "data_seed", "run_root", "recipe.lr", "recipe.lr_warmup_steps",
-    "recipe.lr_warmup_fraction", "recipe.lr_decay_fraction", "recipe.adam_beta2", "recipe.adam_eps",
-    "recipe.grad_clip_norm", "recipe.lr_decay", "recipe.lr_final", "recipe.encoder_decay", "recipe.encoder_decay_until",
-    "recipe.freeze_decoder_after", "recipe.decoder_cosine", "recipe.l0_start", "recipe.l0_fall_fraction", "together",
+    "l0", "seed", "init_seed", "data_seed", "documents", "corpus.part", "run_root", "recipe.lr",
+    "recipe.lr_warmup_steps", "recipe.lr_warmup_fraction", "recipe.lr_decay_fraction", "recipe.adam_beta2",
+    "recipe.adam_eps", "recipe.grad_clip_norm", "recipe.lr_decay", "recipe.lr_final", "recipe.encoder_decay",
+    "recipe.encoder_decay_until", "recipe.freeze_decoder_after", "recipe.decoder_cosine", "recipe.l0_start",
+    "recipe.l0_fall_fraction", "together",
 }  # fmt: skip
 _OWN_GROUPS = ("init.", "folder.", "logger.")
 FREE_SHARE = 0.9  # of the free memory; the rest is for what the estimate leaves out
@@ -42,7 +43,9 @@ def stacks(configs: Sequence[Config], step_of: Callable[[Config], int]) -> list[
 
 
 def _common(config: Config) -> tuple[tuple[str, str], ...]:
-    own = _OWN - {"data_seed"} if isinstance(config.activations, OnlineConfig) else _OWN  # each order is harvested anew
+    own = _OWN
+    if isinstance(config.activations, OnlineConfig):  # each order of each part is harvested anew
+        own = own - {"data_seed", "corpus.part"}
     values = flatten(dataclasses.asdict(config)).items()
     return tuple((key, repr(value)) for key, value in values if key not in own and not key.startswith(_OWN_GROUPS))
 
@@ -59,12 +62,15 @@ def stack_bytes(config: Config, d_in: int, d_sae: int) -> int:
     return held + per_weight * 2 * d_in * d_sae + per_latent * config.batch_size * d_sae + 16 * config.batch_size * d_in
 
 
-def stack_size(config: Config) -> int:
-    """How many SAEs a stack has at most. Raises `UserError` where `together` of them do not fit into the memory."""
+def stack_size(config: Config, parts: int) -> int:
+    """How many SAEs a stack has at most, whose activations are of so many parts of the documents.
+
+    Raises `UserError` where `together` of them do not fit into the memory.
+    """
     info, device = lm_info(config.lm, Path(config.cache_root)), training_device(config)
     each, available = stack_bytes(config, info.d_model, width(config, info.mlp_width)), free_memory(device)
     if device.type == "cuda" and isinstance(config.activations, ActivationsConfig):
-        cached = disk_bytes(config.activations.tokens + config.activations.heldout_tokens, info.d_model)
+        cached = parts * disk_bytes(config.activations.tokens + config.activations.heldout_tokens, info.d_model)
         available -= cached if cached <= RESIDENT_SHARE * available else 0
     most = max(1, int(FREE_SHARE * available / each))
     if config.together == "auto":

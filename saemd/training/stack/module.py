@@ -26,15 +26,17 @@ class StackTraining(pl.LightningModule):
     """Trains the SAEs of `members` on batches [S, B, D]; their modules and optimizers stay as in runs of their own.
 
     A member whose loss or weights are no longer finite goes into `failed`, by its number, with the reason: it is
-    logged and saved no more, and the others go on. `loggers` are the members' own.
+    logged and saved no more, and the others go on. `loggers` are the members' own, and `sources` the fingerprints of
+    their activations: held-out batches come with one, and measure the members that have it.
     """
 
     def __init__(
-        self, members: Sequence[SAETraining], loggers: Sequence[Logger | None], failed: dict[int, UserError]
-    ) -> None:
+        self, members: Sequence[SAETraining], sources: Sequence[str], loggers: Sequence[Logger | None],
+        failed: dict[int, UserError],
+    ) -> None:  # fmt: skip
         super().__init__()
         self.members = nn.ModuleList(members)
-        self.loggers_of = loggers
+        self.sources, self.loggers_of = sources, loggers
         self.schedule = members[0].schedule
         self.failed = failed
         self.twin: Twin | None = None
@@ -70,6 +72,7 @@ class StackTraining(pl.LightningModule):
         self.optimizer = StackAdam(whole, parts, self.schedule.steps, self._starts["start_dec"])
         self._l0_factors = l0_factors([member.schedule for member in members], whole.W_dec.device)
         self._last_fired = joined([member.last_fired for member in members])
+        self._mean = joined([member.mean for member in members]).unsqueeze(1)
         return self.optimizer
 
     def on_train_start(self) -> None:
@@ -122,7 +125,7 @@ class StackTraining(pl.LightningModule):
         self._last_fired.masked_fill_(loss.fired, at.step)
         if self._log_now:
             names, values = batch_figures(
-                self.sae, loss, x_SBD, at, mean_D=self._members()[0].mean, last_fired=self._last_fired, **self._starts
+                self.sae, loss, x_SBD, at, mean_D=self._mean, last_fired=self._last_fired, **self._starts
             )
             for (i, member), row in zip(enumerate(self._members()), values.tolist(), strict=True):
                 if i not in self.failed:
@@ -157,9 +160,11 @@ class StackTraining(pl.LightningModule):
         for _, member in self.running():
             member.on_validation_epoch_start()
 
-    def validation_step(self, x_BD: Tensor, batch_idx: int) -> None:
-        for _, member in self.running():
-            member.validation_step(x_BD, batch_idx)
+    def validation_step(self, batch: tuple[str, Tensor], batch_idx: int) -> None:
+        source, x_BD = batch
+        for i, member in self.running():
+            if self.sources[i] == source:
+                member.validation_step(x_BD, batch_idx)
 
     def on_validation_epoch_end(self) -> None:
         for _, member in self.running():

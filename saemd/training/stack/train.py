@@ -34,14 +34,17 @@ def train_together(
     `at_end` gives what acts on each run after its files are written. A job that fails does not stop the others.
     """
     first, jobs = configs[0], [prepare(config) for config in configs]
-    data = JoinedDataModule(jobs[0].source, first.batch_size, first.tokens, [config.data_seed for config in configs])
+    sources, orders = [job.source for job in jobs], [config.data_seed for config in configs]
+    data = JoinedDataModule(sources, first.batch_size, first.tokens, orders)
     folders = [job.folder for job in jobs]
     steps = {step_of(job.folder, job.module) for job in jobs}
     assert len(steps) == 1, f"jobs of one stack stand at steps {steps}"
     with ExitStack() as directories:
         failed: dict[int, UserError] = {}
         loggers = [directories.enter_context(opened(job, lambda i=i: i in failed)) for i, job in enumerate(jobs)]
-        module = StackTraining([job.module for job in jobs], loggers, failed)
+        module = StackTraining(
+            [job.module for job in jobs], [source.fingerprint for source in sources], loggers, failed
+        )
         acts = EachAtEnd([[SaveRun(job.config, job.folder, len(jobs)), *at_end(job.config)] for job in jobs])
         name = f"{len(jobs)} SAEs together" if jobs[1:] else run_name(first)
         fit(
@@ -55,7 +58,7 @@ def train_together(
                 continue
             outcomes.append(metrics := json.loads((folder / METRICS).read_text()))
             log_summary(logger, metrics)
-    del jobs, module, data, acts
+    del jobs, sources, module, data, acts
     gc.collect()
     return outcomes
 
