@@ -16,7 +16,7 @@ import saemd
 
 ROOT = Path(saemd.__file__).parent
 TOOLS = {
-    "arguments", "digests", "errors", "files", "locks", "once", "packages", "progress", "threads",
+    "arguments", "digests", "errors", "files", "locks", "once", "packages", "progress", "ranks", "threads",
 }  # fmt: skip
 ENTRIES = {
     "__init__", "__main__", "api", "cache", "cli", "composition", "consensus", "evaluate", "export", "jobs",
