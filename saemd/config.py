@@ -58,7 +58,10 @@ class Config:
     # Jobs of a sweep that are trained as one stack; "auto": on a GPU as many as fit, on a CPU 1, which is faster there.
     together: int | str = 1
     accelerator: str = "auto"  # Lightning's, of ACCELERATORS
-    threads: int | None = None  # CPU threads of torch; null: all cores
+    # Devices, a process each, that divide every batch of one run. `batch_size` is that of all; results are equal to
+    # rounding. Under torchrun or srun: the number of processes that they start.
+    devices: int = 1
+    threads: int | None = None  # CPU threads of torch; null: all cores, which the devices of a run divide
     checkpoint_minutes: float = 5.0  # at most this much work is lost when a run is killed
     # Token counts, ascending: the SAE at the step nearest to each is kept in the run's folder, with its held-out
     # figures. 0 keeps the start.
@@ -113,6 +116,7 @@ def check(config: Config) -> None:
     if config.accelerator not in ACCELERATORS:
         raise bad_value("accelerator", config.accelerator, f"known are {', '.join(ACCELERATORS)}")
     check_activations(config.activations)
+    _check_devices(config)
     if config.accelerator == "cpu" and getattr(config.activations, "device", "cpu") == "gpu":
         raise bad_value(
             "activations.device", "gpu", "accelerator=cpu trains on the CPU; use cpu, or another accelerator"
@@ -121,6 +125,16 @@ def check(config: Config) -> None:
     check_init(config.init)
     check_logger(config.logger)
     check_recipe(config.recipe)
+
+
+def _check_devices(config: Config) -> None:
+    if config.devices < 1:
+        raise bad_value("devices", config.devices, "use at least 1")
+    if config.batch_size % config.devices:
+        raise bad_value("batch_size", config.batch_size, f"use a multiple of devices={config.devices}, which divide it")
+    if config.devices > 1 and (name := getattr(config.activations, "name", "cache")) != "cache":
+        remedy = "each device would run the language model on all of the text; use activations=cache, or devices=1"
+        raise bad_value("activations.name", name, remedy)
 
 
 def _check_snapshots(config: Config) -> None:

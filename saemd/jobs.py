@@ -12,8 +12,10 @@ The same command again skips what is finished and goes on with what is not. Resu
 
 from __future__ import annotations
 
+import os
 import sys
 import time
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from saemd.config import Config
 from saemd.errors import UserError
 from saemd.outcomes import report, report_failure, show
 from saemd.preflight import check_jobs
+from saemd.ranks import launched
 from saemd.runs import run_dir
 
 SHOWS = {"-c", "--cfg", "-i", "--info", "--hydra-help", "--version"}  # what Hydra shows of itself, and starts nothing
@@ -57,6 +60,14 @@ def run(config: Config) -> dict[str, float]:
     metrics = train(config)
     report(config, metrics, f"{time.monotonic() - started:.0f} s")
     return metrics
+
+
+def follow(config: Config) -> None:
+    """Train as a process other than the first of those that torchrun or srun have started: only errors are printed."""
+    from saemd.seeds import train
+
+    with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere), redirect_stdout(nowhere):
+        train(config)
 
 
 def run_together(arguments: list[str], configs: list[Config], finished: list[dict[str, Any] | None]) -> bool:
@@ -107,6 +118,9 @@ def main(arguments: list[str]) -> int:
         return 0
     configs, multirun = compose_all(arguments), is_sweep(arguments)
     finished = check_jobs(configs)
+    if configs[0].devices > 1 and launched().rank:
+        follow(configs[0])
+        return 0
     if not all(finished):
         from saemd.planning.outlook import outlook
 

@@ -16,6 +16,7 @@ from saemd.corpus import check_corpus
 from saemd.errors import UserError, bad_value
 from saemd.lm.load import lm_info
 from saemd.logging.account import check_account
+from saemd.ranks import launched
 from saemd.runs import METRICS, differences, identify, refuse_another, refuse_missed, run_dir
 from saemd.runs.folders import check_name
 from saemd.sae.starts import INITS
@@ -46,6 +47,9 @@ def check_jobs(configs: Sequence[Config]) -> list[dict[str, Any] | None]:
 
 def check_settings(configs: Sequence[Config]) -> None:
     """Raise `UserError` for what the command alone shows to be wrong. Nothing is fetched, made or written."""
+    if len(configs) > 1 and any(config.devices > 1 for config in configs) and launched().world > 1:
+        remedy = "torchrun and srun start the processes of one job; start each job of a sweep by itself"
+        raise bad_value("devices", max(config.devices for config in configs), remedy)
     _check_folders(configs)
     for config in configs:
         _check_schedule(config)
@@ -137,6 +141,12 @@ def _check_accelerator(config: Config) -> None:
     if config.accelerator in ("gpu", "cuda") and not torch.cuda.is_available():
         remedy = "this machine has no GPU that torch can use; use auto or cpu"
         raise bad_value("accelerator", config.accelerator, remedy)
+    if config.devices > 1 and launched().world == 1:
+        on_gpu = config.accelerator != "cpu" and torch.cuda.is_available()
+        n = torch.cuda.device_count() if on_gpu else len(os.sched_getaffinity(0))
+        if config.devices > n:
+            remedy = f"this machine has {n} {'GPUs' if on_gpu else 'cores, and no GPU that is used'}; use at most {n}"
+            raise bad_value("devices", config.devices, remedy)
 
 
 def _check_writable(key: str, folder: str, must: bool = True) -> None:

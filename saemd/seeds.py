@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from lightning.pytorch.loggers import Logger
 
 from saemd.config import Config
@@ -16,7 +17,9 @@ from saemd.sae import twins
 from saemd.stability import compare_run
 from saemd.training import record, run
 from saemd.training.callbacks import AtEnd
+from saemd.training.devices import needs_processes, training_device
 from saemd.training.module import SAETraining
+from saemd.training.processes import in_processes
 from saemd.training.stack import train as stack_train
 from saemd.training.stack.train import Outcome
 
@@ -39,9 +42,13 @@ class CompareSiblings(AtEnd):
 def train(config: Config) -> dict[str, Any]:
     """`saemd.training.run.train`, and the comparison; returns `metrics.json`'s content.
 
-    Where a GPU's step can be captured, an SAE alone is a stack of one.
+    Where a GPU's step can be captured, an SAE alone is a stack of one. Several devices get a process each.
     """
-    if config.recipe.fast and twins.has_gpu_twin(config.sae.name, run.training_device(config)):
+    if needs_processes(config):
+        if (metrics := record.finished(config)) is not None:
+            return metrics
+        return _in_processes(train, config, config)
+    if config.devices == 1 and config.recipe.fast and twins.has_gpu_twin(config.sae.name, training_device(config)):
         if (metrics := record.finished(config)) is not None:
             return metrics
         (outcome,) = train_together([config])
@@ -53,4 +60,18 @@ def train(config: Config) -> dict[str, Any]:
 
 def train_together(configs: Sequence[Config]) -> list[Outcome]:
     """`saemd.training.stack.train.train_together`, and the comparisons."""
+    if needs_processes(configs[0]):
+        outcomes = _in_processes(_train_together, configs, configs[0])
+        return [UserError(outcome) if isinstance(outcome, str) else outcome for outcome in outcomes]
     return stack_train.train_together(configs, lambda config: [CompareSiblings(config)])
+
+
+def _train_together(configs: Sequence[Config]) -> list[dict[str, Any] | str]:
+    """`train_together` in a process of its own, which hands errors back as text."""
+    return [str(outcome) if isinstance(outcome, UserError) else outcome for outcome in train_together(configs)]
+
+
+def _in_processes(function: Callable[[Any], Any], argument: Any, config: Config) -> Any:
+    run.open_activations(config)  # the language model runs once, here
+    torch.cuda.empty_cache()
+    return in_processes(function, argument, config.devices)

@@ -15,9 +15,9 @@ from saemd.activations.stream import BatchStream
 class ActivationDataModule(pl.LightningDataModule):
     """Batches [B, D] in normalised units; see `Source.stream` and `Source.heldout`."""
 
-    def __init__(self, source: Source, batch_size: int, tokens: int, seed: int) -> None:
+    def __init__(self, source: Source, batch_size: int, tokens: int, seed: int, rank: int = 0, world: int = 1) -> None:
         super().__init__()
-        self.stream = source.stream(batch_size, tokens, seed)
+        self.stream = source.stream(batch_size, tokens, seed, rank, world)
         self.heldout = source.heldout(batch_size)
 
     def train_dataloader(self) -> BatchStream:

@@ -22,11 +22,17 @@ class JoinedStream:
     What runs of one source and seed have in common is read once. The state has that of each run's own stream.
     """
 
-    def __init__(self, sources: Sequence[Source], batch_size: int, tokens: int, seeds: Sequence[int]) -> None:
-        self.batch_size, self.n_runs = batch_size, len(seeds)
+    def __init__(
+        self, sources: Sequence[Source], batch_size: int, tokens: int, seeds: Sequence[int],
+        rank: int = 0, world: int = 1,
+    ) -> None:  # fmt: skip
+        self.batch_size, self.n_runs, self.rank, self.world = batch_size, len(seeds), rank, world
         keys = [(source.fingerprint, seed) for source, seed in zip(sources, seeds, strict=True)]
         self.sources = dict(zip(keys, sources, strict=True))
-        self.streams = {key: source.stream(batch_size, tokens, key[1]) for key, source in self.sources.items()}
+        self.streams = {
+            (of, seed): source.stream(batch_size, tokens, seed, rank, world)
+            for (of, seed), source in self.sources.items()
+        }
         self.places = [list(self.streams).index(key) for key in keys]
 
     def __len__(self) -> int:
@@ -48,7 +54,7 @@ class JoinedStream:
         orders, of_source = [], {}
         for i, ((fingerprint, seed), source) in enumerate(self.sources.items()):
             assert isinstance(source, MemoryActivations)
-            orders.append(source.batches(self.batch_size, seed, begin))
+            orders.append(source.batches(self.batch_size, seed, begin, self.rank, self.world))
             of_source.setdefault(fingerprint, (source, []))[1].append(i)
         row_of = {stream: row for row, stream in enumerate(i for _, group in of_source.values() for i in group)}
         rows = [row_of[place] for place in self.places]
@@ -93,9 +99,12 @@ class JoinedHeldout:
 class JoinedDataModule(pl.LightningDataModule):
     """The stack's stream, and the held-out batches that its SAEs are measured on."""
 
-    def __init__(self, sources: Sequence[Source], batch_size: int, tokens: int, seeds: Sequence[int]) -> None:
+    def __init__(
+        self, sources: Sequence[Source], batch_size: int, tokens: int, seeds: Sequence[int],
+        rank: int = 0, world: int = 1,
+    ) -> None:  # fmt: skip
         super().__init__()
-        self.stream = JoinedStream(sources, batch_size, tokens, seeds)
+        self.stream = JoinedStream(sources, batch_size, tokens, seeds, rank, world)
         self.heldout = JoinedHeldout(sources, batch_size)
 
     def train_dataloader(self) -> JoinedStream:

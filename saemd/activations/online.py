@@ -82,11 +82,12 @@ class OnlineActivations:
             "seed": seed,
             "batch_size": batch_size,
             "buffer_tokens": self.config.buffer_tokens,
-            "world": world,
             "lm_dtype": self.first.manifest.lm_dtype,
         }
         factor, prefetch = float(self.first.factor), self.config.prefetch_batches
-        return OnlineStream(blocks, factor, tokens, order, rank, prefetch, self.overlaps)
+        size = batch_size // world
+        rows = slice(rank * size, (rank + 1) * size)
+        return OnlineStream(blocks, factor, tokens, order, rows, prefetch, self.overlaps)
 
     @property
     def _first_tokens(self) -> int:
@@ -98,16 +99,16 @@ class OnlineStream(BatchStream):
     """Batches of shuffled blocks. The state also has the block of the next batch and the number of tokens before it."""
 
     def __init__(
-        self, blocks: Blocks, factor: float, tokens: int, order: dict[str, Any], rank: int, prefetch_batches: int,
+        self, blocks: Blocks, factor: float, tokens: int, order: dict[str, Any], rows: slice, prefetch_batches: int,
         overlaps: bool,
     ) -> None:  # fmt: skip
-        self.blocks, self.rank, self.overlaps = blocks, rank, overlaps
-        self.per_round = order["batch_size"] * order["world"]  # tokens that one batch of every process takes
-        super().__init__(self._makers, factor, tokens // self.per_round, order, prefetch_batches)
+        self.blocks, self.rows, self.overlaps = blocks, rows, overlaps
+        self.batch_size = order["batch_size"]
+        super().__init__(self._makers, factor, tokens // self.batch_size, order, prefetch_batches)
 
     def state_dict(self) -> dict[str, Any]:
         state = super().state_dict()
-        block, token = self.blocks.locate(state["batches"] * self.per_round)
+        block, token = self.blocks.locate(state["batches"] * self.batch_size)
         return {**state, "block": block, "block_token": token}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
@@ -115,7 +116,7 @@ class OnlineStream(BatchStream):
         self.blocks.starts = {0: 0, state["block"]: state["block_token"]}
 
     def _makers(self, begin: int, raw: bool) -> Iterator[Maker]:
-        token, end, world = begin * self.per_round, self.n_batches * self.per_round, self.order["world"]
+        token, end = begin * self.batch_size, self.n_batches * self.batch_size
         first, start = self.blocks.locate(token)
         stop = Event()
         harvests = self.blocks.makers(first, end, stop)
@@ -123,12 +124,12 @@ class OnlineStream(BatchStream):
             harvested = prefetched(harvests, int(self.overlaps), n_threads=1, name="language model")
             blocks = closed.enter_context(closing(harvested))
             closed.callback(stop.set)  # before the thread is waited for
-            batches = batched_rows(blocks, self.order["batch_size"], token - start)
-            for parts in islice(batches, self.rank, (self.n_batches - begin) * world, world):
+            batches = batched_rows(blocks, self.batch_size, token - start)
+            for parts in islice(batches, self.n_batches - begin):
                 yield partial(self._make, parts, raw)
 
     def _make(self, parts: list[tuple[Block, int, int]], raw: bool) -> Tensor:
-        x_BD = torch.cat([block.rows(first, last) for block, first, last in parts])
+        x_BD = torch.cat([block.rows(first, last) for block, first, last in parts])[self.rows]
         return x_BD if raw else x_BD.float().mul_(self.factor)
 
 

@@ -74,6 +74,11 @@ def _after(tokens: int, parts: Iterable[Part]) -> Iterator[Part]:
         tokens -= part.tokens
 
 
+def share(parts: Iterable[Part], rank: int, size: int) -> list[Part]:
+    """The parts of a batch that process `rank` takes, where each process takes `size` tokens."""
+    return next(batched(_after(rank * size, parts), size))
+
+
 def batched(parts: Iterable[Part], batch_size: int) -> Iterator[list[Part]]:
     """Parts that make up a batch, one batch after another; the last may be smaller."""
     batch, room = [], batch_size

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from saemd.activations import shards
 from saemd.activations.manifest import Manifest, Shard
-from saemd.activations.order import Part, batched, slices
+from saemd.activations.order import Part, batched, share, slices
 from saemd.activations.stream import BatchStream, Maker
 from saemd.errors import bad_value
 
@@ -93,18 +93,18 @@ class ShardedSource(ABC):
 
     def stream(self, batch_size: int, tokens: int, seed: int, rank: int = 0, world: int = 1) -> BatchStream:
         """See `Source.stream`. Epochs follow each other without a gap: a batch may hold the end of one and the start
-        of the next. Raises `UserError` where the tokens do not fill a batch of every process.
+        of the next. Raises `UserError` where the tokens do not fill a batch.
         """
         check_stream(batch_size, tokens, seed, world)
         if self.n_train < batch_size:
             raise bad_value("batch_size", batch_size, f"an epoch has {self.n_train} tokens; raise activations.tokens")
         if self.window_tokens < 1:
             raise bad_value("activations.window_tokens", self.window_tokens, "use at least 1")
-        n_batches = tokens // batch_size // world
+        n_batches = tokens // batch_size
 
         def makers(begin: int, raw: bool) -> Iterator[Maker]:
-            mine = islice(self.batches(batch_size, seed, begin * world), rank, (n_batches - begin) * world, world)
-            return self.makers(mine, batch_size, raw)
+            batches = islice(self.batches(batch_size, seed, begin, rank, world), n_batches - begin)
+            return self.makers(batches, batch_size // world, raw)
 
         order = {
             "cache": self.fingerprint,
@@ -112,16 +112,18 @@ class ShardedSource(ABC):
             "batch_size": batch_size,
             "window_tokens": self.window_tokens,
             "slice_tokens": _slice_tokens(batch_size),
-            "world": world,
             "lm_dtype": self.manifest.lm_dtype,
         }
         return BatchStream(makers, float(self.factor), n_batches, order, self.prefetch_batches)
 
-    def batches(self, batch_size: int, seed: int, begin: int = 0) -> Iterator[list[Part]]:
-        """The parts of every batch from number `begin` on, epoch after epoch, without end."""
+    def batches(
+        self, batch_size: int, seed: int, begin: int = 0, rank: int = 0, world: int = 1
+    ) -> Iterator[list[Part]]:
+        """The parts of every batch, or one process's rows, from number `begin` on, epoch after epoch, without end."""
         train = self.manifest.splits["train"].shards
         parts = slices(train, seed, self.window_tokens, _slice_tokens(batch_size), begin * batch_size)
-        return batched(parts, batch_size)
+        batches = batched(parts, batch_size)
+        return batches if world == 1 else (share(batch, rank, batch_size // world) for batch in batches)
 
     def heldout(self, batch_size: int) -> HeldoutBatches:
         """See `Source.heldout`. Raises `UserError` for a batch size below 1."""
@@ -144,11 +146,12 @@ class HeldoutBatches:
 
 
 def check_stream(batch_size: int, tokens: int, seed: int, world: int) -> None:
-    """Raises `UserError` for a batch size or seed that is out of range, and where a process would have no batch."""
+    """Raises `UserError` for a batch size or seed that is out of range, and for fewer tokens than a batch."""
     check_batch_size(batch_size)
-    if tokens < batch_size * world:
-        processes = f" for each of {world} processes" if world > 1 else ""
-        raise bad_value("tokens", tokens, f"use at least one batch{processes}, batch_size={batch_size}")
+    if batch_size % world:
+        raise bad_value("batch_size", batch_size, f"use a multiple of the {world} processes that share it")
+    if tokens < batch_size:
+        raise bad_value("tokens", tokens, f"use at least one batch, batch_size={batch_size}")
     if seed < 0:
         raise bad_value("seed", seed, "use 0 or more")
 

@@ -44,7 +44,8 @@ class Source(Protocol):
     def stream(self, batch_size: int, tokens: int, seed: int, rank: int = 0, world: int = 1) -> BatchStream:
         """`tokens` training activations in an order that `seed` fixes, without an incomplete last batch.
 
-        Of `world` processes, process `rank` takes every `world`-th batch. All take equally many.
+        Of `world` processes, process `rank` takes its own `batch_size / world` rows of each batch. The batches, and the
+        state of the stream, are the same for any `world`. `batch_size` must be a multiple of it.
         """
         ...
 

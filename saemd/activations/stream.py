@@ -67,7 +67,7 @@ class BatchStream:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Raises `UserError` for the state of a stream in another order."""
-        saved = {"world": 1, "lm_dtype": self.order.get("lm_dtype"), **state}  # which earlier versions did not save
+        saved = {"lm_dtype": self.order.get("lm_dtype"), **state}  # which earlier versions did not save
         for key, value in self.order.items():
             if (before := saved.get(key, "none")) != value:
                 raise UserError(f"the checkpoint's stream had {key}={before}, this one has {value}; start a new run")

@@ -18,8 +18,8 @@ EARLIER = "its activations are others: files of the model or the text changed, o
 _INPUTS = ("lm", "corpus")  # the fingerprint of the activations stands for them
 # These keys change where and how a run is computed and what is kept of it, not its weights.
 _ELSEWHERE = (
-    "folder", "logger", "run_root", "cache_root", "together", "accelerator", "threads", "checkpoint_minutes",
-    "snapshots",
+    "folder", "logger", "run_root", "cache_root", "together", "accelerator", "devices", "threads",
+    "checkpoint_minutes", "snapshots",
 )  # fmt: skip
 # Of `activations`: memory and time alone. A run from memory (`name`, `device`) is the run from the cache; the keys of
 # other sources tell them apart.

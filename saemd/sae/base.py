@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from saemd.sae.batch import WHOLE, Batch
 from saemd.sae.rounded import RoundedCopies
 
 
@@ -36,7 +37,7 @@ class Loss:
     stack, all have its axis in front.
     """
 
-    total: Tensor
+    total: Tensor  # over this device's tokens, as `reconstruction`; L0 and `fired` are the whole batch's (`SAE.batch`)
     reconstruction: Tensor  # mean over tokens of ‖x − x̂‖²
     l0: Tensor  # mean over tokens of the number of active latents
     fired: Tensor
@@ -96,6 +97,7 @@ class SAE(nn.Module, ABC):
         self.b_dec = nn.Parameter(torch.zeros(d_in))
         self.register_buffer("scale", torch.tensor(float(scale)))
         self.rounded = RoundedCopies()
+        self.batch: Batch = WHOLE  # of which a step sees a part where several devices train
 
     @abstractmethod
     def latents(self, x_BD: Tensor) -> Tensor:

@@ -14,6 +14,7 @@ from torch import Tensor
 
 from saemd.errors import bad_value
 from saemd.sae.base import SAE, Progress
+from saemd.sae.batch import WHOLE
 from saemd.sae.jumprelu import JumpReLUSAE
 from saemd.sae.topk import TopKConfig, TopKSAE, largest
 
@@ -51,10 +52,13 @@ class BatchTopKSAE(TopKSAE):
         self.register_buffer("threshold", torch.tensor(-1.0))  # below 0: not estimated yet
 
     def sparsify(self, acts_BF: Tensor, k: Any = None) -> Tensor:
-        """The k · B largest of the batch, k by default `target_l0`; the others 0."""
-        k = self.target_l0 if k is None else k
-        k = k if isinstance(k, Tensor) else int(k)
-        return largest(acts_BF.flatten(-2), k * acts_BF.shape[-2]).view_as(acts_BF)
+        """The k · B largest of the batch in training; without k those of `acts_BF` alone, k = `target_l0`."""
+        batch, k = (WHOLE, self.target_l0) if k is None else (self.batch, k)
+        count = (k if isinstance(k, Tensor) else int(k)) * batch.size(acts_BF.shape[-2])
+        least = batch.largest(acts_BF, count)
+        if least is None:
+            return largest(acts_BF.flatten(-2), count).view_as(acts_BF)
+        return torch.where(acts_BF >= least.unsqueeze(-1).unsqueeze(-1), acts_BF, 0.0)
 
     def latents(self, x_BD: Tensor) -> Tensor:
         acts_BF = self.activations(x_BD)
@@ -65,7 +69,7 @@ class BatchTopKSAE(TopKSAE):
         super().observe(z_BF, fired_F, at)
         config = self.config
         if at.step > min(config.threshold_start_steps, int(config.threshold_start_fraction * at.steps)):
-            smallest = torch.where(z_BF > 0, z_BF, torch.inf).flatten(-2).amin(-1)
+            smallest = self.batch.least(torch.where(z_BF > 0, z_BF, torch.inf).flatten(-2).amin(-1))
             smallest = torch.where(smallest.isinf(), 0.0, smallest)
             mean = config.threshold_beta * self.threshold + (1 - config.threshold_beta) * smallest
             self.threshold.copy_(torch.where(self.threshold < 0, smallest, mean))

@@ -66,11 +66,11 @@ class GatedSAE(SAE):
         by_gate_BD = open_BF @ self.W_dec.detach() + each_token(self.b_dec.detach())
         auxiliary = (x_BD - by_gate_BD).pow(2).sum(-1).mean(-1)
         active_BF = z_BF.detach() > 0
-        l0 = active_BF.sum(-1).float().mean(-1)
+        l0 = self.batch.mean(active_BF.sum(-1).float().mean(-1))
         total = reconstruction + self.coefficient(at) * open_BF.sum(-1).mean(-1) + auxiliary
         if self.config.seek_l0:
             seek_(self.seeking, self.config.seek_l0, l0, self.target_at(at))
-        return Loss(total, reconstruction.detach(), l0, active_BF.any(-2))
+        return Loss(total, reconstruction.detach(), l0, self.batch.any(active_BF.any(-2)))
 
     def coefficient(self, at: Progress) -> Tensor:
         return self.config.coefficient(at) * self.seeking.detach().clone()

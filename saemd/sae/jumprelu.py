@@ -140,12 +140,12 @@ class JumpReLUSAE(SAE):
         step_BF = Step.apply(seen_BF, threshold, penalty.bandwidth, penalty.trains_encoder)
         x_hat_BD = self.reconstruct(z_BF)
         reconstruction = (x_BD - x_hat_BD).pow(2).sum(-1).mean(-1)
-        l0 = step_BF.sum(-1).mean(-1)
+        l0 = self.batch.mean(step_BF.sum(-1).mean(-1))
         if self.config.sparsity == "tanh":
             total = reconstruction + self._tanh_term(z_BF, l0.detach(), penalty)
         else:
             total = reconstruction + penalty.coefficient * (l0 / penalty.target_l0 - 1).pow(2)
-        fired_F = (z_BF.detach() != 0).any(-2)
+        fired_F = self.batch.any((z_BF.detach() != 0).any(-2))
         if self.config.pre_activation_coefficient:
             total = total + self._dead_term(pre_BF, fired_F)
         return Loss(total, reconstruction.detach(), l0.detach(), fired_F)
@@ -159,7 +159,7 @@ class JumpReLUSAE(SAE):
 
     def _dead_term(self, pre_BF: Tensor, fired_F: Tensor) -> Tensor:
         """λ·Σ ReLU(θ − pre-activation) over dead latents, mean over tokens: it draws both to each other."""
-        self.tokens_silent += pre_BF.shape[-2]
+        self.tokens_silent += self.batch.size(pre_BF.shape[-2])
         self.tokens_silent.masked_fill_(fired_F, 0)
         is_dead_F = self.tokens_silent >= self.config.dead_after_tokens
         below_BF = torch.relu(each_token(self.threshold) - pre_BF) * each_token(is_dead_F)

@@ -32,6 +32,7 @@ def stack(saes: Sequence[Some]) -> Some:
         assert (sae.d_in, sae.d_sae) == (first.d_in, first.d_sae), "SAEs of one stack have one shape"
     with torch.device("meta"):  # its own tensors are replaced at once
         whole = type(first)(first.d_in, first.d_sae, first.config)
+    whole.batch = first.batch
     whole.target_l0 = torch.tensor([float(sae.target_l0) for sae in saes], device=first.W_dec.device)
     for name, _ in first.named_parameters():
         whole.register_parameter(name, nn.Parameter(joined([sae.get_parameter(name) for sae in saes])))

@@ -69,13 +69,14 @@ class TopKSAE(SAE):
         acts_BF = self.activations(x_BD)
         z_BF = self.sparsify(acts_BF, self.k_at(at))
         active_BF = z_BF.detach() > 0
-        fired_F = active_BF.any(-2)
+        fired_F = self.batch.any(active_BF.any(-2))
         self.observe(z_BF.detach(), fired_F, at)
         weights, errors = zip(*self.errors(x_BD, z_BF), strict=True)
         squares = [error_BD.pow(2).sum(-1).mean(-1) for error_BD in errors]
         total = torch.stack([weight * square for weight, square in zip(weights, squares, strict=True)]).sum(0)
         total = total + self.config.auxk_coefficient * self.auxk(errors[-1].detach(), acts_BF)
-        return Loss(total, squares[-1].detach(), active_BF.sum(-1).float().mean(-1), fired_F)
+        l0 = self.batch.mean(active_BF.sum(-1).float().mean(-1))
+        return Loss(total, squares[-1].detach(), l0, fired_F)
 
     def errors(self, x_BD: Tensor, z_BF: Tensor) -> list[tuple[float, Tensor]]:
         """The errors [B, D] that the loss sums, each with its weight; the last is that of the whole SAE."""
@@ -83,7 +84,7 @@ class TopKSAE(SAE):
 
     def observe(self, z_BF: Tensor, fired_F: Tensor, at: Progress) -> None:
         """Count how long each latent has been silent."""
-        self.tokens_silent += z_BF.shape[-2]
+        self.tokens_silent += self.batch.size(z_BF.shape[-2])
         self.tokens_silent.masked_fill_(fired_F, 0)
 
     def auxk(self, error_BD: Tensor, acts_BF: Tensor) -> Tensor:
@@ -97,8 +98,9 @@ class TopKSAE(SAE):
             return none
         dead_BF = torch.where(each_token(dead_F), acts_BF, -torch.inf)
         z_BF = largest(dead_BF, n_dead.clamp(max=self.d_in // 2), most=min(self.d_in // 2, most))
-        left = (error_BD - z_BF @ self.W_dec).pow(2).sum(-1).mean(-1)
-        variance = (error_BD - error_BD.mean(-2, keepdim=True)).pow(2).sum(-1).mean(-1)
+        left = self.batch.mean((error_BD - z_BF @ self.W_dec).pow(2).sum(-1).mean(-1))
+        mean_1D = self.batch.mean(error_BD.mean(-2, keepdim=True))
+        variance = self.batch.mean((error_BD - mean_1D).pow(2).sum(-1).mean(-1))
         return torch.where(n_dead > 0, (left / variance).nan_to_num(0.0), none)
 
     @torch.no_grad()

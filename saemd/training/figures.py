@@ -20,11 +20,12 @@ def batch_figures(
 
     FVU is against the training activations' mean. `last_fired` [F]: the step in which each latent was last active.
     """
-    silent = min(DEAD_AFTER_TOKENS // x_BD.shape[-2], at.steps // 10)
-    fvu = loss.reconstruction / (x_BD - mean_D).pow(2).sum(-1).mean(-1)
+    silent = min(DEAD_AFTER_TOKENS // sae.batch.size(x_BD.shape[-2]), at.steps // 10)
+    reconstruction = sae.batch.mean(loss.reconstruction)
+    fvu = reconstruction / sae.batch.mean((x_BD - mean_D).pow(2).sum(-1).mean(-1))
     figures = {
-        "train/loss": loss.total,
-        "train/reconstruction": loss.reconstruction,
+        "train/loss": sae.batch.mean(loss.total),
+        "train/reconstruction": reconstruction,
         "train/l0": loss.l0,
         "train/fvu": fvu,
         "train/explained_variance": 1 - fvu,

@@ -71,14 +71,16 @@ class SAETraining(pl.LightningModule):
                 self.sae, loss, x_BD, at,
                 mean_D=self.mean, start_dec=self.start_dec, start_enc=self.start_enc, last_fired=self.last_fired,
             )  # fmt: skip
-            self.take_figures(dict(zip(names, values.tolist(), strict=True)), at, len(x_BD))  # waits for a GPU once
+            figures = dict(zip(names, values.tolist(), strict=True))  # waits for a GPU once
+            self.take_figures(figures, at, self.sae.batch.size(len(x_BD)))
         return loss.total
 
     def backward(self, loss: Tensor, *_: Any, **__: Any) -> None:
         self._loss.backward(self.sae)
+        self.sae.batch.average_gradients(self.sae.parameters())
 
     def on_train_batch_end(self, outputs: Any, batch: Tensor, batch_idx: int) -> None:
-        self.read_clock(self.global_step, len(batch))
+        self.read_clock(self.global_step, self.sae.batch.size(len(batch)))
         if self._log_now:
             self.last_figures["train/grad_norm"] = self.optimizer.gradient_norm
             for logger in self.loggers:

@@ -13,7 +13,6 @@ from typing import Any
 import lightning as pl
 import torch
 from lightning.pytorch.loggers import Logger
-from lightning.pytorch.utilities import rank_zero_only
 
 from saemd.activations.datamodule import ActivationDataModule
 from saemd.activations.harvest_memory import resident
@@ -21,12 +20,14 @@ from saemd.activations.registry import open_source
 from saemd.activations.source import Source
 from saemd.config import Config
 from saemd.logging import finish, log_summary, make_logger, run_id
+from saemd.ranks import Ranks
 from saemd.runs import CHECKPOINT, METRICS, held, refuse_another, run_dir, run_name, write_config
 from saemd.sae import build
 from saemd.threads import use_threads
 from saemd.training import record
 from saemd.training.callbacks import SaveRun
 from saemd.training.checkpoints import SafeCheckpoints, step_of
+from saemd.training.devices import join, training_device
 from saemd.training.fit import fit
 from saemd.training.given import sources_of
 from saemd.training.module import SAETraining
@@ -42,24 +43,29 @@ class Job:
     about: dict[str, Any]
     source: Source
     module: SAETraining
+    ranks: Ranks  # this process among those of the job
 
 
 def train(config: Config, callbacks: Sequence[pl.Callback] = ()) -> dict[str, Any]:
     """Train, measure and save one SAE; returns `metrics.json`'s content. A finished run is read, not repeated.
 
     `callbacks` act after those that write the run's files. Raises `UserError` where the directory holds a run of
-    another configuration, before anything is written.
+    another configuration, before anything is written. With several devices each of their processes calls it, and the
+    files are the first one's.
     """
     if (metrics := record.finished(config)) is not None:
         return metrics
     job = prepare(config)
-    data = ActivationDataModule(job.source, batch_size=config.batch_size, tokens=config.tokens, seed=config.data_seed)
+    ranks = job.ranks
+    data = ActivationDataModule(
+        job.source, config.batch_size, config.tokens, config.data_seed, ranks.rank, ranks.world
+    )  # fmt: skip
     with opened(job) as logger:
         at_end = [SaveRun(config, job.folder), *callbacks]
         has_begun = step_of(job.folder, job.module) > 0
         fit(
             job.module, data, config, run_name(config), job.folder / CHECKPOINT, has_begun, at_end, SafeCheckpoints(),
-            logger, [Snapshots([config])],
+            logger, [Snapshots([config])], ranks,
         )  # fmt: skip
         metrics = json.loads((job.folder / METRICS).read_text())
         log_summary(logger, metrics)
@@ -70,25 +76,25 @@ def train(config: Config, callbacks: Sequence[pl.Callback] = ()) -> dict[str, An
 
 def prepare(config: Config) -> Job:
     """Open the activations and build the SAE. Raises `UserError` where the directory holds another run."""
-    use_threads(config.threads)
-    rank_zero_only.rank = 0  # a job is one process, also where a scheduler numbers its tasks (RANK, SLURM_PROCID)
+    opened_source = open_activations(config)
+    ranks, batch = join(config)
     torch.set_flush_denormal(True)  # Adam's second moment of sparse gradients decays into denormals: slow on a CPU
-    opened_source = open_source(
-        config.lm, config.layer, config.corpus, config.activations, Path(config.cache_root),
-        accelerator=config.accelerator,
-    )  # fmt: skip
     source = resident(opened_source, training_device(config))
     folder, about = run_dir(config), record.describe(config, source)
     refuse_another(folder, about)
     module = make_module(config, source)
+    module.sae.batch = batch
     about["start"] = {name: record.digest(getattr(module.sae, name)) for name in ("W_dec", "W_enc")}
-    return Job(config, folder, about, source, module)
+    return Job(config, folder, about, source, module, ranks)
 
 
-def training_device(config: Config) -> torch.device:
-    """Where the SAE is trained."""
-    on_gpu = config.accelerator != "cpu" and torch.cuda.is_available()
-    return torch.device("cuda", torch.cuda.current_device()) if on_gpu else torch.device("cpu")
+def open_activations(config: Config) -> Source:
+    """The run's source, for which the language model runs first where nothing is cached."""
+    use_threads(config.threads)
+    return open_source(
+        config.lm, config.layer, config.corpus, config.activations, Path(config.cache_root),
+        accelerator=config.accelerator,
+    )  # fmt: skip
 
 
 @contextmanager
@@ -97,6 +103,9 @@ def opened(job: Job, failed: Callable[[], bool] = lambda: False) -> Iterator[Log
 
     The logger ends with an exit code of 1 where an error passes through, or `failed()` at the end.
     """
+    if job.ranks.rank:  # the first process does it for all
+        yield None
+        return
     with held(job.folder):
         write_config(job.folder, job.about)
         logger = open_logger(job.config, job.folder, job.about)

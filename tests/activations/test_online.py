@@ -125,12 +125,12 @@ def test_a_seed_decides_the_order_of_documents(online):
     assert served(online(), 3000, seed=1) == served(online(), 3000, seed=1)
 
 
-def test_processes_share_the_batches(online):
-    whole = list(online().stream(50, 6000, seed=3))
-    parts = [list(online().stream(50, 6000, seed=3, rank=rank, world=2)) for rank in (0, 1)]
-    assert [len(part) for part in parts] == [60, 60]
-    for i, batch in enumerate(whole):
-        assert torch.equal(batch, parts[i % 2][i // 2])
+def test_processes_divide_each_batch(online):
+    whole = online().stream(50, 6000, seed=3)
+    parts = [online().stream(50, 6000, seed=3, rank=rank, world=2) for rank in (0, 1)]
+    for first, second, batch in zip(*parts, whole, strict=True):
+        assert len(first) == len(second) == 25
+        assert torch.equal(torch.cat([first, second]), batch)
 
 
 def test_memory_holds_two_blocks(online, monkeypatch):

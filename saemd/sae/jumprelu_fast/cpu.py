@@ -116,14 +116,14 @@ class FastLoss:
         )  # fmt: skip
         start_F1, active = buffer("start", F + 1, dtype=np.int64), buffer("active", F, dtype=np.int64)
         kernels.by_latent(start_B1, count, latent, pre, batch.theta, start_F1, token, pair, active)
-        figures, grad_step = _figures(batch, square, active)
+        figures, grad_step, fired = _figures(sae, batch, square, active)
         grads = self._gradients(F, D)
         kernels.latent_pass(
             batch.seen, error, batch.theta, batch.width, grad_step, batch.penalty.step_on == "pre", batch.scale,
             start_F1, token, pair, pre, z, grad_z, grads["W_enc"], grads["b_enc"], grads["W_dec"], grads["threshold"],
             batch.penalty.trains_encoder or None,
         )  # fmt: skip
-        return _loss(sae, batch, figures, grad_step, active, error, grads)
+        return _loss(sae, batch, figures, grad_step, active, fired, error, grads)
 
     def _whole(self, sae, batch, product, limit, sure) -> Loss:
         buffer, (B, D), F = self._buffer, batch.x.shape, sae.d_sae
@@ -140,7 +140,7 @@ class FastLoss:
         error -= batch.x
         encoder.fastest(error_BD, sae.W_dec.T, grad_z_BF, self._space)
         np.einsum("bd,bd->b", error, error, out=square)
-        figures, grad_step = _figures(batch, square, active)
+        figures, grad_step, fired = _figures(sae, batch, square, active)
         kernels.activate_backward(
             pre, batch.theta, batch.width, grad_step, batch.penalty.step_on == "pre", batch.scale, grad_z,
             grads["b_enc"], grads["threshold"], batch.penalty.trains_encoder or None,
@@ -148,7 +148,7 @@ class FastLoss:
         encoder.fastest(z_BF.T, error_BD, torch.from_numpy(grads["W_dec"]), self._space)
         grads["W_dec"] *= batch.scale
         encoder.fastest(grad_z_BF.T, torch.from_numpy(batch.seen), torch.from_numpy(grads["W_enc"]), self._space)
-        return _loss(sae, batch, figures, grad_step, active, error, grads)
+        return _loss(sae, batch, figures, grad_step, active, fired, error, grads)
 
     def _gradients(self, F: int, D: int) -> dict[str, np.ndarray]:
         shapes = {"W_enc": (F, D), "W_dec": (F, D), "b_enc": (F,), "threshold": (F,)}
@@ -164,19 +164,25 @@ class FastLoss:
 
 
 def _figures(
-    batch: _Batch, square_B: np.ndarray, active_F: np.ndarray
-) -> tuple[tuple[float, float, float], np.float32]:
-    """(total, reconstruction, L0), and the derivative of the total by one step of one token."""
-    penalty, B, on = batch.penalty, len(batch.x), active_F.sum()
+    sae: JumpReLUSAE, batch: _Batch, square_B: np.ndarray, active_F: np.ndarray
+) -> tuple[tuple[float, float, float], np.float32, Tensor]:
+    """(total, reconstruction, L0), the derivative of the total by one step of one token, and which latents fired.
+
+    L0 and what fired are those of the whole batch, of which `batch` may be one device's part.
+    """
+    penalty, B, B_all = batch.penalty, len(batch.x), sae.batch.size(len(batch.x))
+    all_F = sae.batch.sum(torch.from_numpy(active_F)).numpy()
+    on = all_F.sum()
     if penalty.step_on == "post":  # where an inactive latent's 0 counts as active once θ < 0
-        on += ((B - active_F) * (batch.theta < 0)).sum()
-    reconstruction, l0 = square_B.sum(dtype=np.float64) / B, on / B
+        on += ((B_all - all_F) * (batch.theta < 0)).sum()
+    reconstruction, l0 = square_B.sum(dtype=np.float64) / B, on / B_all
     excess = l0 / penalty.target_l0 - 1
     total = reconstruction + penalty.coefficient * excess**2
-    return (total, reconstruction, l0), np.float32(penalty.coefficient * 2 * excess / (penalty.target_l0 * B))
+    grad_step = np.float32(penalty.coefficient * 2 * excess / (penalty.target_l0 * B))
+    return (total, reconstruction, l0), grad_step, torch.from_numpy(all_F > 0)
 
 
-def _loss(sae, batch, figures, grad_step, active_F, error_BD, grads) -> Loss:
+def _loss(sae, batch, figures, grad_step, active_F, fired_F, error_BD, grads) -> Loss:
     if batch.penalty.step_on == "post":  # an inactive latent's output, 0, lies in the window where |θ| < ε/2
         zero_near_F = np.abs(batch.theta / batch.width) < 0.5
         grads["threshold"] -= grad_step / batch.width * (len(error_BD) - active_F) * zero_near_F
@@ -186,7 +192,7 @@ def _loss(sae, batch, figures, grad_step, active_F, error_BD, grads) -> Loss:
     if sae.b_enc is None:  # the bias is also subtracted from the input
         gradients["b_dec"] -= sae.W_enc @ gradients.pop("b_enc")
     total, reconstruction, l0 = (torch.tensor(value, dtype=torch.float32) for value in figures)
-    return Loss(total, reconstruction, l0, torch.from_numpy(active_F > 0), gradients)
+    return Loss(total, reconstruction, l0, fired_F, gradients)
 
 
 def _array(tensor: Tensor) -> np.ndarray:

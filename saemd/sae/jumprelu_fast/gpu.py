@@ -59,9 +59,10 @@ class HalfLoss:
         W_enc_FD, W_dec_FD = (sae.rounded.get(name, getattr(sae, name), dtype) for name in ("W_enc", "W_dec"))
         product_BF = multiply(seen_BD, W_enc_FD.mT, torch.float32)
         z_BF, active_F = passes.activate(product_BF, b_enc_F, sae.threshold, dtype)
+        all_F = sae.batch.sum(active_F)
         grad_x_hat_BD, grad_b_dec_D, total, reconstruction, l0, grad_step = passes.errors(
-            multiply(z_BF, W_dec_FD, torch.float32), sae.b_dec, x_BD, active_F, sae.threshold,
-            scalar(penalty.target_l0, x_BD), scalar(penalty.coefficient, x_BD), step_on_pre, dtype,
+            multiply(z_BF, W_dec_FD, torch.float32), sae.b_dec, x_BD, all_F, sae.threshold,
+            scalar(penalty.target_l0, x_BD), scalar(penalty.coefficient, x_BD), step_on_pre, dtype, sae.batch.devices,
         )  # fmt: skip
         grads = {"W_dec": multiply(z_BF.mT, grad_x_hat_BD, gradient_dtype(dtype)), "b_dec": grad_b_dec_D}
         grad_z_BF = multiply(grad_x_hat_BD, W_dec_FD.mT, dtype)
@@ -74,7 +75,7 @@ class HalfLoss:
             grads["b_dec"] -= (sae.W_enc @ grad_b_enc_F.unsqueeze(-1)).squeeze(-1)
         else:
             grads["b_enc"] = grad_b_enc_F
-        return Loss(total, reconstruction, l0, active_F > 0, grads)
+        return Loss(total, reconstruction, l0, all_F > 0, grads)
 
 
 def multiply(a: Tensor, b: Tensor, dtype: torch.dtype) -> Tensor:

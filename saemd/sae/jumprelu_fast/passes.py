@@ -26,17 +26,21 @@ def activate(product_BF: Tensor, b_enc_F: Tensor, threshold_F: Tensor, dtype: to
 
 @fused
 def errors(
-    product_BD: Tensor, b_dec_D: Tensor, x_BD: Tensor, active_F: Tensor, threshold_F: Tensor, target_l0: Tensor,
-    coefficient: Tensor, step_on_pre: bool, dtype: torch.dtype,
+    product_BD: Tensor, b_dec_D: Tensor, x_BD: Tensor, all_F: Tensor, threshold_F: Tensor, target_l0: Tensor,
+    coefficient: Tensor, step_on_pre: bool, dtype: torch.dtype, devices: int = 1,
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:  # fmt: skip
-    """The gradient by x̂, 2e/B, rounded to `dtype`; its sum over tokens; total, reconstruction, L0 and ∂total/∂step."""
+    """The gradient by x̂, 2e/B, rounded to `dtype`; its sum over tokens; total, reconstruction, L0 and ∂total/∂step.
+
+    `all_F`: on how many tokens of the batch each latent is active; x is a part of it where there are several `devices`.
+    """
     B = x_BD.shape[-2]
+    B_all = B * devices
     e_BD = product_BD + each_token(b_dec_D) - x_BD
     grad_BD = e_BD * (2 / B)
-    on = active_F.sum(-1)
+    on = all_F.sum(-1)
     if not step_on_pre:  # on JumpReLU's output, where an inactive latent's 0 counts as active once θ < 0
-        on = on + ((B - active_F) * (threshold_F < 0)).sum(-1)
-    reconstruction, l0 = e_BD.pow(2).sum((-2, -1)) / B, on / B
+        on = on + ((B_all - all_F) * (threshold_F < 0)).sum(-1)
+    reconstruction, l0 = e_BD.pow(2).sum((-2, -1)) / B, on / B_all
     excess = l0 / target_l0 - 1
     total = reconstruction + coefficient * excess.pow(2)
     grad_step = coefficient * 2 * excess / (target_l0 * B)

@@ -15,7 +15,7 @@ from saemd.config import Config, width
 from saemd.errors import bad_value
 from saemd.lm.load import lm_info
 from saemd.runs import flatten
-from saemd.training.run import training_device
+from saemd.training.devices import training_device
 
 # What the SAEs of a stack may differ in. All else decides shapes, objective, batches or the optimizer's form.
 _OWN = {

@@ -77,7 +77,7 @@ class StackTraining(pl.LightningModule):
 
     def on_train_start(self) -> None:
         self.twin = fast_twin(self.sae, self.device) if self._members()[0].recipe.fast and self._on_gpu() else None
-        self.captured = CapturedStep(self._whole_step) if self.twin else None
+        self.captured = CapturedStep(self._whole_step) if self.twin and self.sae.batch.devices == 1 else None
         self.optimizer.join()
         for member in self._members():
             member.start_clock(self.global_step)
@@ -129,7 +129,7 @@ class StackTraining(pl.LightningModule):
             )
             for (i, member), row in zip(enumerate(self._members()), values.tolist(), strict=True):
                 if i not in self.failed:
-                    self._take(i, member, dict(zip(names, row, strict=True)), at, x_SBD.shape[-2])
+                    self._take(i, member, dict(zip(names, row, strict=True)), at, self._batch_size(x_SBD))
         return loss.total.sum()
 
     def _take(self, i: int, member: SAETraining, figures: Mapping[str, float], at: Progress, batch_size: int) -> None:
@@ -145,16 +145,20 @@ class StackTraining(pl.LightningModule):
     def backward(self, loss: Tensor, *_: Any, **__: Any) -> None:
         if not self._captured_now:
             self._loss.backward(self.sae)
+            self.sae.batch.average_gradients(self.sae.parameters())
 
     def on_train_batch_end(self, outputs: Any, batch: Tensor, batch_idx: int) -> None:
         if not self._log_now and self.global_step < self.schedule.steps:
             return
         norms = self.optimizer.gradient_norm.tolist()
         for i, member in self.running():
-            member.read_clock(self.global_step, batch.shape[-2])
+            member.read_clock(self.global_step, self._batch_size(batch))
             member.last_figures["train/grad_norm"] = norms[i]
             if logger := self.loggers_of[i]:
                 logger.log_metrics(member.last_figures, step=self.global_step)
+
+    def _batch_size(self, x_SBD: Tensor) -> int:
+        return self.sae.batch.size(x_SBD.shape[-2])
 
     def on_validation_epoch_start(self) -> None:
         for _, member in self.running():

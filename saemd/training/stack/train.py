@@ -34,8 +34,9 @@ def train_together(
     `at_end` gives what acts on each run after its files are written. A job that fails does not stop the others.
     """
     first, jobs = configs[0], [prepare(config) for config in configs]
-    sources, orders = [job.source for job in jobs], [config.data_seed for config in configs]
-    data = JoinedDataModule(sources, first.batch_size, first.tokens, orders)
+    sources, ranks = [job.source for job in jobs], jobs[0].ranks
+    orders = [config.data_seed for config in configs]
+    data = JoinedDataModule(sources, first.batch_size, first.tokens, orders, ranks.rank, ranks.world)
     folders = [job.folder for job in jobs]
     steps = {step_of(job.folder, job.module) for job in jobs}
     assert len(steps) == 1, f"jobs of one stack stand at steps {steps}"
@@ -49,8 +50,10 @@ def train_together(
         name = f"{len(jobs)} SAEs together" if jobs[1:] else run_name(first)
         fit(
             module, data, first, name, folders[0] / CHECKPOINT, steps != {0}, [acts],
-            StackCheckpoints(folders, failed), before_checkpoint=[Snapshots(configs)],
+            StackCheckpoints(folders, failed), before_checkpoint=[Snapshots(configs)], ranks=ranks,
         )  # fmt: skip
+        if ranks.rank:
+            return []
         outcomes: list[Outcome] = []
         for i, (folder, logger) in enumerate(zip(folders, loggers, strict=True)):
             if i in failed:
