@@ -28,7 +28,7 @@ def test_launched(environment: dict[str, str], ranks: Ranks):
 
 
 def test_variables_that_are_no_ranks_are_refused():
-    with pytest.raises(UserError, match="^RANK=two: .*unset it"):
+    with pytest.raises(UserError, match=r"^RANK=two: .*unset it"):
         launched(TORCHRUN | {"RANK": "two"})
-    with pytest.raises(UserError, match="^RANK=8: it must be below WORLD_SIZE=8"):
+    with pytest.raises(UserError, match=r"^RANK=8: it must be below WORLD_SIZE=8"):
         launched(TORCHRUN | {"RANK": "8"})
