@@ -74,12 +74,17 @@ def _started(rank: int, devices: int, port: int, answer: Path) -> subprocess.Pop
 
 
 def _ended(processes: list[subprocess.Popen[bytes]], answers: list[Path]) -> int | None:
-    """The rank whose end is that of the job: 0, or the one that failed first, for the others fail without it."""
+    """The rank whose end is that of the job; None while it runs.
+
+    If one has failed, it is the first that answered, since the others fail for want of it. One that died has no answer.
+    """
     codes = [process.poll() for process in processes]
-    failed = [rank for rank, code in enumerate(codes) if code]
-    if failed:
-        return min(failed, key=lambda rank: answers[rank].stat().st_mtime_ns if answers[rank].exists() else 0)
-    return 0 if codes[0] == 0 else None
+    if not any(codes):
+        return 0 if codes[0] == 0 else None
+    times = {rank: answer.stat().st_mtime_ns for rank, answer in enumerate(answers) if answer.exists()}
+    died = {rank: 0 for rank, code in enumerate(codes) if code and rank not in times}
+    ends = times | died
+    return min(ends, key=lambda rank: ends[rank])
 
 
 def _outcome(rank: int, process: subprocess.Popen[bytes], answer: Path) -> Any:

@@ -2,21 +2,27 @@
 
 from __future__ import annotations
 
+import os
+import signal
 from typing import Any
 
+import lightning as pl
 import torch
 import torch.distributed as dist
 from torch import Tensor
 
+from saemd.config import Config
 from saemd.sae import SAE, Progress
 from saemd.sae.batch import WHOLE, Batch, SharedBatch
 from saemd.sae.jumprelu_fast.cpu import FastLoss
 from saemd.sae.jumprelu_fast.gpu import HalfLoss
 from saemd.sae.registry import ARCHITECTURES
 from saemd.sae.stack import stack
+from saemd.training import run
 from saemd.training.config import RecipeConfig
 from saemd.training.optimizer import SAEAdam
 from saemd.training.schedules import schedule
+from saemd.training.stack.train import train_together
 
 B, D, F, L0, STEPS = 64, 16, 40, 6.0, 50
 DEAD = {"dead_after_tokens": 4 * B}
@@ -117,3 +123,27 @@ def through_a_group_of_one(steps: int) -> dict[str, dict[str, Tensor]]:
         return everything(SharedBatch(), 0, steps)
     finally:
         dist.destroy_process_group()
+
+
+class Stop(pl.Callback):
+    """SIGTERM for this process in a step, as from a scheduler."""
+
+    def __init__(self, step: int) -> None:
+        self.step = step
+
+    def on_train_batch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.global_step == self.step:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+
+def train_runs(job: tuple[list[Config], int | None]) -> None:
+    """Train each configuration, in every process of a job; the first process is stopped in a step, if one is given.
+
+    Where several configurations can be one stack, they are, as `together` asks.
+    """
+    configs, stop = job
+    if isinstance(configs[0].together, int) and configs[0].together > 1:
+        train_together(configs)
+        return
+    for config in configs:
+        run.train(config, [] if stop is None else [Stop(stop)])

@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import pytest
 
+from saemd.composition import compose_all
+from saemd.config import Config
+from saemd.runs import METRICS, run_dir
+from saemd.training.checkpoints import step_of
 from saemd.training.processes import in_processes
+from tests.pipeline import weights
 from tests.training import sharing
 
 # Errors relative to the largest value. The plain loss runs in float64; of twins it is one step, in which the CPU's may
@@ -28,3 +33,83 @@ def test_steps_through_collectives_are_those_of_one_device():
 @pytest.mark.slow
 def test_devices_that_share_a_batch_make_the_steps_of_one():
     assert_same(sharing.of_one(sharing.STEPS), in_processes(sharing.of_several, sharing.STEPS, devices=2))
+
+
+@pytest.fixture
+def jobs(world, tmp_path):
+    """The jobs of a sweep of 50 steps into `tmp_path / name`."""
+
+    def make(name: str, *words: str) -> list[Config]:
+        common = ["-m", *world, "init=uniform", "tokens=3200", "recipe.lr_warmup_fraction=0.05", "recipe.fast=false"]
+        return compose_all([*common, f"run_root={tmp_path / name}", *words])
+
+    return make
+
+
+def assert_same_runs(one: list[Config], several: list[Config]) -> None:
+    """The plain float32 runs end in the same weights to 1e-5 of the largest of each tensor."""
+    for a, b in zip(one, several, strict=True):
+        for name, value in weights(run_dir(a)).items():
+            error = (weights(run_dir(b))[name] - value).abs().max()
+            assert error <= 1e-5 * value.abs().max(), f"{run_dir(b)} {name}: {error}"
+
+
+ARCHITECTURES = "jumprelu,jumprelu_reference,topk,batch_topk,matryoshka_batch_topk,gated"
+
+
+@pytest.mark.slow
+def test_runs_of_two_devices_are_those_of_one(jobs):
+    one, two = jobs("one", f"sae={ARCHITECTURES}"), jobs("two", f"sae={ARCHITECTURES}", "devices=2", "snapshots=[640]")
+    sharing.train_runs((one, None))
+    in_processes(sharing.train_runs, (two, None), devices=2)
+    assert_same_runs(one, two)
+    for config in two:
+        assert len([*run_dir(config).rglob(METRICS)]) == 2, "the run, and its snapshot"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("first", "then"), [(2, 1), (1, 2)])
+def test_a_stopped_job_goes_on_with_another_number_of_devices(first, then, jobs):
+    (whole,), (begun,), (ended,) = jobs("whole"), jobs("run", f"devices={first}"), jobs("run", f"devices={then}")
+    sharing.train_runs(([whole], None))
+    for config, stop in ((begun, 20), (ended, None)):
+        call = sharing.train_runs if config.devices == 1 else lambda job: in_processes(sharing.train_runs, job, 2)
+        if stop:
+            with pytest.raises(KeyboardInterrupt):
+                call(([config], stop))
+            assert step_of(run_dir(config)) == stop + 1
+        else:
+            call(([config], None))
+    assert_same_runs([whole], [ended])
+
+
+@pytest.mark.slow
+def test_a_stack_on_two_devices_is_a_stack_on_one(jobs):
+    words = ["together=2", "l0=3,5"]
+    one, two = jobs("one", *words), jobs("two", *words, "devices=2")
+    sharing.train_runs((one, None))
+    in_processes(sharing.train_runs, (two, None), devices=2)
+    assert_same_runs(one, two)
+
+
+@pytest.mark.parametrize(
+    ("words", "line"),
+    [
+        (["devices=0"], "devices=0: use at least 1"),
+        (["devices=3"], "batch_size=64: use a multiple of devices=3"),
+        (["devices=2", "activations=memory"], "activations.name=memory: each device would run the language model"),
+        (["devices=64"], "devices=64: this machine has"),
+    ],
+)
+def test_bad_input_is_refused(words, line, world, command, tmp_path, capsys):
+    assert command(*world, f"run_root={tmp_path}", *words) == 2
+    assert f"error: {line}" in capsys.readouterr().err
+
+
+def test_processes_of_another_number_or_a_sweep_are_refused(world, command, tmp_path, capsys, monkeypatch):
+    monkeypatch.setenv("RANK", "0")
+    monkeypatch.setenv("WORLD_SIZE", "4")
+    assert command("-m", *world, f"run_root={tmp_path}", "devices=4", "seed=1,2") == 2
+    assert "devices=4: torchrun and srun start the processes of one job" in capsys.readouterr().err
+    assert command(*world, f"run_root={tmp_path}", "devices=2") == 2
+    assert "devices=2: torchrun or srun has started 4 processes" in capsys.readouterr().err
