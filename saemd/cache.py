@@ -2,20 +2,27 @@
 
     saemd cache                             # the defaults' cache
     saemd cache corpus=wiki layer=5 activations.tokens=200_000
+    torchrun --nproc-per-node=8 -m saemd.cache ...      # 8 processes write one cache, each on a GPU of its own
+    srun --ntasks=16 python -m saemd.cache ...          # the same on several machines with one disk
+    saemd cache threads=1 ... & saemd cache threads=1 ...   # the same without a launcher
 
-A cache that is finished already is only read.
+The cache has the same bytes whatever the number of processes (docs/ranks.md). One that is finished is only read.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+import torch
+
 from saemd.activations.config import ActivationsConfig
-from saemd.activations.harvest import ensure_cache
+from saemd.activations.harvest import ensure_cache, lm_device
 from saemd.cli import entry
 from saemd.composition import compose_all
 from saemd.errors import bad_value
 from saemd.preflight import check_caches
+from saemd.progress import be_silent
+from saemd.ranks import launched
 from saemd.threads import use_threads
 
 
@@ -23,6 +30,9 @@ def main(arguments: list[str]) -> int:
     if {"-h", "--help"} & set(arguments):
         print(__doc__)
         return 0
+    ranks = launched()
+    if ranks.rank > 0:
+        be_silent()
     configs = compose_all(arguments)
     for config in configs:
         if not isinstance(config.activations, ActivationsConfig):
@@ -33,11 +43,28 @@ def main(arguments: list[str]) -> int:
         use_threads(config.threads)
         root = Path(config.cache_root)
         assert isinstance(config.activations, ActivationsConfig)
+        use_own_gpu(ranks.local_rank, config.accelerator)
         cache = ensure_cache(
-            config.lm, config.layer, config.corpus, config.activations, root, accelerator=config.accelerator
+            config.lm,
+            config.layer,
+            config.corpus,
+            config.activations,
+            root,
+            accelerator=config.accelerator,
+            together=True,
         )
-        print(f"{cache.path}: {cache.n_train:,} + {cache.n_heldout:,} held-out tokens of width {cache.d_in}")
+        if ranks.rank == 0:
+            print(f"{cache.path}: {cache.n_train:,} + {cache.n_heldout:,} held-out tokens of width {cache.d_in}")
     return 0
+
+
+def use_own_gpu(local_rank: int, accelerator: str) -> None:
+    """Make GPU number `local_rank` of those that this process sees the one that `cuda` stands for.
+
+    With more processes than GPUs, or where a scheduler shows each process a GPU of its own, numbers begin again at 0.
+    """
+    if lm_device(accelerator) == "cuda":
+        torch.cuda.set_device(local_rank % torch.cuda.device_count())
 
 
 if __name__ == "__main__":

@@ -6,7 +6,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
@@ -19,9 +19,20 @@ REDRAW_SECONDS = 0.25  # of a bar in a notebook
 NO_BARS = {"TQDM_DISABLE": "1", "HF_HUB_DISABLE_PROGRESS_BARS": "1", "HF_DATASETS_DISABLE_PROGRESS_BARS": "1"}
 
 
+_silent = False
+
+
+def be_silent() -> None:
+    """Show no bar and print no line from now on: for one of several processes that report the same work."""
+    global _silent
+    _silent = True
+    os.environ.update(NO_BARS)
+
+
 def print_line(line: str) -> None:
     """Print one line on stderr."""
-    print(line, file=sys.stderr, flush=True)
+    if not _silent:
+        print(line, file=sys.stderr, flush=True)
 
 
 class Bar:
@@ -42,7 +53,9 @@ def bar(description: str, total: float | None, done: float = 0, unit: str = "") 
     the start, one every `LINE_SECONDS`, and one at the end with the time. A part shorter than `SHORT_SECONDS` prints
     only the last line, so that many short parts do not fill a log, and none if it fails, since the error is printed.
     """
-    if is_notebook():
+    if _silent:
+        part = nullcontext(Bar())
+    elif is_notebook():
         part = _displayed(description, total, done)
     elif is_drawn():
         part = _drawn(description, total, done)
@@ -55,7 +68,7 @@ def bar(description: str, total: float | None, done: float = 0, unit: str = "") 
 @contextmanager
 def lines(description: str, total: float | None, unit: str = "") -> Iterator[Bar]:
     """As `bar`, for a part that draws its own bars on a terminal: only the lines, and none for a short part."""
-    if is_drawn():
+    if _silent or is_drawn():
         yield Bar()
     else:
         with _Lines(description, total, 0, unit, prints_short=False) as running:

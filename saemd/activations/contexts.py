@@ -15,8 +15,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from saemd.activations.groups import Context
 from saemd.activations.manifest import Origin
-from saemd.activations.sharding import Context, without_context
+from saemd.activations.sharding import without_context
 from saemd.activations.sizes import human
 from saemd.errors import UserError, bad_value
 from saemd.files import check_writable

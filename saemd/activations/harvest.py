@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, ExitStack
 from functools import cached_property, partial
 from pathlib import Path
 from threading import Lock, local
@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from saemd.activations.cache import ActivationCache
 from saemd.activations.config import MLP_OUT, RESIDUAL, ActivationsConfig, HarvestConfig, check_activations
-from saemd.activations.manifest import MANIFEST, SPLITS, Origin, SplitName, read_progress
-from saemd.activations.sharding import Context
+from saemd.activations.groups import Context
+from saemd.activations.manifest import MANIFEST, SPLITS, Origin, SplitName
 from saemd.activations.takeover import take_over
-from saemd.activations.write import lock, write_cache
+from saemd.activations.write import begin, joined, ledger_of, lock, remove_remains, write_shards
 from saemd.corpus import contexts, fingerprint, some_documents
 from saemd.corpus.config import CorpusConfig
 from saemd.errors import UserError, bad_value
@@ -39,9 +39,11 @@ def ensure_cache(
     cache_root: Path,
     *,
     accelerator: str = "auto",
+    together: bool = False,
 ) -> ActivationCache:
     """The finished cache of layer `layer`'s output; written first where it is missing.
 
+    With `together`, processes that call this at the same time share the work; without, one writes and the others wait.
     The language model runs on the GPU if there is one, unless `accelerator` is cpu. A finished cache is identified by
     its fingerprint, without loading model or corpus. A process verifies a shard's checksum before it first reads it.
     Raises `UserError` (see `write_cache` and `ActivationCache.open`).
@@ -51,14 +53,20 @@ def ensure_cache(
     folder = cache_folder(origin, cache_root)
     if not (folder / MANIFEST).is_file():
         check_writable(folder.parent)
-        with lock(folder):
-            take_over(folder, origin, lm_config)
+        with ExitStack() as writing:
+            if together:
+                writing.enter_context(joined(folder, partial(_prepare, folder, origin, lm_config)))
+            else:
+                writing.enter_context(lock(folder))
+                _prepare(folder, origin, lm_config)
             if not (folder / MANIFEST).is_file():
-                progress = read_progress(folder)
+                progress = ledger_of(folder, origin, config).read()
                 lm_dtype = progress.lm_dtype if progress else config.lm_dtype  # a resumed cache keeps its dtype
                 lm = LMOnText(lm_config, layer, corpus_config, config, cache_root, lm_device(accelerator), lm_dtype)
-                with lm.workers() as workers:
-                    write_cache(folder, origin, config, lm.contexts, lm.forward, lm.dtype, workers)
+                ledger = begin(folder, origin, config, lm.contexts, lm.dtype)
+                lm.use_dtype(ledger.progress().lm_dtype)  # of the process that was the first to begin
+                workers = writing.enter_context(lm.workers())
+                write_shards(ledger, config, lm.contexts, lm.forward, workers)
     reading = {"window_tokens": config.window_tokens, "prefetch_batches": config.prefetch_batches}
     opened = ActivationCache.open(folder, verify=True, **reading)
     if opened.fingerprint != origin.fingerprint:
@@ -68,6 +76,13 @@ def ensure_cache(
             f"{origin.lm}, layer {layer}, width {origin.d_in}; delete or move it"
         )
     return opened
+
+
+def _prepare(folder: Path, origin: Origin, lm_config: LMConfig) -> None:
+    """What is done before a cache is written, while no other process writes it."""
+    take_over(folder, origin, lm_config)
+    if not (folder / MANIFEST).is_file():
+        remove_remains(folder)
 
 
 def describe(
@@ -139,6 +154,12 @@ class LMOnText:
     def lm(self) -> LM:
         dtype = getattr(torch, self.dtype)
         return load_lm(self._lm_config, self._cache_root, n_layers=self._layer + 1, dtype=dtype, device=self._device)
+
+    def use_dtype(self, dtype: str) -> None:
+        """Run the language model in another dtype, before `forward` is called. It is loaded again if it was loaded."""
+        if dtype != self.dtype:
+            self.dtype = dtype
+            self.__dict__.pop("lm", None)
 
     def forward(self, ids_BT: Tensor) -> Tensor:
         """The activations [B, T, D]. Threads may call it at the same time: each has its own modules and hooks."""

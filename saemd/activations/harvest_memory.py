@@ -10,7 +10,8 @@ import torch
 from saemd.activations.cache import ActivationCache
 from saemd.activations.config import MemoryConfig, check_activations
 from saemd.activations.harvest import LMOnText, cache_folder, describe, lm_device
-from saemd.activations.manifest import MANIFEST, SPLITS, Origin, Progress
+from saemd.activations.ledger import MemoryLedger
+from saemd.activations.manifest import MANIFEST, Origin, Progress
 from saemd.activations.memory import MemoryActivations, Rows, RowsBuilder, read_cache
 from saemd.activations.sharding import Sharder
 from saemd.activations.shards import disk_bytes
@@ -113,13 +114,12 @@ def _harvest(origin: Origin, config: MemoryConfig, lm: LMOnText, device: torch.d
         f"{origin.heldout_tokens:,} held-out tokens of width {origin.d_in}, {size} of memory"
     )
     refuse_empty(origin, lm.contexts)
-    builder, progress = RowsBuilder(origin, device), Progress.new(origin, lm.dtype)
+    builder = RowsBuilder(origin, device)
+    ledger = MemoryLedger(Progress.new(origin, lm.dtype), builder.keep)
     with (
         bar("activations", origin.tokens + origin.heldout_tokens, 0, "tokens") as progress_bar,
         lm.workers() as workers,
     ):
-        sharder = Sharder(origin, config, progress, lm.forward, progress_bar, builder.keep, workers=workers)
-        for split in SPLITS:
-            sharder.add_split(split, lm.contexts[split])
+        progress = Sharder(origin, config, ledger, lm.contexts, lm.forward, progress_bar, workers).run()
     say_if_short(origin, progress, "training goes on with these")
-    return builder.rows(sharder.manifest())
+    return builder.rows(progress.manifest(origin))

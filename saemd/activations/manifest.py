@@ -1,12 +1,14 @@
 """The records in a cache's folder. `manifest.json` is written last, so a cache that has one is finished.
 
-While a cache is being written, `progress.json` holds the same for the finished shards, and what resuming needs.
+While a cache is being written, `progress.json` holds the same for the first shards, and what resuming needs. A shard
+that is finished before an earlier one has a `Piece` of its own until then.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import hashlib
+import importlib.metadata
 import json
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -108,8 +110,27 @@ class Manifest:
 
 
 @dataclass
+class Piece:
+    """What one group of contexts gives: a shard, or none if no token is kept, and what is counted with it."""
+
+    index: int  # of the shard in its split; it decides the permutation
+    missing: int | None  # tokens that the split had room for, at most; None: not known, all the group's are in it
+    tokens: int
+    sha256: str  # of the shard
+    contexts: int
+    dropped_special: int
+    dropped_outliers: int
+    ended: bool  # the corpus has no more contexts
+    outliers: Outliers  # the rule for them
+    sums: dict[str, Any] | None  # `shard_sums` of training tokens
+
+    def file(self, split: SplitName) -> str:
+        return f"{split}-{self.index:05d}.bin"
+
+
+@dataclass
 class Progress:
-    """A cache that is being written."""
+    """A cache that is being written: its first shards, without a gap."""
 
     fingerprint: str
     lm_dtype: str
@@ -124,6 +145,54 @@ class Progress:
         splits: dict[SplitName, Split] = {split: Split() for split in SPLITS}
         return cls(
             origin.fingerprint, lm_dtype, None, splits, dict.fromkeys(SPLITS, False), Sums.zero(origin.d_in).to_json()
+        )
+
+    @classmethod
+    def of(cls, manifest: Manifest) -> Progress:
+        """That of a finished cache, but for its sums."""
+        ended = dict.fromkeys(SPLITS, True)
+        return cls(manifest.fingerprint, manifest.lm_dtype, manifest.outliers, manifest.splits, ended, {})
+
+    def groups(self, split: SplitName, size: int) -> int:
+        """How many groups of `size` contexts are in it."""
+        return self.splits[split].contexts // size
+
+    def is_complete(self, origin: Origin, split: SplitName) -> bool:
+        return self.ended[split] or self.splits[split].tokens >= origin.wanted(split)
+
+    def fits(self, piece: Piece, origin: Origin, split: SplitName) -> bool:
+        """Whether the piece is what one process alone would make next: its guesses about earlier groups were right."""
+        missing = origin.wanted(split) - self.splits[split].tokens
+        is_right = piece.tokens < missing if piece.missing is None else piece.missing == missing
+        return is_right and piece.index == len(self.splits[split].shards)
+
+    def add(self, name: SplitName, piece: Piece) -> None:
+        """Append a split's next piece."""
+        split = self.splits[name]
+        if piece.tokens:
+            split.shards.append(Shard(piece.file(name), piece.tokens, piece.sha256))
+        if piece.sums is not None:
+            sums = Sums.from_json(self.sums)
+            sums.add_shard(piece.sums)
+            self.sums = sums.to_json()
+        split.tokens += piece.tokens
+        split.contexts += piece.contexts
+        split.dropped_special += piece.dropped_special
+        split.dropped_outliers += piece.dropped_outliers
+        self.ended[name] = piece.ended
+        self.outliers = self.outliers or piece.outliers
+
+    def manifest(self, origin: Origin) -> Manifest:
+        """What is recorded of the shards when both splits are complete."""
+        assert self.outliers is not None
+        return Manifest(
+            fingerprint=origin.fingerprint,
+            origin=origin,
+            lm_dtype=self.lm_dtype,
+            outliers=self.outliers,
+            splits=self.splits,
+            statistics=Sums.from_json(self.sums).statistics(),
+            versions={name: importlib.metadata.version(name) for name in ("torch", "transformers", "numpy")},
         )
 
 
@@ -156,6 +225,19 @@ def read_progress(folder: Path) -> Progress | None:
         return Progress(**saved)
     except (KeyError, TypeError) as error:
         raise UserError(f"{folder / PROGRESS}: unreadable ({error}); delete {folder} and start again") from error
+
+
+def read_piece(path: Path) -> Piece | None:
+    """None where there is none. Raises `UserError` for a file that cannot be read."""
+    if not path.is_file():
+        return None
+    try:
+        saved = json.loads(path.read_text())
+        return Piece(**{**saved, "outliers": Outliers(**saved["outliers"])})
+    except FileNotFoundError:  # another process has just added it to progress.json
+        return None
+    except (ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{path}: unreadable ({error}); delete it and start again") from error
 
 
 def _splits(saved: dict[SplitName, Any]) -> dict[SplitName, Split]:

@@ -38,15 +38,17 @@ class Sums:
         return cls(0, np.zeros(d_in), 0.0)
 
     def add(self, bits_ND: np.ndarray, norms_N: np.ndarray) -> None:
-        """Add tokens: their bfloat16 bits, and their float64 norms."""
-        self.tokens += len(bits_ND)
-        for start in range(0, len(bits_ND), _CHUNK):
-            self.values += to_float(bits_ND[start : start + _CHUNK]).sum(axis=0, dtype=np.float64)
-        self.squared_norms += float(np.square(norms_N).sum())
-        with np.errstate(divide="ignore"):
-            bins = np.floor(np.log(norms_N) / np.log(_STEP)).clip(_LOWEST, None).astype(np.int64)
-        for key, count in zip(*np.unique(bins, return_counts=True), strict=True):
-            self.histogram[int(key)] = self.histogram.get(int(key), 0) + int(count)
+        """Add a shard's tokens: their bfloat16 bits, and their float64 norms."""
+        self.add_shard(shard_sums(bits_ND, norms_N))
+
+    def add_shard(self, shard: dict[str, Any]) -> None:
+        """Add a shard's `shard_sums`."""
+        self.tokens += shard["tokens"]
+        for values_D in shard["values"]:
+            self.values += values_D
+        self.squared_norms += shard["squared_norms"]
+        for key, count in shard["histogram"]:
+            self.histogram[key] = self.histogram.get(key, 0) + count
 
     def statistics(self) -> Statistics:
         assert self.tokens > 0
@@ -71,6 +73,23 @@ class Sums:
     def from_json(cls, saved: dict[str, Any]) -> Sums:
         histogram = {int(key): int(count) for key, count in saved["histogram"]}
         return cls(saved["tokens"], np.array(saved["values"]), saved["squared_norms"], histogram)
+
+
+def shard_sums(bits_ND: np.ndarray, norms_N: np.ndarray) -> dict[str, Any]:
+    """What `Sums.add_shard` adds of a shard's tokens, as plain values that JSON keeps exactly.
+
+    `values` are those of each `_CHUNK` rows, not the shard's sum: added in order, they give the same bits whoever
+    computed them.
+    """
+    starts = range(0, len(bits_ND), _CHUNK)
+    with np.errstate(divide="ignore"):
+        bins = np.floor(np.log(norms_N) / np.log(_STEP)).clip(_LOWEST, None).astype(np.int64)
+    return {
+        "tokens": len(bits_ND),
+        "values": [to_float(bits_ND[i : i + _CHUNK]).sum(axis=0, dtype=np.float64).tolist() for i in starts],
+        "squared_norms": float(np.square(norms_N).sum()),
+        "histogram": [[int(key), int(count)] for key, count in zip(*np.unique(bins, return_counts=True), strict=True)],
+    }
 
 
 def norms(bits_ND: np.ndarray) -> np.ndarray:

@@ -3,29 +3,20 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from contextlib import AbstractContextManager
+from functools import partial
 from pathlib import Path
 
-import numpy as np
-
 from saemd.activations.config import HarvestConfig
-from saemd.activations.manifest import (
-    MANIFEST,
-    PROGRESS,
-    SPLITS,
-    Origin,
-    Progress,
-    SplitName,
-    read_progress,
-    write_json,
-)
-from saemd.activations.sharding import Context, Forward, Sharder, without_context
-from saemd.activations.shards import check_size, disk_bytes, write_shard
+from saemd.activations.ledger import UNFINISHED, FileLedger
+from saemd.activations.manifest import MANIFEST, SPLITS, Origin, Progress
+from saemd.activations.sharding import Contexts, Forward, Sharder, group_contexts, without_context
+from saemd.activations.shards import check_size, disk_bytes
 from saemd.activations.sizes import human
 from saemd.errors import UserError, bad_value
 from saemd.files import check_writable, remove_partial
-from saemd.locks import locked
+from saemd.locks import locked, shared
 from saemd.progress import bar, print_line
 
 _HEADROOM = 1.05  # of free disk over what the cache needs
@@ -35,7 +26,7 @@ def write_cache(
     folder: Path,
     origin: Origin,
     config: HarvestConfig,
-    contexts: Mapping[SplitName, Callable[[], Iterator[Context]]],
+    contexts: Contexts,
     forward: Forward,
     lm_dtype: str,
     workers: int = 1,
@@ -43,50 +34,82 @@ def write_cache(
     """Write, or resume writing, the cache of `origin` in `folder`. A finished cache stays as it is.
 
     `contexts["train"]()` and `contexts["heldout"]()` return the contexts in a fixed order, from the first one. The
-    caller holds `lock(folder)`. With more than one worker, as many threads call `forward` at the same time.
+    caller is in `lock(folder)` or `joined(folder)`. With more than one worker, as many threads call `forward` at the
+    same time.
 
     Raises `UserError` for too little disk, a folder that cannot be written, a corpus without a whole context, and
     activations that are NaN, infinite or of another width.
     """
     if (folder / MANIFEST).is_file():
         return
-    progress = read_progress(folder) or Progress.new(origin, lm_dtype)
-    if progress.fingerprint != origin.fingerprint:
+    ledger = begin(folder, origin, config, contexts, lm_dtype)
+    write_shards(ledger, config, contexts, forward, workers)
+
+
+def ledger_of(folder: Path, origin: Origin, config: HarvestConfig) -> FileLedger:
+    return FileLedger(folder, origin, group_contexts(config))
+
+
+def begin(folder: Path, origin: Origin, config: HarvestConfig, contexts: Contexts, lm_dtype: str) -> FileLedger:
+    """The records of a cache, new or as far as it is written. They keep the first process' `lm_dtype`.
+
+    Raises `UserError` as `write_cache` does for what is wrong before the language model is run.
+    """
+    ledger = ledger_of(folder, origin, config)
+    progress = ledger.read()
+    if progress and progress.fingerprint != origin.fingerprint:
         raise UserError(f"{folder}: a half-written cache of something else; delete it and start again")
-    for split in progress.splits.values():
+    splits = progress.splits.values() if progress else ()
+    for split in splits:
         for shard in split.shards:
             check_size(folder / shard.file, shard.tokens, origin.d_in)
-    done = sum(split.tokens for split in progress.splits.values())
     if folder.is_dir():
         check_writable(folder)
-        remove_partial(folder)
-    _check_disk(folder, origin, done)
+    done = sum(split.tokens for split in splits)
+    _check_disk(folder, origin, done + ledger.waiting_tokens())
     if not done:
         refuse_empty(origin, contexts)
     folder.mkdir(parents=True, exist_ok=True)
+    ledger.begin(lm_dtype)
+    return ledger
 
-    def keep(_: SplitName, file: str, bits_ND: np.ndarray) -> str:
-        return write_shard(folder / file, bits_ND)
 
-    def save() -> None:
-        write_json(folder / PROGRESS, progress)
-
+def write_shards(
+    ledger: FileLedger, config: HarvestConfig, contexts: Contexts, forward: Forward, workers: int = 1
+) -> None:
+    """The shards that a cache lacks, and its manifest: what takes long in `write_cache`."""
+    origin, progress = ledger.origin, ledger.progress()
+    done = sum(split.tokens for split in progress.splits.values())
     with bar("activations", origin.tokens + origin.heldout_tokens, done, "tokens") as progress_bar:
-        sharder = Sharder(origin, config, progress, forward, progress_bar, keep, save, workers)
-        for split in SPLITS:
-            sharder.add_split(split, contexts[split])
-    write_json(folder / MANIFEST, sharder.manifest())
-    (folder / PROGRESS).unlink()
+        progress = Sharder(origin, config, ledger, contexts, forward, progress_bar, workers).run()
+    ledger.close()
     say_if_short(origin, progress, "the cache is finished with these")
 
 
 def lock(folder: Path) -> AbstractContextManager[None]:
     """One writer at a time: a second process waits until the first one ends."""
-    waiting = f"another process is writing {folder}; waiting for it"
-    return locked(folder.with_name(f".{folder.name}.lock"), lambda: print_line(waiting))
+    return locked(_lock_file(folder), partial(print_line, f"another process is writing {folder}; waiting for it"))
 
 
-def refuse_empty(origin: Origin, contexts: Mapping[SplitName, Callable[[], Iterator[Context]]]) -> None:
+def joined(folder: Path, first: Callable[[], object]) -> AbstractContextManager[None]:
+    """Several writers at a time. `first` is called while there is no other one. A holder of `lock` is waited for."""
+    waiting = f"another process, which writes {folder} alone, is waited for"
+    return shared(_lock_file(folder), first, partial(print_line, waiting))
+
+
+def remove_remains(folder: Path) -> None:
+    """Remove what killed processes left half-written in a cache that is not finished. No other process writes it."""
+    for part in (folder, folder / UNFINISHED):
+        if part.is_dir():
+            check_writable(part)
+            remove_partial(part)
+
+
+def _lock_file(folder: Path) -> Path:
+    return folder.with_name(f".{folder.name}.lock")
+
+
+def refuse_empty(origin: Origin, contexts: Contexts) -> None:
     """Raise `UserError` for a split without a context: before the language model is run, not after hours of work."""
     for split in SPLITS:
         if next(contexts[split](), None) is None:

@@ -1,0 +1,150 @@
+"""Several processes write one cache: the same bytes as one process, whatever ends and whatever begins in between."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from saemd.activations.cache import ActivationCache
+from saemd.activations.ledger import UNFINISHED
+from saemd.activations.manifest import read_progress
+from saemd.activations.write import joined, lock
+from tests.activations.caches import forward
+from tests.activations.processes import Model, Writer, write
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, bytes], int]:
+    """The cache that one process writes, and how many batches it runs."""
+    model = Model(0)
+    write(folder := tmp_path_factory.mktemp("alone") / "cache", model)
+    return contents(folder), model.calls
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(folder.iterdir())}
+
+
+def test_one_group_has_no_token_and_leaves_no_gap(alone: tuple[dict[str, bytes], int], tmp_path: Path) -> None:
+    """What the other tests compare with is not trivial: groups and shards are numbered differently."""
+    write(tmp_path / "cache", Model(0))
+    train = ActivationCache.open(tmp_path / "cache", verify=True).manifest.splits["train"]
+    assert [shard.file for shard in train.shards] == [f"train-{i:05d}.bin" for i in range(7)]
+    assert train.tokens == 3000
+    assert train.contexts > 7 * 32
+    assert contents(tmp_path / "cache") == alone[0]
+
+
+@pytest.mark.parametrize("n", [2, 3])
+def test_several_processes_write_the_bytes_of_one(tmp_path: Path, alone: tuple[dict[str, bytes], int], n: int) -> None:
+    writers = [Writer(tmp_path / "cache") for _ in range(n)]
+    batches = [writer.batches() for writer in writers]
+    assert contents(tmp_path / "cache") == alone[0]
+    assert min(batches) > 0, "a process did nothing"
+    assert sum(batches) <= alone[1] + 4 * 8, "more was run twice than what the group without tokens costs"
+
+
+def test_no_batch_runs_twice_or_in_vain(tmp_path: Path) -> None:
+    write(tmp_path / "alone", model := Model(0, activations=forward))
+    writers = [Writer(tmp_path / "cache", activations=forward) for _ in range(3)]
+    assert sum(writer.batches() for writer in writers) == model.calls
+    assert contents(tmp_path / "cache") == contents(tmp_path / "alone")
+
+
+def test_a_short_text_ends_the_same(tmp_path: Path) -> None:
+    for n_contexts in (50, 64):  # within a group, and between two
+        write(tmp_path / f"alone-{n_contexts}", Model(0), n_contexts)
+        writers = [Writer(tmp_path / f"cache-{n_contexts}", n_contexts=n_contexts) for _ in range(2)]
+        for writer in writers:
+            writer.batches()
+        assert contents(tmp_path / f"cache-{n_contexts}") == contents(tmp_path / f"alone-{n_contexts}")
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_one_is_killed_and_another_goes_on(tmp_path: Path, alone: tuple[dict[str, bytes], int], seed: int) -> None:
+    generator = random.Random(seed)
+    killed, other = Writer(tmp_path / "cache"), Writer(tmp_path / "cache")
+    killed.wait_until_begun()
+    time.sleep(generator.uniform(0, 0.15))
+    killed.kill()
+    other.batches()
+    assert contents(tmp_path / "cache") == alone[0]
+
+
+def groups_made(folder: Path) -> int:
+    """Groups of the training split that no process needs to make again."""
+    progress = read_progress(folder)
+    committed = progress.splits["train"].contexts // 32 if progress else 0
+    return committed + len(list((folder / UNFINISHED).glob("train-*.json")))
+
+
+def test_the_number_of_processes_changes_in_between(tmp_path: Path, alone: tuple[dict[str, bytes], int]) -> None:
+    for n in (3, 2, 1):
+        before = groups_made(tmp_path / "cache")
+        writers = [Writer(tmp_path / "cache", 0.01) for _ in range(n)]
+        while groups_made(tmp_path / "cache") == before:
+            assert writers[0].process.is_alive()
+            time.sleep(0.001)
+        for writer in writers:
+            writer.kill()
+    made = groups_made(tmp_path / "cache")
+    assert made >= 3
+    again = 2 * 8  # of two groups that two processes began before the group without tokens was known
+    assert Writer(tmp_path / "cache").batches() <= alone[1] - 8 * made + again, "a finished shard was made again"
+    assert contents(tmp_path / "cache") == alone[0]
+
+
+def test_a_lost_first_group_is_made_by_one_that_waits_for_it(
+    tmp_path: Path, alone: tuple[dict[str, bytes], int]
+) -> None:
+    first = Writer(tmp_path / "cache", stuck=True)
+    first.wait_until_begun()
+    other = Writer(tmp_path / "cache", 0)
+    other.wait_until_begun()
+    time.sleep(0.3)  # it has a group whose outliers it cannot know yet
+    assert other.process.is_alive()
+    assert not list((tmp_path / "cache").glob("*.bin"))
+    first.kill()
+    other.batches()
+    assert contents(tmp_path / "cache") == alone[0]
+
+
+class Interrupted(Model):
+    """Ends at its 30th batch."""
+
+    def __call__(self, ids_BT: torch.Tensor) -> torch.Tensor:
+        if self.calls == 30:
+            raise KeyboardInterrupt
+        return super().__call__(ids_BT)
+
+
+def test_a_cache_that_an_earlier_version_left_unfinished_goes_on(
+    tmp_path: Path, alone: tuple[dict[str, bytes], int]
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        write(tmp_path / "cache", Interrupted(0))
+    shutil.rmtree(tmp_path / "cache" / UNFINISHED)  # such a cache has progress.json and the first shards
+    assert (progress := read_progress(tmp_path / "cache"))
+    assert progress.splits["train"].contexts == 3 * 32
+    writers = [Writer(tmp_path / "cache") for _ in range(2)]
+    assert sum(writer.batches() for writer in writers) <= alone[1] - 3 * 8 + 4 * 8
+    assert contents(tmp_path / "cache") == alone[0]
+
+
+def test_a_writer_alone_waits_for_those_that_joined(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    first = list[str]()
+    with joined(tmp_path / "cache", lambda: first.append("a")), joined(tmp_path / "cache", lambda: first.append("b")):
+        assert first == ["a"]
+        writer = Writer(tmp_path / "cache", 0)
+        writer.batches()
+    with lock(tmp_path / "cache"):
+        assert not capsys.readouterr().err
+        late = Writer(tmp_path / "cache", 0)
+        late.process.join(0.5)
+        assert late.process.is_alive()
+    late.batches()
