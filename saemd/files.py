@@ -9,8 +9,7 @@ import secrets
 import stat
 import tempfile
 import zipfile
-import zlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -18,9 +17,10 @@ from typing import Any
 import numpy as np
 import torch
 import yaml
-from safetensors import SafetensorError
-from safetensors.torch import load_file
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import load_file, save_file
 
+from saemd.checksums import KEY, ChecksumError, of_tensors, with_checksum, without_checksum
 from saemd.errors import UserError
 
 PARTIAL = ".partial-"  # the prefix of files that are being written
@@ -71,8 +71,10 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Strict JSON: what is not finite becomes null; see `replacing`."""
-    write_text(path, json.dumps(_finite(value), indent=1, allow_nan=False) + "\n")
+    """Strict JSON: what is not finite becomes null, and a mapping gets a checksum; see `replacing`."""
+    plain = _finite(value)
+    sealed = with_checksum(plain) if isinstance(plain, dict) else plain
+    write_text(path, json.dumps(sealed, indent=1, allow_nan=False) + "\n")
 
 
 def save_torch(value: Any, path: Path) -> None:
@@ -144,19 +146,37 @@ def read_yaml(path: Path, remedy: str) -> Any:
 def read_npz(path: Path, names: Sequence[str], remedy: str) -> list[np.ndarray]:
     """These arrays of an npz file. Raises `DamagedFileError` where one cannot be read; pickled objects are refused."""
     try:
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():  # numpy leaves the end of an array unread, and with it the checksum
+                raise zipfile.BadZipFile(f"{damaged} differs from its checksum")
         with np.load(path, allow_pickle=False) as file:
             return [file[name] for name in names]
-    except (OSError, KeyError, ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except Exception as error:  # of a damaged file: anything, from numpy's reader or the zip's
         raise DamagedFileError(path, f"cannot be read ({one_line(error)})", remedy) from error
 
 
-def read_tensors(path: Path, device: str = "cpu") -> dict[str, torch.Tensor]:
-    """A safetensors file that a command keeps to save time. Raises `DamagedFileError` where it cannot be read."""
+def save_tensors(tensors: Mapping[str, torch.Tensor], path: Path, about: str = "") -> None:
+    """A safetensors file with the checksum of its tensors and of `about` in its header."""
+    plain = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    save_file(plain, path, metadata={KEY: of_tensors(plain, about)})
+
+
+def read_tensors(
+    path: Path, remedy: str = "remove it, and the same command makes it again", about: str = ""
+) -> dict[str, torch.Tensor]:
+    """The tensors of a safetensors file, on the CPU. Raises `DamagedFileError` where it cannot be read.
+
+    Also where it has a checksum that is not that of its tensors and of `about`; a file of another program has none.
+    """
     try:
-        return load_file(path, device=device)
-    except (OSError, SafetensorError, ValueError) as error:
-        again = "remove it, and the same command makes it again"
-        raise DamagedFileError(path, f"cannot be read ({one_line(error)})", again) from error
+        with safe_open(path, framework="pt") as file:
+            checksum = (file.metadata() or {}).get(KEY)
+        tensors = load_file(path)
+        if checksum is not None and checksum != of_tensors(tensors, about):
+            raise ChecksumError
+        return tensors
+    except (OSError, SafetensorError, ValueError, KeyError, OverflowError, TypeError) as error:
+        raise DamagedFileError(path, f"cannot be read ({one_line(error)})", remedy) from error
 
 
 def one_line(error: BaseException) -> str:
@@ -175,8 +195,10 @@ def _read(path: Path, parse: Callable[[str], Any], form: str, remedy: str) -> An
     if not text.strip():
         raise DamagedFileError(path, "is empty", remedy)
     try:
-        return parse(text)
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
+        return without_checksum(parse(text))
+    except ChecksumError as error:
+        raise DamagedFileError(path, str(error), remedy) from error
+    except (ValueError, RecursionError, OverflowError, yaml.YAMLError) as error:
         raise DamagedFileError(path, f"is not {form} ({one_line(error)})", remedy) from error
 
 

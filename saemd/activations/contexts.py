@@ -20,9 +20,10 @@ from saemd.activations.manifest import Origin
 from saemd.activations.sharding import without_context
 from saemd.activations.sizes import human
 from saemd.errors import UserError, bad_value
-from saemd.files import check_writable
+from saemd.files import check_writable, one_line, read_json, write_json
 from saemd.lm.files import label
 from saemd.once import made_once
+from saemd.packages import sha256_of
 from saemd.progress import bar
 
 FILE, ABOUT = "contexts.bin", "about.json"
@@ -37,11 +38,15 @@ class ContextStore:
         """Raises `UserError` for files that are damaged."""
         self.path = folder / FILE
         try:
-            about = json.loads((folder / ABOUT).read_text())
-            n, length, self.tokens = about["contexts"], about["context_length"], about["tokens"]
+            about = read_json(folder / ABOUT, "delete this folder")
+            n, length, self.tokens = (int(about[key]) for key in ("contexts", "context_length", "tokens"))
+            if self.path.stat().st_size != BYTES * n * length:
+                raise ValueError(f"{FILE} has not {n} contexts of {length} tokens")
+            if about.get("sha256", digest := sha256_of(self.path)) != digest:  # earlier versions wrote none
+                raise ValueError(f"{FILE} differs from its checksum")
             self._codes_CT = np.memmap(self.path, dtype="<i4", mode="r", shape=(n, length))
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise UserError(f"{folder}: damaged tokenised text ({error}); delete this folder") from error
+        except (OSError, ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            raise UserError(f"{folder}: damaged tokenised text ({one_line(error)}); delete this folder") from error
 
     def __len__(self) -> int:
         return len(self._codes_CT)
@@ -85,5 +90,6 @@ def write_contexts(folder: Path, origin: Origin, contexts: Iterator[Context]) ->
                 break
     if not tokens:
         raise without_context(origin, "train", n)
-    about = {"contexts": n, "context_length": origin.context_length, "tokens": tokens}
-    (folder / ABOUT).write_text(json.dumps(about) + "\n")
+    digest = sha256_of(folder / FILE)
+    about = {"contexts": n, "context_length": origin.context_length, "tokens": tokens, "sha256": digest}
+    write_json(folder / ABOUT, about)

@@ -10,14 +10,17 @@ import dataclasses
 import hashlib
 import importlib.metadata
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from saemd.activations.config import RESIDUAL
 from saemd.activations.statistics import Statistics, Sums
+from saemd.checksums import with_checksum
 from saemd.errors import UserError
-from saemd.files import write_text
+from saemd.files import DamagedFileError, read_json, write_text
+from saemd.shaped import shaped
 
 FORMAT = 1
 MANIFEST, PROGRESS = "manifest.json", "progress.json"
@@ -197,62 +200,71 @@ class Progress:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """A dataclass as JSON (see `saemd.files.replacing`)."""
-    write_text(path, json.dumps(dataclasses.asdict(value), indent=1))
+    """A dataclass as JSON with its checksum (see `saemd.files.replacing`)."""
+    write_text(path, json.dumps(with_checksum(dataclasses.asdict(value)), indent=1))
 
 
 def read_manifest(folder: Path) -> Manifest:
     """Raises `UserError` where there is no finished cache, or one this version cannot read."""
-    saved = _read(folder / MANIFEST)
-    try:
-        saved["origin"] = Origin(**saved["origin"])
-        saved["outliers"] = Outliers(**saved["outliers"])
-        saved["splits"] = _splits(saved["splits"])
-        saved["statistics"] = Statistics(**saved["statistics"])
-        return Manifest(**saved)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{folder / MANIFEST}: no manifest of an activation cache ({error})") from error
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise UserError(f"{folder}: no finished activation cache (no {MANIFEST}); write it with python -m saemd.cache")
+    manifest = _read(path, Manifest)
+    statistics, origin = manifest.statistics, manifest.origin
+    if len(statistics.mean) != origin.d_in or not math.isfinite(origin.d_in * statistics.mean_squared_norm):
+        raise _unreadable(path, f"has a mean of width {len(statistics.mean)}, not {origin.d_in}")
+    return manifest
 
 
 def read_progress(folder: Path) -> Progress | None:
-    """None where nothing has been written yet."""
-    if not (folder / PROGRESS).is_file():
+    """None where nothing has been written yet. Raises `UserError` for a file that cannot be gone on from."""
+    path = folder / PROGRESS
+    if not path.is_file():
         return None
-    saved = _read(folder / PROGRESS)
+    progress = _read(path, Progress)
     try:
-        saved["outliers"] = Outliers(**saved["outliers"]) if saved["outliers"] else None
-        saved["splits"] = _splits(saved["splits"])
-        return Progress(**saved)
-    except (KeyError, TypeError) as error:
-        raise UserError(f"{folder / PROGRESS}: unreadable ({error}); delete {folder} and start again") from error
+        if Sums.from_json(progress.sums).tokens != progress.splits["train"].tokens:
+            raise ValueError("of other tokens")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
+        raise _unreadable(path, f"has other sums than it should ({error})") from error
+    return progress
 
 
 def read_piece(path: Path) -> Piece | None:
     """None where there is none. Raises `UserError` for a file that cannot be read."""
-    if not path.is_file():
-        return None
     try:
-        saved = json.loads(path.read_text())
-        return Piece(**{**saved, "outliers": Outliers(**saved["outliers"])})
-    except FileNotFoundError:  # another process has just added it to progress.json
-        return None
-    except (ValueError, KeyError, TypeError) as error:
-        raise UserError(f"{path}: unreadable ({error}); delete it and start again") from error
-
-
-def _splits(saved: dict[SplitName, Any]) -> dict[SplitName, Split]:
-    return {name: Split(**{**split, "shards": [Shard(**s) for s in split["shards"]]}) for name, split in saved.items()}
-
-
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(
-            f"{path.parent}: no finished activation cache (no {path.name}); write it with python -m saemd.cache"
-        )
-    try:
-        saved = json.loads(path.read_text())
+        return shaped(Piece, read_json(path, "delete it and start again"))
+    except DamagedFileError:
+        if path.is_file():
+            raise
+        return None  # there was none, or another process has just added it to progress.json
     except ValueError as error:
-        raise UserError(f"{path}: not JSON ({error}); delete {path.parent} and write the cache again") from error
+        raise DamagedFileError(path, f"is no record of a shard ({error})", "delete it and start again") from error
+
+
+T = TypeVar("T", Manifest, Progress)
+
+
+def _read(path: Path, kind: type[T]) -> T:
+    saved = read_json(path, _remedy(path))
     if not isinstance(saved, dict) or saved.get("format") != FORMAT:
-        raise UserError(f"{path}: not of format {FORMAT}; delete {path.parent} and write the cache again")
-    return saved
+        raise _unreadable(path, f"is not of format {FORMAT}")
+    try:
+        record = shaped(kind, saved)
+    except ValueError as error:
+        raise _unreadable(path, f"is no record of an activation cache ({error})") from error
+    for name in SPLITS:
+        split = record.splits.get(name)
+        if split is None or sum(shard.tokens for shard in split.shards) != split.tokens:
+            raise _unreadable(path, f"has a {name} split whose shards are not all there")
+        if min([split.contexts, *(shard.tokens for shard in split.shards)]) < 0:
+            raise _unreadable(path, f"has a {name} split with a negative number")
+    return record
+
+
+def _unreadable(path: Path, what: str) -> UserError:
+    return DamagedFileError(path, what, _remedy(path))
+
+
+def _remedy(path: Path) -> str:
+    return f"delete {path.parent} and write the cache again"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -72,7 +73,15 @@ class Sums:
     @classmethod
     def from_json(cls, saved: dict[str, Any]) -> Sums:
         histogram = {int(key): int(count) for key, count in saved["histogram"]}
-        return cls(saved["tokens"], np.array(saved["values"]), saved["squared_norms"], histogram)
+        values = np.array(saved["values"], dtype=np.float64)
+        counted = sum(histogram.values()) == saved["tokens"] and min(histogram.values(), default=0) >= 0
+        if (
+            not counted
+            or values.ndim != 1
+            or not math.isfinite(values.sum() + saved["squared_norms"] + saved["tokens"])
+        ):
+            raise ValueError("no sums of activations")
+        return cls(int(saved["tokens"]), values, float(saved["squared_norms"]), histogram)
 
 
 def shard_sums(bits_ND: np.ndarray, norms_N: np.ndarray) -> dict[str, Any]:

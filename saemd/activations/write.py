@@ -57,7 +57,7 @@ def begin(folder: Path, origin: Origin, config: HarvestConfig, contexts: Context
     """
     ledger = ledger_of(folder, origin, config)
     progress = ledger.read()
-    if progress and progress.fingerprint != origin.fingerprint:
+    if progress and (progress.fingerprint != origin.fingerprint or len(progress.sums["values"]) != origin.d_in):
         raise UserError(f"{folder}: a half-written cache of something else; delete it and start again")
     splits = progress.splits.values() if progress else ()
     for split in splits:

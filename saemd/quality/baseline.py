@@ -9,11 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from saemd.corpus.pack import Context
-from saemd.files import read_tensors, remove_partial, replacing
+from saemd.files import read_tensors, remove_partial, replacing, save_tensors
 from saemd.lm.patch import clean_pass, token_losses, upper_states
 from saemd.progress import Bar, bar
 from saemd.quality.bench import Bench
@@ -104,7 +103,7 @@ def _write_clean(bench: Bench, folder: Path, index: int, contexts: list[Context]
     ce_BT, _ = token_losses(bench.lm.model, ids_BT, states_BTD)
     tensors = {"ids": ids_BT.cpu(), "patch": patch_BT, "x": x_BTD.cpu(), "states": states_BTD.cpu(), "ce": ce_BT}
     with replacing(path) as partial:
-        save_file({name: value.contiguous() for name, value in tensors.items()}, partial)
+        save_tensors(tensors, partial)
 
 
 def _write_ablated(bench: Bench, baseline: Baseline, index: int, progress: Bar) -> None:
@@ -131,7 +130,7 @@ def _write_ablated(bench: Bench, baseline: Baseline, index: int, progress: Bar) 
         bench.lm.model, bench.layer, baseline, batch, zero_BTD, losses["ce_zero"]
     )
     with replacing(path) as partial:
-        save_file(losses, partial)
+        save_tensors(losses, partial)
 
 
 def outliers_clean(
@@ -161,8 +160,9 @@ def _where(mask_BT: Tensor, a: Tensor, b: Tensor) -> Tensor:
 
 
 def _read(folder: Path, index: int, device: str) -> Batch:
-    tensors = read_tensors(_path(folder, "clean", index), device=device)
-    return Batch(tensors["ids"], tensors["patch"], tensors["x"], tensors["states"], tensors["ce"].cpu())
+    tensors = read_tensors(_path(folder, "clean", index))
+    ids, patch, x, states = (tensors[name].to(device) for name in ("ids", "patch", "x", "states"))
+    return Batch(ids, patch, x, states, tensors["ce"])
 
 
 def _describe(folder: Path, n: int, batches: int, device: str, outlier_factor: float | None) -> Baseline:

@@ -14,11 +14,10 @@ from functools import partial
 
 import numpy as np
 import torch
-from safetensors.torch import save_file
 from torch import Tensor
 
 from saemd.errors import bad_value
-from saemd.files import read_tensors, remove_partial, replacing
+from saemd.files import read_tensors, remove_partial, replacing, save_tensors
 from saemd.lm.load import load_lm, residual_stream
 from saemd.progress import Bar, bar
 from saemd.quality.bench import Bench
@@ -101,7 +100,7 @@ def _activations(bench: Bench, ids_CT: Tensor) -> Tensor:
                 progress.advance(len(part))
         remove_partial(path.parent)  # one process at a time measures this score
         with replacing(path) as aside:
-            save_file({"x": torch.cat(parts)}, aside)
+            save_tensors({"x": torch.cat(parts)}, aside)
     return read_tensors(path)["x"]
 
 

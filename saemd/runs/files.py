@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from saemd.checksums import with_checksum
 from saemd.errors import UserError
 from saemd.files import DamagedFileError, read_json, read_yaml, remove_partial, unwritable, write_text
 from saemd.locks import locked
@@ -44,7 +45,7 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def write_config(folder: Path, about: dict[str, Any]) -> None:
-    write_text(folder / CONFIG, yaml.safe_dump(about, sort_keys=False))
+    write_text(folder / CONFIG, yaml.safe_dump(with_checksum(about), sort_keys=False))
 
 
 def read_metrics(folder: Path, required: tuple[str, ...] = ("l0", "fvu")) -> dict[str, Any]:
@@ -57,7 +58,7 @@ def read_metrics(folder: Path, required: tuple[str, ...] = ("l0", "fvu")) -> dic
     for key in _NUMBERS:
         value = metrics.get(key)
         absent = key not in metrics and key not in required
-        if not absent and (isinstance(value, bool) or not isinstance(value, int | float)):
+        if not absent and not (isinstance(value, float) or (type(value) is int and abs(value) < 2**63)):
             raise DamagedFileError(path, _fault(key, metrics), remedy)
     return metrics
 

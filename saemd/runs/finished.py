@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from safetensors import safe_open
 from torch import Tensor
 
 from saemd.errors import UserError, bad_value
@@ -13,7 +12,7 @@ from saemd.files import DamagedFileError, read_npz
 from saemd.runs.files import LATENTS, WEIGHTS, read_config, read_metrics
 from saemd.runs.folders import find, place_of
 from saemd.runs.identity import SEED_KEYS, flatten
-from saemd.sae.export import sae_shape
+from saemd.sae.export import read_sae_weights, sae_shape
 
 
 @dataclass(frozen=True, eq=False)
@@ -118,9 +117,9 @@ def _unreadable(path: Path, error: DamagedFileError) -> UserError:
 
 
 def read_weights(run: Run) -> Weights:
-    """The two dictionaries of a run. Raises `UserError` where they are not finite, and so cannot be compared."""
-    with safe_open(run.weights, framework="pt") as file:
-        weights = Weights(W_enc=file.get_tensor("W_enc").float(), W_dec=file.get_tensor("W_dec").float())
+    """The two dictionaries of a run. Raises `UserError` where they cannot be read, or are not finite."""
+    saved = read_sae_weights(run.path)
+    weights = Weights(W_enc=saved["W_enc"].float(), W_dec=saved["W_dec"].float())
     for name, rows_FD in (("W_enc", weights.W_enc.T), ("W_dec", weights.W_dec)):
         if broken := int((~rows_FD.isfinite()).any(dim=1).sum()):
             what = f"{name}: {broken} of {run.d_sae} latents are NaN or infinite"

@@ -10,11 +10,10 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from saemd.errors import UserError
-from saemd.files import DamagedFileError, one_line, read_json, replacing, write_text
+from saemd.files import DamagedFileError, one_line, read_json, read_tensors, replacing, save_tensors, write_text
 from saemd.sae.base import SAE
 from saemd.sae.registry import LOADED_AS
 
@@ -29,9 +28,8 @@ def save_sae(sae: SAE, folder: Path | str, metadata: dict[str, Any] | None = Non
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     folded = sae.folded().cpu()
-    weights = {name: tensor.detach().contiguous() for name, tensor in folded.named_parameters()}
     with replacing(folder / WEIGHTS) as aside:
-        save_file(weights, aside)
+        save_tensors(dict(folded.named_parameters()), aside, _decisive(folded))
     write_text(folder / CONFIG, config_text(folded, metadata))
 
 
@@ -122,6 +120,12 @@ def _empty(folder: Path) -> tuple[SAE, dict[str, Any]]:
     return sae, config
 
 
+def read_sae_weights(folder: Path) -> dict[str, Tensor]:
+    """The weights by name. Raises `DamagedFileError` for damaged files, and for files that do not fit together."""
+    sae, _ = _empty(folder)
+    return read_tensors(folder / WEIGHTS, _remedy(folder), _decisive(sae))
+
+
 def read_config(folder: Path) -> dict[str, Any]:
     """The content of `cfg.json`. Raises `DamagedFileError`."""
     remedy = _remedy(folder)
@@ -135,13 +139,15 @@ def _load(folder: Path) -> SAE:
     if not (folder / WEIGHTS).exists():
         raise DamagedFileError(folder / WEIGHTS, "there is no such file", "name a finished run's folder")
     empty, config = _empty(folder)
-    try:
-        weights = load_file(folder / WEIGHTS)
-    except (OSError, SafetensorError) as error:
-        raise DamagedFileError(folder / WEIGHTS, f"cannot be read ({one_line(error)})", _remedy(folder)) from error
+    weights = read_sae_weights(folder)
     sae = type(empty).from_saelens(empty.d_in, empty.d_sae, config)
     sae.load_state_dict(weights, strict=False)  # their names and shapes have been checked, and buffers stay as they are
     return sae
+
+
+def _decisive(sae: SAE) -> str:
+    """What of `cfg.json` decides how the weights are used; their checksum covers it."""
+    return json.dumps([sae.saelens, sae.saelens_config()], sort_keys=True)
 
 
 def _remedy(folder: Path) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pickle
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ class SafeCheckpoints(CheckpointIO):
             save_torch(checkpoint, aside)
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
-        return load_plain(Path(path))
+        return load_whole(Path(path))
 
     def remove_checkpoint(self, path: Any) -> None:
         raise AssertionError("nothing removes a run's checkpoint")
@@ -44,6 +45,19 @@ def step_of(folder: Path, module: SAETraining | None = None) -> int:
     if module:
         _refuse_misfit(path, checkpoint, module)
     return checkpoint["global_step"]
+
+
+def load_whole(path: Path) -> dict[str, Any]:
+    """As `load_plain`, and every byte is compared with the checksums in the file, which torch leaves out."""
+    checkpoint = load_plain(path)
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()
+    except Exception as error:  # of a damaged file: anything that the zip's reader may raise
+        raise DamagedFileError(path, f"is damaged ({one_line(error)[:_REASON_CHARACTERS]})", _REMEDY) from error
+    if damaged:
+        raise DamagedFileError(path, f"is damaged ({damaged} differs from its checksum)", _REMEDY)
+    return checkpoint
 
 
 def load_plain(path: Path, *, mmap: bool = False) -> dict[str, Any]:

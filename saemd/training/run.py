@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ from saemd.activations.source import Source
 from saemd.config import Config
 from saemd.logging import finish, log_summary, make_logger, run_id
 from saemd.ranks import Ranks
-from saemd.runs import CHECKPOINT, METRICS, held, refuse_another, run_dir, run_name, write_config
+from saemd.runs import CHECKPOINT, held, read_metrics, refuse_another, run_dir, run_name, write_config
 from saemd.sae import build
 from saemd.threads import use_threads
 from saemd.training import record
@@ -67,7 +66,7 @@ def train(config: Config, callbacks: Sequence[pl.Callback] = ()) -> dict[str, An
             job.module, data, config, run_name(config), job.folder / CHECKPOINT, has_begun, at_end, SafeCheckpoints(),
             logger, [Snapshots([config])], ranks,
         )  # fmt: skip
-        metrics = json.loads((job.folder / METRICS).read_text())
+        metrics = read_metrics(job.folder)
         log_summary(logger, metrics)
     del job, data, at_end
     gc.collect()  # trainer, module and callbacks hold each other

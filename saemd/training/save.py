@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from saemd.activations.config import HOOKS
+from saemd.checksums import with_checksum
 from saemd.config import Config
 from saemd.errors import bad_value
 from saemd.files import replacing, write_text
@@ -66,4 +67,4 @@ def save(
         "held_out_tokens": held_out.tokens,
         **more,
     }
-    write_text(folder / METRICS, json.dumps(metrics, indent=2) + "\n")
+    write_text(folder / METRICS, json.dumps(with_checksum(metrics), indent=2) + "\n")

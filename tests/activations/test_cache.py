@@ -19,6 +19,7 @@ from saemd.activations.config import ActivationsConfig, check_activations
 from saemd.activations.manifest import SPLITS, Origin, Shard, SplitName
 from saemd.activations.shards import disk_bytes, to_bits, to_float
 from saemd.activations.write import lock, write_cache
+from saemd.checksums import without_checksum
 from saemd.errors import UserError
 from tests.activations.caches import CONFIG, HELDOUT, D, forward, make, numbers, origin, write
 from tests.ordinary_user import read_only
@@ -212,10 +213,11 @@ def test_nan_in_a_shard_is_refused_with_its_count(cache: ActivationCache) -> Non
 
 def test_manifest_of_another_width_or_kind_is_refused(cache: ActivationCache) -> None:
     path = cache.path / "manifest.json"
-    manifest = json.loads(path.read_text())
-    path.write_text(json.dumps({**manifest, "origin": {**manifest["origin"], "d_in": 16}}))
-    with pytest.raises(UserError, match="contradicts its fingerprint"):
-        ActivationCache.open(cache.path)
+    manifest = without_checksum(json.loads(path.read_text()))
+    for other, line in (({"layer": 7}, "contradicts its fingerprint"), ({"d_in": 16}, "a mean of width 8, not 16")):
+        path.write_text(json.dumps({**manifest, "origin": {**manifest["origin"], **other}}))
+        with pytest.raises(UserError, match=line):
+            ActivationCache.open(cache.path)
     for text in ("{", "[]", '{"format": 1}'):
         path.write_text(text)
         with pytest.raises(UserError, match=r"manifest\.json: "):

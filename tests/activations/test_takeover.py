@@ -169,7 +169,7 @@ def test_a_damaged_manifest_is_left_with_a_line(lm, ensure, capsys):
     old = as_before(ensure(), lm)
     (old / "manifest.json").write_text("{")
     ensure()
-    assert "manifest.json: not JSON" in capsys.readouterr().err
+    assert "manifest.json: is not JSON" in capsys.readouterr().err
 
 
 def test_the_same_model_under_another_name_has_the_same_cache(lm, ensure, tmp_path, monkeypatch):

@@ -15,6 +15,7 @@ import yaml
 from safetensors.torch import load_file, save_file
 
 from saemd import export, load_sae
+from saemd.checksums import without_checksum
 from saemd.errors import UserError
 from saemd.sae import save_sae
 from saemd.stability import compare_root, compare_run
@@ -42,12 +43,14 @@ def text(content: str | bytes) -> Damage:
 
 def changed(**values: object) -> Damage:
     """Other values for these keys of a YAML or JSON file."""
-    return lambda path: path.write_text(yaml.safe_dump({**yaml.safe_load(path.read_text()), **values}))
+    return lambda path: path.write_text(
+        yaml.safe_dump({**without_checksum(yaml.safe_load(path.read_text())), **values})
+    )
 
 
 def without(key: str) -> Damage:
     def remove(path: Path) -> None:
-        there = yaml.safe_load(path.read_text())
+        there = without_checksum(yaml.safe_load(path.read_text()))
         del there[key]
         path.write_text(json.dumps(there))
 

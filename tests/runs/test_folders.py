@@ -127,7 +127,7 @@ def test_a_run_of_an_earlier_version_is_refused_in_a_short_line(world, command, 
     run = tmp_path / PLACE
     shutil.copytree(whole, run)
     saved = yaml.safe_load((run / "config.yaml").read_text())
-    del saved["config"]["sae"]
+    del saved["config"]["sae"], saved["checksum"]
     (run / "config.yaml").write_text(yaml.safe_dump(saved))
     assert command(*world, *SHORT, f"run_root={tmp_path}") == 2
     assert f"{run} holds a run of an earlier version, which" in capsys.readouterr().err

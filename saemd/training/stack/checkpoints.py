@@ -15,7 +15,7 @@ from torch import Tensor
 
 from saemd.files import replacing, save_torch
 from saemd.runs import CHECKPOINT
-from saemd.training.checkpoints import SafeCheckpoints, load_plain
+from saemd.training.checkpoints import SafeCheckpoints, load_whole
 
 
 class StackCheckpoints(SafeCheckpoints):
@@ -31,7 +31,7 @@ class StackCheckpoints(SafeCheckpoints):
                     save_torch(_own(member_checkpoint(checkpoint, i)), aside)
 
     def load_checkpoint(self, path: Any, map_location: Any = "cpu", weights_only: bool | None = None) -> dict[str, Any]:
-        return stack_checkpoint([load_plain(folder / CHECKPOINT) for folder in self.folders])
+        return stack_checkpoint([load_whole(folder / CHECKPOINT) for folder in self.folders])
 
 
 def member_checkpoint(checkpoint: dict[str, Any], i: int) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import json
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any
@@ -14,7 +13,7 @@ from saemd.activations.joined import JoinedDataModule
 from saemd.config import Config
 from saemd.errors import UserError
 from saemd.logging import log_summary
-from saemd.runs import CHECKPOINT, METRICS, run_name
+from saemd.runs import CHECKPOINT, read_metrics, run_name
 from saemd.training.callbacks import AtEnd, SaveRun
 from saemd.training.checkpoints import step_of
 from saemd.training.fit import fit
@@ -59,7 +58,7 @@ def train_together(
             if i in failed:
                 outcomes.append(failed[i])
                 continue
-            outcomes.append(metrics := json.loads((folder / METRICS).read_text()))
+            outcomes.append(metrics := read_metrics(folder))
             log_summary(logger, metrics)
     del jobs, sources, module, data, acts
     gc.collect()
