@@ -6,6 +6,7 @@ against each other. A key that nothing reads is a defect.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from dataclasses import dataclass, field
 from itertools import pairwise
@@ -26,6 +27,7 @@ from saemd.training.config import RecipeConfig, check_recipe
 
 ACCELERATORS = ("auto", "cpu", "gpu", "cuda")
 SEEDS = 2**32
+LARGEST = 2**63 - 1  # of a number in the configuration
 
 
 @dataclass
@@ -92,6 +94,7 @@ def check(config: Config) -> None:
     for key in ("seed", "init_seed", "data_seed"):
         if not 0 <= getattr(config, key) < SEEDS:  # torch's generator keeps 32 bits: two seeds could draw one start
             raise bad_value(key, getattr(config, key), f"use a seed from 0 to {SEEDS - 1}")
+    _check_sizes(dataclasses.asdict(config))
     if config.corpus.part != (part := part_of(config.documents, config.seed)):
         raise bad_value("corpus.part", config.corpus.part, f"documents={config.documents} makes it {part or 'null'}")
     if config.l0 <= 0:
@@ -137,8 +140,18 @@ def _check_devices(config: Config) -> None:
         raise bad_value("activations.name", name, remedy)
 
 
+def _check_sizes(values: dict[str, Any], prefix: str = "") -> None:
+    for key, value in values.items():
+        if isinstance(value, dict):
+            _check_sizes(value, f"{prefix}{key}.")
+        elif isinstance(value, int) and abs(value) > LARGEST:
+            raise bad_value(f"{prefix}{key}", str(value)[:30], f"too large a number; use at most {LARGEST:,}")
+
+
 def _check_snapshots(config: Config) -> None:
     asked = config.snapshots
+    if not isinstance(asked, list) or any(type(n) is not int for n in asked):  # an interpolation may give anything
+        raise bad_value("snapshots", asked, "use a list of token counts, as [0,1_000_000]")
     if any(n > config.tokens for n in asked):
         raise bad_value("snapshots", asked, f"training ends at tokens={config.tokens}; use at most that many")
     if any(n < 0 for n in asked) or any(a >= b for a, b in pairwise(asked)):

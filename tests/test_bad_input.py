@@ -50,6 +50,8 @@ CASES = {
     "seed of more than 64 bits": (["seed=18446744073709551616"], r"seed=18446744073709551616: use a seed"),
     "seed of the data": (["data_seed=-5"], r"data_seed=-5: use a seed"),
     "seed of the start": (["init_seed=-5"], r"init_seed=-5: use a seed"),
+    "a number that no machine holds": (["tokens=" + "9" * 400], r"tokens=999999999+: too large a number"),
+    "what an interpolation gives": (["snapshots=${seed}"], r"snapshots=24: use a list of token counts"),
     "no latents": (["d_sae=0"], r"d_sae=0: use at least 1"),
     "empty label": (["init.label=''"], r"init.label='': it names the run's folder"),
     "label with a slash": (["init.label=a/b"], r"init.label='a/b': it names the run's folder"),

@@ -98,7 +98,7 @@ def _check(path: Path, record: Any, types: dict[str, Any], remedy: str) -> None:
     if not isinstance(record, dict):
         raise DamagedFileError(path, "is no record of a score", remedy)
     for key, expected in types.items():
-        if not isinstance(record.get(key), expected) or isinstance(record[key], bool):
+        if key not in record or not isinstance(record[key], expected) or isinstance(record[key], bool):
             raise DamagedFileError(path, f"is no record of a score ({key}: {record.get(key)!r:.40})", remedy)
     if record["status"] == "done" and record["achieved_l0"] is None:
         raise DamagedFileError(path, "is no record of a score (no achieved_l0)", remedy)
