@@ -82,7 +82,7 @@ def _flips(
         path.write_bytes(content)
         name = path.relative_to(work).as_posix()
         ended = run(scenario.command)
-        now = {key: value for key, value in contents(work).items() if key != name} if ended.code else contents(work)
+        now = contents(work, but=name) if ended.code == 0 else {}
         same = ended.code == 0 and all(now.get(key) == value for key, value in whole.items() if key != name)
         said = path.name in ended.said or (path.parent.name in ended.said and ended.code != 0)
         counts["tracebacks"] += ended.has_traceback

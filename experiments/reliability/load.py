@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import sys
 import tempfile
 import threading
@@ -27,6 +28,7 @@ from world import make_inputs, world_words  # noqa: E402
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
 CELLS = 50  # two starts, 25 L0
+TRAINED = re.compile(r"^(init=\S+ l0=\S+ seed=\S+): done, .* tokens$", re.MULTILINE)  # the end of a progress bar
 
 
 class Watch:
@@ -39,9 +41,7 @@ class Watch:
         for _ in range(5):
             ended = run(self.words, 0.0, self._follow)
             self.tries.append(ended)
-            self.trained += [
-                line.split("  ")[0] for line in ended.said.splitlines() if line.endswith(" s") and "FVU" in line
-            ]
+            self.trained += TRAINED.findall(ended.said)
             if ended.code == 0:
                 return
 
@@ -87,6 +87,7 @@ def main(arguments: list[str]) -> None:
             thread.join()
         wall = time.monotonic() - started
         result = outcome(watches, work / "runs", runs, wall)
+        out.write_text(json.dumps(result, indent=1) + "\n")
         table = (work / "runs" / "stability" / "stability.json").read_bytes()
         _, result["comparison_again"] = measured(["stability", f"run_root={work / 'runs'}"])
         result["table_is_stable"] = table == (work / "runs" / "stability" / "stability.json").read_bytes()

@@ -1,7 +1,7 @@
 """Interrupt every command at random moments, and compare its end with that of an undisturbed one, bit by bit.
 
 python experiments/reliability/run.py            # 20 of each kind; needs root, for a small disk in memory (tmpfs)
-python experiments/reliability/run.py n=5 only=harvest,training parts=kill out=/tmp/results.json
+python experiments/reliability/run.py n=5 only=harvest,training parts=kill out=/tmp/some.json
 
 Kills (SIGKILL) and full disks come at moments drawn over the command's processor time; those behind its end are drawn
 again. Then the same command is given again. Flips: one bit of one file, then the command that reads it.
@@ -32,7 +32,7 @@ from flips import flip_all  # noqa: E402
 from trees import EXCEPTED, contents, left_over  # noqa: E402
 from world import Scenario, make_inputs, scenarios  # noqa: E402
 
-OWN = 2  # trials in processes of their own; the others are forks of a warm one
+OWN = 1  # trial of each is in a process of its own; the others are forks of a warm one
 TRIES = 3  # draws for one moment, where the command ended before it
 
 
@@ -55,6 +55,8 @@ def prepared(scenario: Scenario, work: Path, kept: Path) -> None:
     for words in scenario.before:
         ended = run(words)
         assert ended.code == 0, ended.said
+    if scenario.removed:
+        shutil.rmtree(work / scenario.removed)
     shutil.copytree(work, kept, dirs_exist_ok=True)
 
 
@@ -116,7 +118,7 @@ def measure(scenario: Scenario, work: Path, kept: Path, n: int, how: str, draw: 
     hits = [trial for trial in trials if trial]
     good = [trial for trial in hits if trial["clear"] and not trial["code"] and not trial["differing"]]
     return {
-        "interrupted": len(hits), "same_end": len(good), "processor_seconds": round(lengths[False], 2),
+        "asked": n, "interrupted": len(hits), "same_end": len(good), "processor_seconds": round(lengths[False], 2),
         "files_compared": len(whole), "with_left_overs": sum(bool(trial["left_over"]) for trial in hits),
         "own_processes": sum(trial["own_process"] for trial in hits), "moments": [trial["at"] for trial in hits],
         "bad": [trial for trial in hits if trial not in good],
@@ -127,7 +129,8 @@ def main(arguments: list[str]) -> None:
     given = dict(word.split("=", 1) for word in arguments)
     n, parts = int(given.get("n", 20)), given.get("parts", "kill,full,flip").split(",")
     out = Path(given.get("out", HERE / "results.json"))
-    started, results = time.monotonic(), {"excepted": EXCEPTED, "n": n, "seed": int(given.get("seed", 0))}
+    started, results = time.monotonic(), json.loads(out.read_text()) if out.exists() else {}
+    results |= {"excepted": EXCEPTED, "seed": int(given.get("seed", 0))}
     warm_up()
     with folders() as (inputs, work):
         kept = inputs.parent / "kept"
@@ -141,7 +144,7 @@ def main(arguments: list[str]) -> None:
                 out.write_text(json.dumps(results, indent=1) + "\n")
         if "flip" in parts:
             results["flip"] = flip_all(scenarios(inputs, work), work, kept, n, random.Random(results["seed"]))
-    results["wall_seconds"] = round(time.monotonic() - started)
+    results.setdefault("wall_seconds", {})[",".join(parts)] = round(time.monotonic() - started)
     out.write_text(json.dumps(results, indent=1) + "\n")
 
 

@@ -18,6 +18,7 @@ EXCEPTED = {
     "digests.json": "times and inodes of the user's files",
     "report.html": "times of the runs (a product of the records)",
     "seconds, tokens_per_second": "of metrics.json, scores and figures: speed",
+    "git_commit": "of config.yaml, where a commit came between",
     "trained_together": "of metrics.json: a killed stack may go on as two",
     "mtime_ns": "of the weights that a comparison was made from",
     "text of a figure": "a digest that holds these times; its pixels are compared",
@@ -25,15 +26,16 @@ EXCEPTED = {
     "loops, callbacks": "of last.ckpt: Lightning's own counters, as of restarts; the rest is compared",
     "locks": "empty files",
 }
-_TIMES = {"seconds", "tokens_per_second", "trained_together", "mtime_ns", "checksum"}
+_TIMES = {"seconds", "tokens_per_second", "trained_together", "git_commit", "mtime_ns", "checksum"}
 _SKIPPED = re.compile(r"(^|/)(digests\.json|report\.html|[^/]*\.lock|\.hydra/.*|multirun\.yaml|.*\.log)$")
 _HALF = re.compile(r"(^|/)(\.partial-|\.tmp)")
 
 
-def contents(root: Path) -> dict[str, str]:
-    """A digest of every file below `root` but those in `EXCEPTED`, by its path. Half-written files are left out."""
+def contents(root: Path, but: str = "") -> dict[str, str]:
+    """A digest of every file below `root`, by its path, but those in `EXCEPTED`, half-written ones, and `but`."""
     files = sorted(path for path in root.rglob("*") if path.is_file())
     names = {path.relative_to(root).as_posix(): path for path in files}
+    names.pop(but, None)
     return {name: digest(path) for name, path in names.items() if not _SKIPPED.search(name) and not _HALF.search(name)}
 
 

@@ -16,10 +16,11 @@ WORDS = [f"{a}{b}" for a in ("re", "con", "de", "pro", "in", "ex") for b in ("fo
 
 @dataclass(frozen=True)
 class Scenario:
-    """A command, and the commands before it that make what it starts from."""
+    """A command, the commands before it that make what it starts from, and what of that is taken away again."""
 
     command: list[str]
     before: list[list[str]]
+    removed: str = ""
 
 
 def make_inputs(folder: Path, documents: int = 600) -> None:
@@ -63,6 +64,6 @@ def scenarios(inputs: Path, work: Path) -> dict[str, Scenario]:
         "training": Scenario(["train", *short, "init=uniform", "tokens=16384", "snapshots=[4096]"], [cache]),
         "stack": Scenario(["train", "-m", *short, "init=uniform", "seed=0,1,2,3", "together=4"], [cache]),
         "sweep": Scenario(["train", "-m", *short, "init=mirror,uniform", "seed=0,1"], [cache]),
-        "comparison": Scenario(["stability", f"run_root={work / 'runs'}"], [cache, runs]),
+        "comparison": Scenario(["stability", f"run_root={work / 'runs'}"], [cache, runs], removed="runs/stability"),
         "evaluation": Scenario(["evaluate", *score, *core], [cache, runs]),
     }

@@ -20,6 +20,7 @@ from saemd.errors import UserError
 from saemd.sae import save_sae
 from saemd.stability import compare_root, compare_run
 from saemd.stability.__main__ import main as stability
+from saemd.training import run as training
 from tests.runs.short_run import PLACE, SHORT, interrupted, one_error
 from tests.sae.test_jumprelu import random_sae
 from tests.stability_fakes import D, F, fake_run
@@ -166,6 +167,23 @@ def test_a_run_without_its_configuration_is_not_gone_on_with(world, command, who
     (run / "config.yaml").unlink()
     assert command(*world, *SHORT, f"run_root={tmp_path}") == 2
     assert re.match(rf"error: {run}/config.yaml: cannot be read .*remove {run} and train it again", one_error(capsys))
+
+
+def test_a_run_that_another_process_finishes_meanwhile_is_left_as_it_is(
+    world, command, whole, tmp_path, capsys, monkeypatch
+):
+    prepare = training.prepare
+
+    def slow(config):
+        job = prepare(config)
+        shutil.copytree(whole, tmp_path / PLACE)
+        return job
+
+    monkeypatch.setattr(training, "prepare", slow)
+    assert command(*world, *SHORT, f"run_root={tmp_path}") == 2
+    assert "another process has just finished this run" in one_error(capsys)
+    assert (tmp_path / PLACE / "metrics.json").read_bytes() == (whole / "metrics.json").read_bytes()
+    assert command(*world, *SHORT, f"run_root={tmp_path}") == 0
 
 
 def test_a_file_where_the_run_belongs(world, command, tmp_path, capsys):
