@@ -3,69 +3,30 @@
     saemd export run=runs/init=mirror/l0=40/seed=24 out=mirror-40                # for SAELens, SAEBench
     saemd export run_root=runs out=exported                                      # every finished run
     saemd export run_root=runs out=exported format=dictionary_learning           # ae.pt and config.json
+    saemd export run_root=runs out=exported format=sparsify                      # of TopK SAEs
+    saemd export run_root=runs out=card format=hub repo=me/saes                  # with a model card, and uploaded
 
 `out` is a new folder; with run_root it keeps the layout init=…/l0=…/…/seed=…. All formats take raw activations and have
-decoder rows of unit norm.
+decoder rows of unit norm. Without repo=… format=hub writes the folder and uploads nothing.
 """
 
-import json
 import os
-import shutil
 import sys
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
 
-from saemd.activations.config import HOOKS, RESIDUAL
 from saemd.arguments import key_values
 from saemd.cli import entry
 from saemd.errors import UserError, bad_value
-from saemd.files import DamagedFileError, save_torch, unwritable
+from saemd.exports import FORMATS, Writer, check_repository, upload, write_card
+from saemd.files import DamagedFileError, unwritable
 from saemd.progress import bar
-from saemd.runs import METRICS, WEIGHTS, find, is_among_runs, read_config, read_metrics
-from saemd.sae import SAE
-from saemd.sae.export import CONFIG, config_text, load_finite
-from saemd.sae.export import read_config as read_sae_config
+from saemd.runs import METRICS, find, is_among_runs, read_metrics
+from saemd.runs.folders import place_of
+from saemd.sae import load_finite
 
-KEYS = ("run", "run_root", "out", "format")
-
-
-def write_saelens(run: Path, sae: SAE, folder: Path) -> None:
-    """`sae_lens.SAE.load_from_disk(folder)`: a run is saved in this form; in older ones cfg.json lacks the version."""
-    shutil.copyfile(run / WEIGHTS, folder / WEIGHTS)
-    metadata = read_sae_config(run).get("metadata")
-    (folder / CONFIG).write_text(config_text(sae, metadata))
-
-
-def write_dictionary_learning(run: Path, sae: SAE, folder: Path) -> None:
-    """For `dictionary_learning.utils.load_dictionary(folder, device)`.
-
-    config.json names things as dictionary_learning's trainer and buffer do; what has no counterpart here is left out.
-    """
-    if (theirs := sae.dictionary_learning()) is None:
-        raise bad_value("format", "dictionary_learning", f"it has no class for {run}'s architecture; use saelens")
-    dict_class, weights = theirs
-    config = read_config(run)["config"]
-    trainer = {
-        "dict_class": dict_class,
-        "activation_dim": sae.d_in,
-        "dict_size": sae.d_sae,
-        "lm_name": config["lm"]["name"],
-        "layer": config["layer"],
-        "submodule_name": f"{HOOKS[config['activations'].get('hook', RESIDUAL)]}_layer_{config['layer']}",
-        "target_l0": config["l0"],
-        "seed": config["seed"],
-    }
-    buffer = {"d_submodule": sae.d_in, "io": "out", "ctx_len": config["activations"]["context_length"]}
-    save_torch({name: value.detach().contiguous() for name, value in weights.items()}, folder / "ae.pt")
-    (folder / "config.json").write_text(json.dumps({"trainer": trainer, "buffer": buffer}, indent=2) + "\n")
-
-
-Writer = Callable[[Path, SAE, Path], None]  # the run's folder, its SAE, the folder to fill
-FORMATS: Mapping[str, Writer] = {
-    "saelens": write_saelens,
-    "dictionary_learning": write_dictionary_learning,
-}
+KEYS = ("run", "run_root", "out", "format", "repo")
 
 
 def parse(arguments: list[str]) -> dict[str, str]:
@@ -77,6 +38,8 @@ def parse(arguments: list[str]) -> dict[str, str]:
         raise UserError("run=…: give either one run's folder, or run_root=… for all finished runs below it")
     if "out" not in values:
         raise UserError("out=…: name the folder to write")
+    if "repo" in values and values["format"] != "hub":
+        raise bad_value("repo", values["repo"], "only format=hub is uploaded; add it, or leave repo out")
     return values
 
 
@@ -86,15 +49,19 @@ def runs_to_export(values: Mapping[str, str]) -> dict[Path, Path]:
         run = Path(values["run"]).expanduser()
         if not (run / METRICS).is_file():
             raise bad_value("run", run, f"no finished run here ({METRICS} is missing); name init=…/l0=…/seed=…")
-        return {run: Path()}
+        place = place_of(run)
+        return {run: run.resolve().relative_to(place.run_root) if place and values["format"] == "hub" else Path()}
     root = Path(values["run_root"]).expanduser()
     if not (runs := find(root)):
         raise bad_value("run_root", root, "no finished run below it; give the run_root that was trained with")
     return {run: run.relative_to(root) for run in runs}
 
 
-def export(runs: Mapping[Path, Path], out: Path, write: Writer) -> None:
-    """Write all runs aside and rename the whole to `out`, so that it is there complete or not at all."""
+def export(runs: Mapping[Path, Path], out: Path, write: Writer, finish: Callable[[Path], None]) -> None:
+    """Write all runs aside and rename the whole to `out`, so that it is there complete or not at all.
+
+    `finish` is called with the folder before that.
+    """
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise bad_value("out", out, "there is something here already; name a new folder")
     for run in runs:
@@ -119,6 +86,7 @@ def export(runs: Mapping[Path, Path], out: Path, write: Writer) -> None:
                 for remark in sae.remarks():
                     print(f"{run}: {remark}", file=sys.stderr)
                 progress.advance()
+            finish(whole)
             os.replace(whole, out)
     except OSError as error:
         raise unwritable(out, error) from error
@@ -135,8 +103,17 @@ def main(arguments: list[str]) -> int:
         return 0
     try:
         values = parse(arguments)
-        runs, out = runs_to_export(values), Path(values["out"]).expanduser()
-        export(runs, out, FORMATS[values["format"]])
+        runs, out, repository = runs_to_export(values), Path(values["out"]).expanduser(), values.get("repo")
+        if repository:
+            check_repository(repository)
+
+        def finish(whole: Path) -> None:
+            if values["format"] == "hub":
+                write_card(runs, whole, repository)
+
+        export(runs, out, FORMATS[values["format"]], finish)
+        if repository:
+            upload(out, repository)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

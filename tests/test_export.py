@@ -7,19 +7,31 @@ import stat
 import sys
 import types
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
+import yaml
+from safetensors.torch import load_file
 
 from saemd import export
 from saemd.packages import fetch_package
 from saemd.sae import load_sae, save_sae
+from saemd.sae.topk import TopKSAE
+from saemd.stability import compare_root
 from tests.sae.test_jumprelu import random_sae
-from tests.stability_fakes import D, F, fake_run
+from tests.stability_fakes import D, F, fake_run, rows
 from tests.test_files import no_file_above
 from tests.training.test_reference import PEER
 
 CONFIG = {"activations": {"context_length": 256}}
+JUMPRELU = ("saelens", "dictionary_learning", "hub")  # formats that hold a JumpReLU SAE
+
+
+@pytest.fixture(autouse=True)
+def no_network(monkeypatch):
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
 
 
 @pytest.fixture
@@ -83,6 +95,72 @@ def test_dictionary_learning_reads_the_same_sae(run, tmp_path, monkeypatch, cach
         torch.testing.assert_close(peer(raw()), ours(raw()))
 
 
+def test_sparsify_has_the_encoder_by_latents(tmp_path):
+    run = fake_run(tmp_path / "runs", config=CONFIG)
+    sae = TopKSAE(D, F, target_l0=4, scale=50.0)
+    with torch.no_grad():
+        for parameter in sae.parameters():
+            parameter.copy_(0.3 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0)))
+    save_sae(sae, run)
+    assert export.main([f"run={run}", f"out={tmp_path / 'out'}", "format=sparsify"]) == 0
+    config = json.loads((tmp_path / "out" / "cfg.json").read_text())
+    assert (config["num_latents"], config["k"], config["d_in"], config["transcode"]) == (F, 4, D, False)
+    weights = load_file(tmp_path / "out" / "sae.safetensors")
+    assert torch.equal(weights["encoder.weight"], load_sae(run).W_enc.T)
+    torch.testing.assert_close(load_sae(tmp_path / "out")(raw()), sae(raw()), rtol=1e-4, atol=1e-3)
+
+
+def test_a_repository_for_the_hub_has_its_card(tmp_path, monkeypatch):
+    """Metrics, stability and recurrence are those of the run; the address on the card loads the SAE."""
+    lm = {"name": "org/tiny", "revision": None, "licence": "Apache-2.0"}
+    runs = [fake_run(tmp_path / "runs", "mirror", seed=seed, start=rows(5), config={"lm": lm}) for seed in (1, 2, 3)]
+    for run in runs:
+        save_sae(load_sae(run), run)  # with cfg.json
+    compare_root(tmp_path / "runs")
+    (tmp_path / "runs" / "stability" / "figures").mkdir()
+    (tmp_path / "runs" / "stability" / "figures" / "summary.png").write_bytes(b"png")
+    assert export.main([f"run_root={tmp_path / 'runs'}", f"out={tmp_path / 'out'}", "format=hub"]) == 0
+    card = (tmp_path / "out" / "README.md").read_text()
+    _, header, text = card.split("---\n", 2)
+    assert yaml.safe_load(header) == {
+        "library_name": "saelens", "tags": ["sparse-autoencoder", "saemd"], "base_model": "org/tiny",
+        "license": "apache-2.0",
+    }  # fmt: skip
+    place = runs[0].relative_to(tmp_path / "runs")
+    assert f"| `{place}` | jumprelu | 48 | 40 | 41.2 | 0.206 | 0.794 | 0.02 | 1,000,000 |" in text
+    (pair,) = [line for line in text.splitlines() if line.startswith("| mirror | 40 | 1, 2 | yes |")]
+    record = json.loads((tmp_path / "runs" / "stability" / "stability.json").read_text())[0]
+    assert f"| {record['shared']:.3g} |" in pair
+    assert f'sae = saemd.load_sae("hf://<organisation>/<name>/{place}")' in text
+    assert "comes under: Apache-2.0." in text
+    assert (tmp_path / "out" / "stability.png").read_bytes() == b"png"
+    found = json.loads((tmp_path / "out" / place / "recurrence.json").read_text())
+    with np.load(tmp_path / "runs" / "stability" / "recurrence" / "mirror_l0=40.npz") as file:
+        assert found == {"compared": 2, "returns": file["returns"][0].tolist()}
+    assert torch.equal(load_sae(tmp_path / "out" / place).W_dec, load_sae(runs[0]).W_dec)
+
+
+def test_a_run_that_was_never_compared_goes_to_the_hub_too(run, tmp_path, monkeypatch):
+    calls: list[Any] = []
+    methods: dict[str, Any] = {
+        name: lambda _, name=name, **given: calls.append((name, given)) for name in ("whoami", "create_repo")
+    }
+    methods["upload_folder"] = lambda _, repo_id, folder_path: calls.append((repo_id, sorted(folder_path.iterdir())))
+    monkeypatch.setattr("huggingface_hub.HfApi", type("HfApi", (), methods))
+    out = tmp_path / "out"
+    assert export.main([f"run={run}", f"out={out}", "format=hub", "repo=me/saes"]) == 0
+    place = run.relative_to(tmp_path / "runs").as_posix()
+    card = (out / "README.md").read_text()
+    assert f'SAE.from_pretrained("me/saes", "{place}")' in card
+    assert "license" not in card.split("---")[1]
+    assert "terms that its own page states" in card
+    assert "Stability" not in card
+    assert calls == [
+        ("whoami", {}), ("create_repo", {"repo_id": "me/saes", "exist_ok": True}),
+        ("me/saes", [out / "README.md", out / "init=uniform"]),
+    ]  # fmt: skip
+
+
 def test_negative_thresholds_are_told(run, tmp_path, capsys):
     sae = load_sae(run)
     with torch.no_grad():
@@ -98,7 +176,14 @@ BAD = {
     "no out": (["run={run}"], r"out=…: name the folder"),
     "unknown key": (["runs={run}", "out={out}"], r"runs=.*: known are run=…"),
     "no value": (["run=", "out={out}"], r"run=: is empty"),
-    "format": (["run={run}", "out={out}", "format=sparsify"], r"format=sparsify: known are saelens, dictionary_learn"),
+    "format": (["run={run}", "out={out}", "format=gguf"], r"format=gguf: known are saelens, dictionary_learn"),
+    "no class": (
+        ["run={run}", "out={out}", "format=sparsify"],
+        r"format=sparsify: it knows TopK alone, and .* jumprelu",
+    ),
+    "repo without hub": (["run={run}", "out={out}", "repo=me/x"], r"repo=me/x: only format=hub is uploaded"),
+    "no repo": (["run={run}", "out={out}", "format=hub", "repo=me"], r"repo=me: write <organisation>/<name>"),
+    "no hub": (["run={run}", "out={out}", "format=hub", "repo=me/x"], r"repo=me/x: the hub refused .*log in with"),
     "no run there": (["run={root}", "out={out}"], r"run=.*: no finished run here"),
     "empty run root": (["run_root={run}", "out={out}"], r"run_root=.*: no finished run below it"),
     "out is taken": (["run={run}", "out={root}"], r"out=.*: there is something here already"),
@@ -131,19 +216,19 @@ def test_truncated_weights(run, tmp_path, capsys):
 def test_help_holds_commands_that_parse(capsys):
     assert export.main(["--help"]) == 0
     commands = [line.split("#")[0].split()[2:] for line in capsys.readouterr().out.splitlines() if "    saemd" in line]
-    assert len(commands) == 3
+    assert len(commands) == 5
     assert all(export.parse(command) for command in commands)
 
 
 def test_others_may_read_what_is_exported(run, tmp_path):
     before = os.umask(0o022)
     try:
-        for form in export.FORMATS:
+        for form in JUMPRELU:
             assert export.main([f"run={run}", f"out={tmp_path / form}", f"format={form}"]) == 0
     finally:
         os.umask(before)
     modes = {path.relative_to(tmp_path).as_posix(): stat.S_IMODE(path.stat().st_mode)
-             for form in export.FORMATS for path in (tmp_path / form, *(tmp_path / form).iterdir())}  # fmt: skip
+             for form in JUMPRELU[:2] for path in (tmp_path / form, *(tmp_path / form).iterdir())}  # fmt: skip
     assert modes == {
         "saelens": 0o755, "saelens/cfg.json": 0o644, "saelens/sae_weights.safetensors": 0o644,
         "dictionary_learning": 0o755, "dictionary_learning/ae.pt": 0o644, "dictionary_learning/config.json": 0o644,
@@ -170,7 +255,7 @@ def test_the_home_folder_is_known_by_its_sign(run, tmp_path, monkeypatch):
     assert len(list((tmp_path / "all").rglob("cfg.json"))) == 1
 
 
-@pytest.mark.parametrize("form", export.FORMATS)
+@pytest.mark.parametrize("form", JUMPRELU)
 def test_a_full_disk_leaves_nothing_of_an_export(form, run, tmp_path, capsys):
     with no_file_above(1_000):
         assert export.main([f"run={run}", f"out={tmp_path / 'out'}", f"format={form}"]) == 2

@@ -38,6 +38,7 @@ BELOW: dict[str, set[str]] = {
     "stability": {"tools", "sae", "runs"},
     "planning": {"tools", "config", "lm", "corpus", "sae", "activations", "runs", "training", "stability"},
     "quality": {"tools", "config", "lm", "corpus", "logging", "sae", "activations", "runs"},
+    "exports": {"tools", "config", "sae", "runs"},
     "report": {"tools", "stability", "quality", "runs"},
 }
 EVERYTHING = {*BELOW, "entries"}

@@ -1,4 +1,4 @@
-"""Save and load SAEs in SAELens's form: `sae_weights.safetensors` and `cfg.json`, for raw activations."""
+"""Save SAEs in SAELens's form, `sae_weights.safetensors` and `cfg.json`, for raw activations; load that and others."""
 
 from __future__ import annotations
 
@@ -15,9 +15,11 @@ from torch import Tensor
 from saemd.errors import UserError
 from saemd.files import DamagedFileError, one_line, read_json, read_tensors, replacing, save_tensors, write_text
 from saemd.sae.base import SAE
+from saemd.sae.formats import locate, read
 from saemd.sae.registry import LOADED_AS
 
 WEIGHTS, CONFIG = "sae_weights.safetensors", "cfg.json"  # SAELens's names
+METRICS = "metrics.json"  # which only runs have
 
 
 def save_sae(sae: SAE, folder: Path | str, metadata: dict[str, Any] | None = None) -> None:
@@ -54,11 +56,15 @@ def config_text(folded: SAE, metadata: dict[str, Any] | None = None) -> str:
 
 
 def load_sae(path: Path | str) -> SAE:
-    """The SAE saved in the folder `path`. Raises `UserError` where there is none or its files do not fit together.
+    """The SAE saved in the folder `path`, by this project or by SAELens, dictionary_learning, sparsify or Gemma Scope.
+
+    `path` may be a hub address, as `hf://<org>/<repository>/<folder>`. Latents and reconstructions of raw activations
+    are those of the library that saved it; see docs/interoperability.md. Raises `UserError` where there is no SAE, its
+    files do not fit together, or no architecture here computes its latents.
 
     NaN and infinite weights only get a warning here: one may want to look at what diverged. `load_finite` refuses them.
     """
-    sae = _load(Path(path))
+    sae = _load(locate(path))
     if names := not_finite(sae.state_dict()):
         warnings.warn(f"{path}: {names} NaN or infinite in places; this SAE has diverged", stacklevel=2)
     return sae
@@ -66,7 +72,7 @@ def load_sae(path: Path | str) -> SAE:
 
 def load_finite(path: Path | str) -> SAE:
     """As `load_sae`, for those who compute or hand on: a `UserError` also where weights are NaN or infinite."""
-    sae = _load(Path(path))
+    sae = _load(locate(path))
     if names := not_finite(sae.state_dict()):
         remedy = "remove this folder and train it again, with a lower recipe.lr"
         raise UserError(f"{path}: {names} NaN or infinite in places; {remedy}")
@@ -80,12 +86,45 @@ def not_finite(weights: Mapping[str, Tensor]) -> str:
 
 
 def sae_shape(folder: Path) -> tuple[int, int]:
-    """d_in and d_sae of the SAE saved in `folder`, whose files must fit together. Reads only the weights' header.
+    """d_in and d_sae of the SAE saved in `folder`, whose files must fit together. Of a run only the header is read.
 
-    Raises `DamagedFileError`.
+    Raises `UserError`, of a damaged file `DamagedFileError`.
     """
+    if not _is_native(folder):
+        d_in, d_sae = read(folder).W_enc.shape
+        return d_in, d_sae
     sae, _ = _empty(folder)
     return sae.d_in, sae.d_sae
+
+
+def matrices(path: Path | str) -> tuple[Tensor, Tensor]:
+    """W_enc [D, F] and W_dec [F, D], float32, of an SAE in any form; also where its latents cannot be computed here.
+
+    Raises `UserError`.
+    """
+    folder = locate(path)
+    if not _is_native(folder):
+        found = read(folder)
+        return found.W_enc, found.W_dec
+    with safe_open(folder / WEIGHTS, framework="pt") as file:
+        return file.get_tensor("W_enc").float(), file.get_tensor("W_dec").float()
+
+
+def _is_native(folder: Path) -> bool:
+    """Is it in the form that `save_sae` writes? SAELens's own SAEs may say the same in another way."""
+    if (folder / METRICS).exists():  # a run
+        return True
+    if not (folder / WEIGHTS).exists() or not (folder / CONFIG).exists():
+        return (folder / WEIGHTS).exists()  # weights alone are a JumpReLU SAE's
+    config = read_config(folder)
+    architecture = LOADED_AS.get(str(config.get("architecture", "jumprelu")))
+    if architecture is None or "metadata" not in config:
+        return False
+    own = {"apply_b_dec_to_input": False, "normalize_activations": "none", **architecture(1, 1).saelens_config()}
+    own.pop("k", None)
+    was_trained_there = (config["metadata"] or {}).get("sae_lens_training_version")
+    defaults = {"apply_b_dec_to_input": True, "normalize_activations": "none", "rescale_acts_by_decoder_norm": False}
+    return not was_trained_there and all(config.get(key, defaults[key]) == value for key, value in own.items())
 
 
 def _empty(folder: Path) -> tuple[SAE, dict[str, Any]]:
@@ -136,8 +175,8 @@ def read_config(folder: Path) -> dict[str, Any]:
 
 
 def _load(folder: Path) -> SAE:
-    if not (folder / WEIGHTS).exists():
-        raise DamagedFileError(folder / WEIGHTS, "there is no such file", "name a finished run's folder")
+    if not _is_native(folder):
+        return read(folder).sae()
     empty, config = _empty(folder)
     weights = read_sae_weights(folder)
     sae = type(empty).from_saelens(empty.d_in, empty.d_sae, config)
@@ -152,7 +191,7 @@ def _decisive(sae: SAE) -> str:
 
 def _remedy(folder: Path) -> str:
     """How to get the files again: a run's command writes them, and for an SAE from elsewhere nothing does."""
-    metrics = folder / "metrics.json"  # which only runs have
+    metrics = folder / METRICS
     if metrics.exists():
         return f"remove {metrics}, and the command that trained this run measures it again"
     return "save it again, or fetch another copy"

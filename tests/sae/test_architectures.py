@@ -134,5 +134,5 @@ def test_from_training_to_scores(name, world, command, tmp_path, monkeypatch, ca
     for form in export.FORMATS:
         out = tmp_path / form
         code = command(f"run={run}", f"out={out}", f"format={form}", main=export.main)
-        assert code == 0
+        assert code == (2 if form == "sparsify" and name != "topk" else 0)
     assert torch.equal(load_sae(tmp_path / "saelens").W_dec, load_sae(run).W_dec)
