@@ -3,7 +3,7 @@
 from collections.abc import Callable
 
 from saemd.report import html
-from saemd.report.table import number, percent
+from saemd.report.table import number, percent, target
 from saemd.stability.cells import cells
 from saemd.stability.records import Record
 
@@ -71,7 +71,7 @@ def course_table(records: list[Record]) -> str:
 
 
 def _names(row: Record) -> list[str]:
-    return [row["label"] + (" *" if row["same_start"] else ""), f"{row['l0']:g}"]
+    return [row["label"] + (" *" if row["same_start"] else ""), target(row["l0"])]
 
 
 def _mean(row: Record, name: str, show: Show) -> str:

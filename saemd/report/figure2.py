@@ -14,7 +14,7 @@ from matplotlib.lines import Line2D
 
 from saemd.report.style import BLUE, DRIFT, FLOOR, GREY, INK, ORANGE, WARNING, Figure, new_figure, quiet
 from saemd.report.table import number, shares_start
-from saemd.stability.records import Record, label, seeds
+from saemd.stability.records import Record, is_named, label, seeds
 
 Points = tuple[np.ndarray, np.ndarray, np.ndarray]  # cos_dec, cos_enc float32 [F]; same bool [F]
 
@@ -37,6 +37,8 @@ def pair_figure(record: Record, points: Points) -> Figure:
     if _apart(record):
         scatter.plot(record["apart_dec"], record["apart_enc"], **APART_POINT)
     title = f"{label(record)} · L0 target {record['l0']} · seeds {seeds(record, ' and ')}"
+    if is_named(record):
+        title = f"SAEs {record['init'].replace(',', ' and ')}"
     figure.text(0.125, 0.955, title, fontsize=min(12, 12 * 40 / len(title)), fontweight="bold", color=INK)
     shares = f"same partner {record['same_match']:.1%} · shared {record['shared']:.1%}"
     figure.text(0.125, 0.922, f"{len(points[0]):,} latents · {shares}", fontsize=9.5, color=GREY)
@@ -99,6 +101,8 @@ def grid_figure(records: list[Record], points_of: Callable[[Record], Points]) ->
 def start_remark(record: Record) -> str:
     """The remark under a figure: do both seeds start from the same weights?"""
     starts = {"decoder": record["same_start_dec"], "encoder": record["same_start_enc"]}
+    if is_named(record) and None in starts.values():
+        return "Whether they share a start is not known."
     shared = " and ".join(name for name, same in starts.items() if same)
     if shared:
         return f"Both seeds start from the same {shared} weights:\nagreement here is no evidence of convergence."
@@ -115,8 +119,9 @@ def _scatter(axes: Axes, record: Record, points: Points, size: float = 9, most: 
     axes.scatter(cos_dec[order], cos_enc[order], s=size, c=colours, alpha=0.45, linewidths=0, rasterized=True)
     axes.axvline(record["random_floor"], **FLOOR)
     axes.axhline(record["random_floor"], **FLOOR)
-    axes.axvline(record["drift_dec"], **DRIFT)
-    axes.axhline(record["drift_enc"], **DRIFT)
+    for line, drift in ((axes.axvline, record["drift_dec"]), (axes.axhline, record["drift_enc"])):
+        if drift is not None:
+            line(drift, **DRIFT)
     axes.set(xlim=LIMITS, ylim=LIMITS, xticks=np.arange(0, 1.01, 0.2), yticks=np.arange(0, 1.01, 0.2))
     outside = int(((cos_dec < LIMITS[0]) | (cos_enc < LIMITS[0])).sum())
     if outside:

@@ -16,7 +16,7 @@ from PIL import Image
 
 from saemd.files import replacing
 from saemd.progress import bar
-from saemd.stability.records import Record, label, record_name
+from saemd.stability.records import Record, is_named, label, record_name
 
 STYLE_VERSION = 2  # raise it when the drawing changes
 DOTS_PER_INCH = 150
@@ -45,8 +45,8 @@ def first_pairs(records: list[Record]) -> list[Record]:
 
 def embedded_pairs(records: list[Record]) -> list[Record]:
     """The pairs whose own figures the report shows: all of few; of many, one of each start, at a middle L0."""
-    if len(records) <= EMBEDDED:
-        return records
+    if len(records) <= EMBEDDED or any(is_named(record) for record in records):
+        return records[: len(records) if len(records) <= EMBEDDED else BESIDE_GRID]
     firsts = first_pairs(records)
     chosen = []
     for init in dict.fromkeys(label(record) for record in firsts):
@@ -84,6 +84,9 @@ def draw_all(
     firsts, figures = first_pairs(records), folder / "figures"
     pairs = records if every else [*embedded_pairs(records), *firsts]
     drawings = list({drawing.path: drawing for drawing in (_pair(folder, record) for record in pairs)}.values())
+    if any(is_named(record) for record in records):  # they have no L0 that was asked for, and no seeds
+        _draw(folder, drawings)
+        return
     drawings += [
         Drawing(figures / "figure2_grid.png", "grid", firsts, firsts),
         Drawing(figures / "summary.png", "summary", records),

@@ -11,6 +11,7 @@ from saemd.report.similarity import over_training, shared_start_warning, similar
 from saemd.report.table import number, percent
 from saemd.runs import SEED_KEYS, Run, flatten
 from saemd.stability.root import Outcome
+from saemd.stability.siblings import NAMED
 
 OPEN_RUNS = 24  # rows of runs that are shown at once; more are folded away
 
@@ -28,21 +29,45 @@ def write_report(outcome: Outcome, *, every_pair: bool = False) -> None:
     models = _values(outcome.runs, "lm.name")
     title = f"Similarity across {outcome.across}" if outcome.across else "Stability over seeds"
     title = f"{title} · {models}" if models else title
+    title = "Similarity of SAEs" if outcome.across == NAMED else title
     body = [f"<h1>{escape(title)}</h1>", *_opening(outcome), *shared_start_warning(outcome.records)]
     body += over_training(outcome.folder, outcome.snapshots, outcome.records)
     body += similarity(outcome.folder, outcome.records, outcome.recurrence)
-    body += scores(outcome.folder.parent / "quality")
-    body.append("<h2>Quality of each run</h2>")
-    body += html.folded(_quality(outcome.runs), f"{len(outcome.runs)} runs", len(outcome.runs) > OPEN_RUNS)
-    body.append(html.paragraph("On held-out activations. Stability means little where the FVU is poor.", "soft"))
+    if outcome.across != NAMED:
+        body += scores(outcome.folder.parent / "quality")
+        body.append("<h2>Quality of each run</h2>")
+        body += html.folded(_quality(outcome.runs), f"{len(outcome.runs)} runs", len(outcome.runs) > OPEN_RUNS)
+        body.append(html.paragraph("On held-out activations. Stability means little where the FVU is poor.", "soft"))
     if outcome.records:
         body += ["<h2>What the columns mean</h2>", html.definitions(DEFINITIONS)]
+    if outcome.across == NAMED:
+        write_text(outcome.folder / "report.html", html.page(title, body))
+        return
     body += ["<h2>Configuration</h2>", html.listing(_configuration(outcome.runs))]
     body += ["<h2>Versions</h2>", html.listing(_versions(outcome.runs))]
     write_text(outcome.folder / "report.html", html.page(title, body))
 
 
+def _named(runs: list[Run]) -> list[str]:
+    """What each letter stands for."""
+    lead = (
+        "SAEs that were named one by one were compared, each two of them: their latents are matched one to one by the "
+        "directions they read (encoder) and write (decoder). Of SAEs with unequal numbers of latents, each of the "
+        "smaller one gets a partner. They may differ in more than a seed, and chance is the floor."
+    )
+    head = ["name", "SAE", "latents", "d_in", "L0|reached", "FVU"]
+    rows = [
+        [run.init, run.config[NAMED], f"{run.d_sae:,}", f"{run.d_in:,}"]
+        + [number(run.metrics[key], digits) for key, digits in (("l0", 1), ("fvu", 3))]
+        for run in runs
+    ]
+    note = "L0 and FVU are a run's own, or measured with activations=… on a run's held-out activations."
+    return [html.paragraph(lead, "lead"), html.table(head, rows), html.paragraph(note, "soft")]
+
+
 def _opening(outcome: Outcome) -> list[str]:
+    if outcome.across == NAMED:
+        return _named(outcome.runs) + _left_out(outcome)
     key = outcome.across or "the seed"
     has_parts = any(record.get("same_documents") is False for record in outcome.records)
     varied = f"{key} and its documents" if has_parts else key
@@ -59,11 +84,13 @@ def _opening(outcome: Outcome) -> list[str]:
         if outcome.across:
             nothing = f"Nothing to compare yet: no two finished runs differ in {key} alone."
         lines.append(f'<div class="warning">{html.paragraph(nothing)}</div>')
+    return lines + _left_out(outcome)
+
+
+def _left_out(outcome: Outcome) -> list[str]:
     left_out = outcome.broken + outcome.remarks
-    if left_out:
-        items = "".join(f"<li>{escape(line)}</li>" for line in left_out)
-        lines.append(f'<div class="warning"><p><strong>Left out</strong></p><ul>{items}</ul></div>')
-    return lines
+    items = "".join(f"<li>{escape(line)}</li>" for line in left_out)
+    return [f'<div class="warning"><p><strong>Left out</strong></p><ul>{items}</ul></div>'] if left_out else []
 
 
 def _quality(runs: list[Run]) -> str:

@@ -7,9 +7,9 @@ from typing import Any
 from saemd.report import html
 from saemd.report.cell_tables import cell_table, course_table, learned_table
 from saemd.report.figures import course_records, embedded_pairs, figure2_path
-from saemd.report.table import number, percent, shares_start
+from saemd.report.table import number, percent, shares_start, target
 from saemd.stability.cells import cells
-from saemd.stability.records import Record, label, seeds
+from saemd.stability.records import Record, is_named, label, seeds
 
 
 def shared_start_warning(records: list[Record]) -> list[str]:
@@ -72,10 +72,13 @@ def similarity(folder: Path, records: list[Record], recurring: list[dict[str, An
     body.append(html.paragraph(note, "soft"))
     if not is_single:
         body += html.folded(_main_table(records, ""), "Each pair of seeds")
-    body += html.folded(_main_table(records, "_alive"), "The same for latents alive in both seeds")
+    if all(record["alive"] is not None for record in records):
+        body += html.folded(_main_table(records, "_alive"), "The same for latents alive in both")
     body += html.folded(_detail_table(records), "More about the matchings")
     if learned := learned_table(rows):
         body += ["<h2>What training added, and what does not return</h2>", learned]
+    if any(is_named(record) for record in records):
+        return body + _latent_by_latent(folder, records)
     body.append("<h2>Over L0</h2>")
     summary = "Cosines, drift, floor, same partner and shared over the target L0, as in the table above."
     body.append(html.image(figures / "summary.png", summary, "wide", narrow=figures / "summary_narrow.png"))
@@ -105,15 +108,16 @@ def _latent_by_latent(folder: Path, records: list[Record]) -> list[str]:
         )
     )
     shown = embedded_pairs(records)
-    if len(shown) < len(records):
+    if len(shown) < len(records) and not is_named(records[0]):
         body.append(html.image(folder / "figures" / "figure2_grid.png", "Matched cosines of the first pair of each"))
+    if len(shown) < len(records):
         which = f"{len(shown)} of {len(records)} pairs; saemd stability figures=all draws each into figures/."
         body.append(html.paragraph(which, "soft"))
     for init in dict.fromkeys(label(record) for record in shown):
         images = ""
         for record in shown:
             if label(record) == init:
-                name = f"{init}, L0 {record['l0']}, seeds {seeds(record, ' and ')}"
+                name = init if is_named(record) else f"{init}, L0 {record['l0']}, seeds {seeds(record, ' and ')}"
                 images += html.image(figure2_path(folder, record), f"{name}: matched cosines of every latent")
         body.append(f'<h3>{escape(init)}</h3><div class="figures">{images}</div>')
     return body
@@ -128,7 +132,7 @@ def _main_table(records: list[Record], suffix: str) -> str:
             *_start(record),
             *(number(record[key + suffix], 3) for key in cosines),
             *(percent(record[key + suffix]) for key in ("same_match", "shared")),
-            f"{record['alive']:,}",
+            _count(record["alive"]),
             " / ".join(number(value, 1) for value in record["achieved_l0"]),
             " / ".join(number(value, 3) for value in record["fvu"]),
         ]
@@ -148,9 +152,9 @@ def _detail_table(records: list[Record]) -> str:
             *_start(record),
             " / ".join(dict.fromkeys(str(encoder or "–") for encoder in record["encoder"])),
             " / ".join(_yes(record[key]) for key in ("same_start_dec", "same_start_enc")),
-            f"{record['d_sae']:,}",
-            " / ".join(f"{count:,}" for count in record["alive_each"]),
-            f"{record['alive']:,}",
+            " / ".join(f"{n:,}" for n in record.get("d_sae_each", [record["d_sae"]])),
+            " / ".join(_count(count) for count in record["alive_each"] or [None]),
+            _count(record["alive"]),
             *(percent(record[key]) for key in shares),
             *(number(record[key], 3) for key in cosines),
         ]
@@ -161,7 +165,11 @@ def _detail_table(records: list[Record]) -> str:
 
 def _start(record: Record) -> list[str]:
     star = " *" if shares_start(record) else ""
-    return [label(record), str(record["l0"]), seeds(record, ", ") + star]
+    return [label(record), target(record["l0"]), seeds(record, ", ") + star]
+
+
+def _count(value: int | None) -> str:
+    return "–" if value is None else f"{value:,}"
 
 
 def _range(records: list[Record], key: str) -> str:

@@ -68,20 +68,26 @@ def number(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:.{digits}f}"
 
 
-def percent(share: float | None) -> str:
+def percent(share: float | None, digits: int = 1) -> str:
     """A share as text; a dash for None."""
-    return "–" if share is None else f"{share:.1%}"
+    return "–" if share is None else f"{share:.{digits}%}"
+
+
+def target(l0: float | None) -> str:
+    """A target L0 as text; a dash for None."""
+    return "–" if l0 is None else f"{l0:g}"
 
 
 def _row(record: Record) -> tuple[str, list[str]]:
     star = " *" if shares_start(record) else ""
+    (cell,) = cells([record])
     return label(record), [
-        str(record["l0"]),
+        target(record["l0"]),
         seeds(record, "-") + star,
         *(number(record[key]) for key in KEYS),
-        f"{record['alive'] / record['d_sae']:.0%}",
-        number(sum(record["achieved_l0"]) / 2, 0),
-        number(sum(record["fvu"]) / 2, 3),
+        percent(cell["alive"], 0),
+        number(cell["achieved_l0"], 0),
+        number(cell["fvu"], 3),
     ]
 
 
@@ -93,10 +99,10 @@ def _cell_row(cell: Record) -> tuple[str, list[str]]:
         spread = f" ±{found['std']:.2f}" if found["std"] is not None and key in ("same_match", "shared") else ""
         means.append(number(found["mean"]) + spread)
     return cell["label"], [
-        f"{cell['l0']:g}",
+        target(cell["l0"]),
         f"{cell['seeds']} ({cell['pairs']}){star}",
         *means,
-        f"{cell['alive']:.0%}",
+        percent(cell["alive"], 0),
         number(cell["achieved_l0"], 0),
         number(cell["fvu"], 3),
     ]

@@ -12,7 +12,8 @@ from saemd.files import DamagedFileError, read_npz
 from saemd.runs.files import LATENTS, WEIGHTS, read_config, read_metrics
 from saemd.runs.folders import find, place_of
 from saemd.runs.identity import SEED_KEYS, flatten
-from saemd.sae.export import read_sae_weights, sae_shape
+from saemd.sae.export import matrices, sae_shape
+from saemd.sae.formats import weights_file
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,7 +64,7 @@ class Run:
 
     @property
     def weights(self) -> Path:
-        return self.path / WEIGHTS
+        return weights_file(self.path)
 
 
 @dataclass(frozen=True)
@@ -118,8 +119,7 @@ def _unreadable(path: Path, error: DamagedFileError) -> UserError:
 
 def read_weights(run: Run) -> Weights:
     """The two dictionaries of a run. Raises `UserError` where they cannot be read, or are not finite."""
-    saved = read_sae_weights(run.path)
-    weights = Weights(W_enc=saved["W_enc"].float(), W_dec=saved["W_dec"].float())
+    weights = Weights(*matrices(run.path))
     for name, rows_FD in (("W_enc", weights.W_enc.T), ("W_dec", weights.W_dec)):
         if broken := int((~rows_FD.isfinite()).any(dim=1).sum()):
             what = f"{name}: {broken} of {run.d_sae} latents are NaN or infinite"

@@ -106,8 +106,8 @@ def matrices(path: Path | str) -> tuple[Tensor, Tensor]:
     if not _is_native(folder):
         found = read(folder)
         return found.W_enc, found.W_dec
-    with safe_open(folder / WEIGHTS, framework="pt") as file:
-        return file.get_tensor("W_enc").float(), file.get_tensor("W_dec").float()
+    saved = read_sae_weights(folder)
+    return saved["W_enc"].float(), saved["W_dec"].float()
 
 
 def _is_native(folder: Path) -> bool:

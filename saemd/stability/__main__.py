@@ -5,9 +5,12 @@
     saemd stability across=init                      # runs of one seed that differ in this key alone
     saemd stability figures=all                      # figure 2 of every pair, also of many
     saemd stability activations=16_384               # correlate matched latents on so many held-out tokens of the cache
+    saemd stability a=mine b=hf://org/repo/folder    # any SAEs, of other libraries too, each by a letter
+    saemd stability a=one b=two start=zero out=runs/compared
 
 Writes <run_root>/stability/: stability.json, cells.json, recurrence.json, snapshots.json, pairs/*.npz, figures/*.png
-and report.html (one file, no network); with across=<key> the same files to <run_root>/across=<key>/.
+and report.html (one file, no network); with across=<key> the same files to <run_root>/across=<key>/, and of named SAEs
+to `out` (comparison/). docs/interoperability.md lists the forms of SAEs that are read.
 """
 
 import re
@@ -18,6 +21,7 @@ from pathlib import Path
 
 from torch import Tensor
 
+from saemd.arguments import folder as folder_of
 from saemd.arguments import key_values
 from saemd.cli import entry
 from saemd.errors import UserError, bad_value
@@ -26,9 +30,10 @@ from saemd.report.table import print_table
 from saemd.runs import Run
 from saemd.stability.activity import HeldOut
 from saemd.stability.comparison import SHARED_THRESHOLD
-from saemd.stability.root import Outcome, compare_all
+from saemd.stability.root import Outcome, compare_all, compare_named
 
-KEYS = ("run_root", "shared_threshold", "across", "figures", "activations")
+KEYS = ("run_root", "shared_threshold", "across", "figures", "activations", "out", "start")
+OF_NAMED, OF_ROOT = ("out", "start"), ("run_root", "across")
 FIGURES = ("some", "all")
 BATCH = 2048  # tokens that are encoded at once
 
@@ -42,12 +47,22 @@ class Request:
     across: str | None
     every_figure: bool
     activations: int  # held-out tokens; 0: none
+    named: dict[str, str]  # SAEs by their letter; empty: those below run_root
+    out: Path
+    start: str | None
 
 
 def parse(arguments: list[str]) -> Request:
     """`key=value` arguments. Raises `UserError`."""
     defaults = {"run_root": "runs", "shared_threshold": str(SHARED_THRESHOLD), "figures": "some"}
-    values = {**defaults, **key_values(arguments, KEYS)}
+    letters = dict.fromkeys(word[0] for word in arguments if re.match(r"[a-z]=", word))
+    given = key_values(arguments, (*KEYS, *letters))
+    for key in given.keys() & {*(OF_ROOT if letters else OF_NAMED)}:
+        what = "SAEs are named, as a=…" if letters else "no SAEs are named, as a=… b=…"
+        raise bad_value(key, given[key], f"{what}; leave it out")
+    if len(letters) == 1:
+        raise UserError(f"{''.join(letters)}=…: name two SAEs or more, as a=… b=…")
+    values = {**defaults, **given}
     try:
         threshold = float(values["shared_threshold"])
     except ValueError:
@@ -58,8 +73,11 @@ def parse(arguments: list[str]) -> Request:
     asked = values.get("activations", "0")
     if not re.fullmatch(r"\d[\d_]*", asked):
         raise bad_value("activations", asked, "use a number of held-out tokens, such as 16_384, or leave it out")
-    run_root = Path(values["run_root"]).expanduser()
-    return Request(run_root, threshold, values.get("across"), values["figures"] == "all", int(asked))
+    return Request(
+        Path(values["run_root"]).expanduser(), threshold, values.get("across"), values["figures"] == "all", int(asked),
+        {letter: given[letter] for letter in letters}, Path(folder_of("out", values.get("out", "comparison"))),
+        values.get("start"),
+    )  # fmt: skip
 
 
 def held_out(tokens: int) -> HeldOut:
@@ -112,7 +130,11 @@ def main(arguments: list[str]) -> int:
     try:
         request = parse(arguments)
         source = held_out(request.activations) if request.activations else None
-        outcome = compare_all(request.run_root, request.threshold, request.across, source)
+        if request.named:
+            given = request.named, request.out, request.threshold, request.start, source, request.activations
+            outcome = compare_named(*given)
+        else:
+            outcome = compare_all(request.run_root, request.threshold, request.across, source)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2

@@ -1,6 +1,6 @@
 """Pairs summed up: one row per cell (one start, one L0), with intervals over seeds."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -45,9 +45,9 @@ def _cell(group: list[Record]) -> Record:
         "pairs": len(group),
         "seeds": len({name for pair in units for name in pair}),
         "same_start": any(record["same_start_dec"] or record["same_start_enc"] for record in group),
-        "alive": float(np.mean([record["alive"] / record["d_sae"] for record in group])),
-        "fvu": float(np.mean([fvu for fvu, _ in runs.values()])),
-        "achieved_l0": float(np.mean([l0 for _, l0 in runs.values()])),
+        "alive": _mean(None if record["alive"] is None else record["alive"] / record["d_sae"] for record in group),
+        "fvu": _mean(fvu for fvu, _ in runs.values()),
+        "achieved_l0": _mean(l0 for _, l0 in runs.values()),
     }
     draws = _draws(units)
     for name in FIGURES:
@@ -55,6 +55,12 @@ def _cell(group: list[Record]) -> Record:
         if any(value is not None for value in values):
             cell[name] = spread(np.array([np.nan if value is None else value for value in values]), draws)
     return cell
+
+
+def _mean(values: Iterable[float | None]) -> float | None:
+    """The mean; None where one is not known."""
+    known = list(values)
+    return None if None in known else float(np.mean(known))  # type: ignore[arg-type]
 
 
 def spread(values: np.ndarray, draws: np.ndarray) -> dict[str, float | None]:

@@ -28,9 +28,9 @@ class Comparison:
         """bool [F]: π(i) = σ(i), and both cosines are above `threshold`: latent i of a returns in b."""
         return self.same & (self.enc.cosine > threshold) & (self.dec.cosine > threshold)
 
-    def shared_in_b(self, threshold: float) -> np.ndarray:
-        """bool [F] over the latents of b: the latent is the partner of one that is shared."""
-        shared_F = np.zeros_like(self.same)
+    def shared_in_b(self, threshold: float, d_sae: int | None = None) -> np.ndarray:
+        """bool [F] over the latents of b, `d_sae` where they are more: the latent is the partner of a shared one."""
+        shared_F = np.zeros(d_sae or len(self.same), dtype=bool)
         shared_F[self.dec.index[self.shared(threshold)]] = True
         return shared_F
 

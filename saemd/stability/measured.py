@@ -38,6 +38,7 @@ def measure_pairs(folder: Path, pairs: list[Pair], threshold: float, starts: Pat
             if (comparison := stored(folder, pair)) is not None:
                 figures = _figures(starts, pair, comparison, threshold)
                 content = {"inputs": inputs_of(folder, pair), "shared_threshold": threshold, "figures": figures}
+                content |= {"given": _given(pair)} if any(_given(pair)) else {}
                 write_json(_path(folder, pair), content)
             progress.advance()
 
@@ -54,8 +55,14 @@ def measured(folder: Path, pair: Pair, threshold: float) -> Record | None:
         return None
     if not isinstance(content, dict) or not isinstance(content.get("figures"), dict):
         return None
-    fits = (content.get("inputs"), content.get("shared_threshold")) == (inputs_of(folder, pair), threshold)
+    made_from = content.get("inputs"), content.get("shared_threshold"), content.get("given", [None, None])
+    fits = made_from == (inputs_of(folder, pair), threshold, _given(pair))
     return {name: content["figures"].get(name) for name in MEASURED} if fits else None
+
+
+def _given(pair: Pair) -> list[Any]:
+    """What was given for each SAE beside its weights: see `saemd.stability.named`."""
+    return [run.saved.get("given") for run in (pair.a, pair.b)]
 
 
 def _path(folder: Path, pair: Pair) -> Path:
@@ -66,10 +73,10 @@ def _figures(starts: Path, pair: Pair, comparison: Comparison, threshold: float)
     a, b = pair.a, pair.b
     ends = read_weights(a), read_weights(b)
     lost_a = torch.from_numpy(a.alive & ~comparison.shared(threshold))
-    lost_b = torch.from_numpy(b.alive & ~comparison.shared_in_b(threshold))
+    lost_b = torch.from_numpy(b.alive & ~comparison.shared_in_b(threshold, b.d_sae))
     figures: Record = dict(subspace(ends[0].W_dec[lost_a], ends[1].W_dec[lost_b]))
     start_a, start_b = start_of(a), start_of(b)
-    if start_a and start_b and a.metrics.get("steps"):
+    if start_a and start_b and (a.metrics.get("steps") or all(_given(pair))):
         alive = comparison.alive_in_both(a.alive, b.alive)
         for name, cosines in learned(ends, (start_a, start_b), comparison).items():
             figures |= {name: mean(cosines), f"{name}_alive": mean(cosines[alive])}
@@ -85,7 +92,7 @@ def _untrained(folder: Path, pair: Pair, a: Weights | None, b: Weights | None, t
         return {}
     inputs = json.dumps([run.saved.get("start") or str(run.path) for run in (pair.a, pair.b)], sort_keys=True)
     path = folder / f"{hashlib.sha256(inputs.encode()).hexdigest()[:16]}.npz"
-    found = read_comparison(path, pair.a.d_sae)
+    found = read_comparison(path, pair.a.d_sae, pair.b.d_sae)
     comparison = found[0] if found else _compare(a, b)
     if not found:
         write_comparison(path, comparison, inputs)

@@ -18,15 +18,20 @@ def by_rate(a: Run, b: Run, comparison: Comparison, threshold: float) -> list[di
     """Agreement in bins of the firing rate on held-out tokens: one entry per bin that has latents, rarest first.
 
     The latents of both runs are counted, each by its own rate: `latents`, the share that is `shared`, and the mean
-    matched cosines. A bin holds rates from `low` on and below `high` (None: no bound); dead latents have high 0.
+    matched cosines. A bin holds rates from `low` on and below `high` (None: no bound); dead latents have high 0. Where
+    b has more latents, those of a alone are counted; where rates are not known (NaN), there are no bins.
     """
-    rate = np.concatenate([a.fire_rate, b.fire_rate])
-    back_enc, back_dec = np.argsort(comparison.enc.index), np.argsort(comparison.dec.index)
-    columns = {
-        "shared": np.concatenate([comparison.shared(threshold), comparison.shared_in_b(threshold)]),
-        "mean_cos_dec": np.concatenate([comparison.dec.cosine, comparison.dec.cosine[back_dec]]),
-        "mean_cos_enc": np.concatenate([comparison.enc.cosine, comparison.enc.cosine[back_enc]]),
-    }
+    rate = a.fire_rate
+    columns = {"shared": comparison.shared(threshold)}
+    columns |= {"mean_cos_dec": comparison.dec.cosine, "mean_cos_enc": comparison.enc.cosine}
+    if a.d_sae == b.d_sae:
+        of_b = np.argsort(comparison.dec.index), np.argsort(comparison.enc.index)
+        rate = np.concatenate([a.fire_rate, b.fire_rate])
+        columns = {
+            "shared": np.concatenate([columns["shared"], comparison.shared_in_b(threshold)]),
+            "mean_cos_dec": np.concatenate([comparison.dec.cosine, comparison.dec.cosine[of_b[0]]]),
+            "mean_cos_enc": np.concatenate([comparison.enc.cosine, comparison.enc.cosine[of_b[1]]]),
+        }
     bins: list[tuple[float, float | None, np.ndarray]] = [(0.0, 0.0, rate == 0)]
     for low, high in zip((0.0, *RATES), (*RATES, None), strict=True):
         bins.append((low, high, (rate > 0) & (rate >= low) & (rate < (np.inf if high is None else high))))

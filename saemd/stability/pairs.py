@@ -26,7 +26,7 @@ def pair_path(folder: Path, pair: Pair) -> Path:
 def stored(folder: Path, pair: Pair) -> Comparison | None:
     """The pair's comparison from its file; None without a file, or where the weights have changed since."""
     path = pair_path(folder, pair)
-    if (found := read_comparison(path, pair.a.d_sae)) is None:
+    if (found := read_comparison(path, pair.a.d_sae, pair.b.d_sae)) is None:
         return None
     comparison, inputs = found
     try:
@@ -44,14 +44,15 @@ def inputs_of(folder: Path, pair: Pair) -> str | None:
     return str(read_npz(path, ("inputs",), "so this pair is matched again")[0]) if path.is_file() else None
 
 
-def read_comparison(path: Path, d_sae: int) -> tuple[Comparison, str] | None:
+def read_comparison(path: Path, d_sae: int, d_sae_b: int) -> tuple[Comparison, str] | None:
     """A comparison and what identifies its inputs, from a file; None without one. A damaged file is named in a line."""
     if not path.is_file():
         return None
     try:
         names = ("inputs", "match_enc", "cos_enc", "match_dec", "cos_dec")
         inputs, *arrays = read_npz(path, names, "so this pair is matched again")
-        return Comparison(enc=_match(d_sae, *arrays[:2]), dec=_match(d_sae, *arrays[2:])), str(inputs)
+        enc, dec = _match(d_sae, d_sae_b, *arrays[:2]), _match(d_sae, d_sae_b, *arrays[2:])
+        return Comparison(enc=enc, dec=dec), str(inputs)
     except DamagedFileError as error:
         print(error)
     except (TypeError, ValueError) as error:
@@ -71,9 +72,12 @@ def write_comparison(path: Path, comparison: Comparison, inputs: str) -> None:
         )
 
 
-def _match(d_sae: int, index: np.ndarray, cosine: np.ndarray) -> Match:
-    """Raises `ValueError` where this is no matching of `d_sae` latents."""
-    if cosine.dtype != np.float32 or cosine.shape != (d_sae,) or not np.array_equal(np.sort(index), np.arange(d_sae)):
+def _match(d_sae: int, d_sae_b: int, index: np.ndarray, cosine: np.ndarray) -> Match:
+    """Raises `ValueError` where this is no matching of `d_sae` latents with some of `d_sae_b`."""
+    is_one_to_one = index.shape == (d_sae,) and len(np.unique(index)) == d_sae
+    if not is_one_to_one or index.min() < 0 or index.max() >= d_sae_b:
+        raise ValueError(f"no matching of {d_sae} latents")
+    if cosine.dtype != np.float32 or cosine.shape != (d_sae,):
         raise ValueError(f"no matching of {d_sae} latents")
     return Match(index=index.astype(np.int64), cosine=cosine)
 
@@ -112,9 +116,10 @@ def _unchanged(path: Path, was: dict[str, Any]) -> bool:
     return now.st_mtime_ns == was["mtime_ns"] or sha256_of(path) == was["sha256"]
 
 
-def floor(folder: Path, d_sae: int, d_in: int) -> float:
+def floor(folder: Path, d_sae: int, d_in: int, d_sae_b: int) -> float:
     """`random_floor` for this shape, computed once per stability folder. A damaged file is named in a printed line."""
-    path = folder / "floors" / f"n={d_sae}_d={d_in}.json"
+    n = str(d_sae) if d_sae == d_sae_b else f"{d_sae},{d_sae_b}"
+    path = folder / "floors" / f"n={n}_d={d_in}.json"
     if path.is_file():
         again = "it is computed again"
         try:
@@ -125,8 +130,8 @@ def floor(folder: Path, d_sae: int, d_in: int) -> float:
         except DamagedFileError as error:
             print(error)
     with bar("random floor", total=1) as progress:
-        progress.note(f"n={d_sae} d={d_in}")
-        mean_cosine = random_floor(d_sae, d_in, FLOOR_SEED)
+        progress.note(f"n={n} d={d_in}")
+        mean_cosine = random_floor(d_sae, d_in, FLOOR_SEED, d_sae_b)
         progress.advance()
     write_json(path, {"d_sae": d_sae, "d_in": d_in, "seed": FLOOR_SEED, "mean_cosine": mean_cosine})
     return mean_cosine

@@ -9,7 +9,7 @@ from saemd.runs import SEED_KEYS, Run
 from saemd.runs.folders import part
 from saemd.stability.comparison import Comparison, mean
 from saemd.stability.measures import by_rate
-from saemd.stability.siblings import Pair
+from saemd.stability.siblings import NAMED, Pair
 
 Record = dict[str, Any]
 NAME_BYTES = 180  # of a pair's name: with what is put before and behind it, it names a file
@@ -23,6 +23,7 @@ def make_record(pair: Pair, comparison: Comparison, floor: float, threshold: flo
     a, b = pair.a, pair.b
     alive = comparison.alive_in_both(a.alive, b.alive)
     everywhere = np.ones_like(alive)
+    are_measured = not any(np.isnan(run.fire_rate).any() for run in (a, b))
     record: Record = {
         **pair_keys(pair),
         "d_sae": a.d_sae,
@@ -31,15 +32,18 @@ def make_record(pair: Pair, comparison: Comparison, floor: float, threshold: flo
         "same_start_dec": pair.same_start("W_dec"),
         "same_start_enc": pair.same_start("W_enc"),
         "same_documents": pair.same_documents,
-        "alive": int(alive.sum()),
-        "alive_each": [int(a.alive.sum()), int(b.alive.sum())],
+        "alive": int(alive.sum()) if are_measured else None,
+        "alive_each": [int(a.alive.sum()), int(b.alive.sum())] if are_measured else None,
         "shared_threshold": threshold,
         "achieved_l0": [a.metrics["l0"], b.metrics["l0"]],
         "fvu": [a.metrics["fvu"], b.metrics["fvu"]],
         "tokens": a.metrics.get("tokens"),
     }
     record |= _figures(pair, comparison, floor, threshold, everywhere)
-    record |= {f"{key}_alive": value for key, value in _figures(pair, comparison, floor, threshold, alive).items()}
+    of_alive = _figures(pair, comparison, floor, threshold, alive)
+    record |= {f"{key}_alive": value if are_measured else None for key, value in of_alive.items()}
+    if a.d_sae != b.d_sae:
+        record["d_sae_each"] = [a.d_sae, b.d_sae]
     return {**record, "by_rate": by_rate(a, b, comparison, threshold)}
 
 
@@ -48,9 +52,13 @@ def pair_keys(pair: Pair) -> Record:
 
     `folder` has the further parts of their folders (of a run without such a part its own value), and `across` the key
     in which they differ where it is no seed; both are left out where there are none. Where the runs differ, `init` has
-    both labels and `l0` is the first's.
+    both labels and `l0` is the first's. Of SAEs that were named on the command line, `init` has the names, and what
+    is known of runs alone is None.
     """
     a, b = pair.a, pair.b
+    if pair.across == NAMED:
+        addresses = [run.config[NAMED] for run in (a, b)]
+        return {"init": f"{a.init},{b.init}", "l0": None, "seeds": [None, None], "across": {NAMED: addresses}}
     init = a.init if a.init == b.init else f"{a.init},{b.init}"
     record: Record = {"init": init, "l0": _number(a.l0), "seeds": [a.seed, b.seed]}
     if keys := sorted(a.parts | b.parts):
@@ -63,6 +71,8 @@ def pair_keys(pair: Pair) -> Record:
 
 def record_name(record: Record) -> str:
     """The name that a pair's files share, another for every pair below a run root."""
+    if is_named(record):
+        return record["init"].replace(",", "-")
     l0s = record.get("across", {}).get("l0", [record["l0"]])
     parts = [f"init={record['init']}", f"l0={','.join(f'{l0:g}' for l0 in l0s)}"]
     parts += [f"{key}={_text(value)}" for key, value in record.get("folder", {}).items()]
@@ -84,12 +94,19 @@ def _short(name: str) -> str:
 def label(record: Record) -> str:
     """What a row or a curve is called, as `mirror`, `mirror layer=6`, or `mirror recipe.lr=0.001,0.003`."""
     parts = {**record.get("across", {}), **record.get("folder", {})}
-    named = [f"{key}={_text(value)}" for key, value in parts.items() if key not in ("init", *SEED_KEYS)]
+    named = [f"{key}={_text(value)}" for key, value in parts.items() if key not in ("init", NAMED, *SEED_KEYS)]
     return " ".join([record["init"], *named])
+
+
+def is_named(record: Record) -> bool:
+    """Does it compare SAEs that were named on the command line?"""
+    return NAMED in record.get("across", {})
 
 
 def seeds(record: Record, joined_by: str) -> str:
     """The seeds as people read them, with the halves of a seed that a sweep varies: `24-42`, `24-24 init_seed=1,2`."""
+    if is_named(record):
+        return "–"
     parts = {**record.get("across", {}), **record.get("folder", {})}
     halves = [f"{key}={_text(parts[key])}" for key in SEED_KEYS if key in parts]
     return " ".join([joined_by.join(str(seed) for seed in record["seeds"]), *halves])
@@ -142,4 +159,5 @@ def _figures(pair: Pair, comparison: Comparison, floor: float, threshold: float,
 
 
 def _drift(a: Run, b: Run, name: str, of_a: np.ndarray, of_b: np.ndarray) -> float | None:
-    return mean(np.concatenate([getattr(a, name)[of_a], getattr(b, name)[of_b]]))
+    found = mean(np.concatenate([getattr(a, name)[of_a], getattr(b, name)[of_b]]))
+    return None if found is None or np.isnan(found) else found  # NaN: the start is not known

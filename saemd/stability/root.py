@@ -5,7 +5,8 @@ and L0); `recurrence.json` with `recurrence/*.npz`; `snapshots.json` (a record p
 with `snapshots/tokens=<N>/`.
 """
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,13 @@ from saemd.stability.activity import HeldOut, correlate_pairs, correlated
 from saemd.stability.cells import cells
 from saemd.stability.comparison import SHARED_THRESHOLD
 from saemd.stability.measured import MEASURED, measure_pairs, measured
+from saemd.stability.named import measured_runs, named_pairs, named_runs
 from saemd.stability.pairs import floor, match_pairs, stored
 from saemd.stability.records import Record, make_record, pair_keys, record_name
 from saemd.stability.recurrence import Matched, write_recurrence
-from saemd.stability.siblings import Pair, pairs_across, siblings, snapshot_pairs
+from saemd.stability.siblings import NAMED, Pair, pairs_across, siblings, snapshot_pairs
+
+Shape = tuple[int, int, int]  # d_sae of a, d_in, d_sae of b
 
 
 @dataclass(frozen=True)
@@ -34,7 +38,7 @@ class Outcome:
     broken: list[str]  # runs that cannot be read or compared
     snapshots: list[Record]  # of snapshots at equal tokens, each with its `tokens`
     recurrence: list[dict[str, Any]]  # an entry per cell; empty across a key that is no seed
-    across: str | None = None  # the key in which the runs of a pair differ; None: their seeds
+    across: str | None = None  # the key in which the runs of a pair differ; None: their seeds; NAMED: by name
 
 
 def compare_root(
@@ -64,16 +68,49 @@ def compare_all(
     runs, broken = find_runs(run_root)
     pairs, remarks = pairs_across(runs, across) if across else siblings(runs)
     folder = run_root / (f"across={across}" if across else "stability")
-    if runs:
-        check_writable(folder)  # before the matching, which may take hours
-    broken += match_pairs(folder, pairs)
     if not runs:
         return Outcome(folder, runs, [], remarks, broken, [], [], across)
-    measure_pairs(folder, pairs, shared_threshold, folder / "starts")
-    remarks += correlate_pairs(folder, pairs, held_out) if held_out else []
-    records, matched = _write_table(folder, pairs, shared_threshold)
-    recurring = [] if across else write_recurrence(folder, matched, shared_threshold)
-    along, unread = _compare_snapshots(folder, pairs, shared_threshold)
+    compared = _compare(folder, runs, pairs, shared_threshold, across, held_out)
+    return replace(compared, remarks=remarks + compared.remarks, broken=broken + compared.broken)
+
+
+def compare_named(
+    addresses: Mapping[str, str],
+    out: Path,
+    shared_threshold: float = SHARED_THRESHOLD,
+    start: str | None = None,
+    held_out: HeldOut | None = None,
+    tokens: int = 0,
+) -> Outcome:
+    """Compare SAEs from anywhere, by name and address, each two of them; the files of a run root's comparison in `out`.
+
+    `start` is the address of the SAE that all started from. With `held_out`, which gives `tokens` held-out activations
+    of a run, one of the SAEs must be a run; those from elsewhere are measured on its activations, too. Raises
+    `UserError`.
+    """
+    _check_threshold(shared_threshold)
+    runs = named_runs(addresses, start)
+    remarks: list[str] = []
+    if held_out:
+        if (first := next((run for run in runs if "cache_fingerprint" in run.saved), None)) is None:
+            raise bad_value("activations", tokens, "none of the SAEs is a run, whose cache has them; leave it out")
+        of_first, every = first, held_out
+        runs, remarks = measured_runs(runs, lambda: every(of_first), tokens)
+        held_out = lambda _: every(of_first)  # noqa: E731
+    outcome = _compare(out, runs, named_pairs(runs), shared_threshold, NAMED, held_out)
+    return replace(outcome, remarks=list(dict.fromkeys(remarks + outcome.remarks)))
+
+
+def _compare(
+    folder: Path, runs: list[Run], pairs: list[Pair], threshold: float, across: str | None, held_out: HeldOut | None
+) -> Outcome:
+    check_writable(folder)  # before the matching, which may take hours
+    broken = match_pairs(folder, pairs)
+    measure_pairs(folder, pairs, threshold, folder / "starts")
+    remarks = correlate_pairs(folder, pairs, held_out) if held_out else []
+    records, matched = _write_table(folder, pairs, threshold)
+    recurring = [] if across else write_recurrence(folder, matched, threshold)
+    along, unread = ([], []) if across == NAMED else _compare_snapshots(folder, pairs, threshold)
     return Outcome(folder, runs, records, remarks, broken + unread, along, recurring, across)
 
 
@@ -156,18 +193,22 @@ def _compare_snapshots(folder: Path, pairs: list[Pair], threshold: float) -> tup
     return records, list(dict.fromkeys(broken))
 
 
-def _floors(folder: Path, pairs: list[Pair]) -> dict[tuple[int, int], float]:
-    shapes = {(pair.a.d_sae, pair.a.d_in) for pair in pairs}
-    return {shape: floor(folder.parent / "stability", *shape) for shape in shapes}
+def _floors(folder: Path, pairs: list[Pair]) -> dict[Shape, float]:
+    kept = folder if any(pair.across == NAMED for pair in pairs) else folder.parent / "stability"
+    return {shape: floor(kept, *shape) for shape in {_shape(pair) for pair in pairs}}
+
+
+def _shape(pair: Pair) -> Shape:
+    return pair.a.d_sae, pair.a.d_in, pair.b.d_sae
 
 
 def _records(
-    folder: Path, pairs: list[Pair], floors: dict[tuple[int, int], float], threshold: float
+    folder: Path, pairs: list[Pair], floors: dict[Shape, float], threshold: float
 ) -> tuple[list[Record], list[Matched]]:
     matched = [(pair, comparison) for pair in pairs if (comparison := stored(folder, pair)) is not None]
     records = []
     for pair, comparison in matched:
-        record = make_record(pair, comparison, floors[pair.a.d_sae, pair.a.d_in], threshold)
+        record = make_record(pair, comparison, floors[_shape(pair)], threshold)
         record |= measured(folder, pair, threshold) or dict.fromkeys(MEASURED)
         records.append(record | correlated(folder, pair, comparison, threshold))
     return records, matched

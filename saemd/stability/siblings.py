@@ -9,6 +9,7 @@ from saemd.errors import UserError, bad_value
 from saemd.runs import SEED_KEYS, Run, flatten, read_snapshot, snapshots
 from saemd.runs.identity import decisive
 
+NAMED = "SAEs"  # in the place of a key, where each SAE was named on the command line
 _OF_ACTIVATIONS = ("layer", "lm", "corpus", "activations", "documents")  # keys that change the cached activations
 
 
@@ -26,8 +27,10 @@ class Pair:
         return None if None in starts else starts[0] == starts[1]
 
     @property
-    def same_documents(self) -> bool:
-        """Do both runs train on the same part of the documents, or on all?"""
+    def same_documents(self) -> bool | None:
+        """Do both runs train on the same part of the documents, or on all? None where that is not known."""
+        if self.across == NAMED:
+            return None
         one, two = ((run.config.get("corpus") or {}).get("part") for run in (self.a, self.b))
         return one == two
 

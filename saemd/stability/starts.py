@@ -11,6 +11,7 @@ from torch import Tensor
 from saemd.errors import UserError
 from saemd.runs import Run, Weights, read_snapshot, read_weights, snapshots
 from saemd.sae import ENCODERS, INITS, Sources
+from saemd.sae.export import matrices
 from saemd.sae.starts.base import SHARED_SEED
 
 
@@ -34,6 +35,8 @@ def start_of(run: Run) -> Weights | None:
     Weights that are drawn again count only where they are those of the run, bit by bit: its configuration has their
     digests. Another version of torch may draw others.
     """
+    if address := (run.saved.get("given") or {}).get("start"):
+        return Weights(*matrices(address))
     if (folder := snapshots(run).get(0)) is not None:
         try:
             return read_weights(read_snapshot(run, folder))

@@ -3,6 +3,7 @@
 Cosines stay signed: with absolute values a mirrored dictionary [U, −U] could not tell u from −u.
 """
 
+import os
 import warnings
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -12,7 +13,7 @@ import torch
 from scipy.optimize import linear_sum_assignment
 from torch import Tensor
 
-from saemd.errors import UserError
+from saemd.errors import UserError, bad_value
 from saemd.stability.matching.certificate import NotProvenError
 from saemd.stability.matching.cosines import Cosines, Dictionary
 from saemd.stability.matching.kernels import candidates_of, fastest_first
@@ -25,7 +26,7 @@ KEPT = 192  # largest cosines kept of every row and every column, for the proof
 class Match:
     """Row i of the first dictionary is paired with row `index[i]` of the second; `cosine[i]` is their signed cosine."""
 
-    index: np.ndarray  # int64 [F], a permutation
+    index: np.ndarray  # int64 [F], each at most once: a permutation where the second has as many rows
     cosine: np.ndarray  # float32 [F], in [-1, 1]
 
 
@@ -37,9 +38,12 @@ def match(a_FD: Tensor | np.ndarray, b_FD: Tensor | np.ndarray, device: torch.de
     with memory to spare, else on the CPU), and the largest of each row and column are kept. The matching is computed on
     these few and proven on all pairs; pairs that break the proof join the few, and the next round starts from there. If
     no round succeeds, `match_reference` answers, with a warning. Beside the dictionaries it takes 0.3 GB at F = 18,432,
-    D = 2,304: both once more in bytes, the lists, and a block. Raises `UserError` on NaN or infinite rows, `ValueError`
-    where the shapes differ.
+    D = 2,304: both once more in bytes, the lists, and a block. Where b has more rows, each row of a gets one of them,
+    and `match_reference` computes this: see there for the memory. Raises `UserError` on NaN or infinite rows, and
+    `ValueError` where the widths differ, or a has more rows.
     """
+    if len(a_FD) < len(b_FD):
+        return match_reference(a_FD, b_FD)
     a, b = rows_of_one_shape(a_FD, b_FD)
     with ThreadPoolExecutor(torch.get_num_threads()) as pool:
         for cosines in fastest_first(a, b, pool, None if device is None else torch.device(device)):
@@ -56,10 +60,11 @@ def match_reference(a_FD: Tensor | np.ndarray, b_FD: Tensor | np.ndarray) -> Mat
     """`match` by scipy: the plain reference, slow (minutes at F = 18,432).
 
     Takes one F × F float64 matrix (2.7 GB at F = 18,432), filled in blocks and already negated: scipy solves in
-    float64, and would copy a float32 matrix to convert it and once more to maximise.
+    float64, and would copy a float32 matrix to convert it and once more to maximise. Unequal numbers of rows cost less.
     """
+    check_memory(len(a_FD), len(b_FD))
     a, b = rows_of_one_shape(a_FD, b_FD)
-    cost_FF = np.empty((len(a_FD), len(a_FD)), dtype=np.float64)
+    cost_FF = np.empty((len(a_FD), len(b_FD)), dtype=np.float64)
     first = 0
     with ThreadPoolExecutor(1) as pool:
         for cosine_BF in Cosines(a, b, pool).blocks():
@@ -69,15 +74,25 @@ def match_reference(a_FD: Tensor | np.ndarray, b_FD: Tensor | np.ndarray) -> Mat
     return _match(index_F, -cost_FF[row_F, index_F])
 
 
-def random_floor(n_latents: int, d_in: int, seed: int = 0) -> float:
+def check_memory(n_latents: int, n_others: int) -> None:
+    """Raise `UserError` where the matrix that `match_reference` fills is larger than this machine's memory."""
+    needed, available = 8 * n_latents * n_others, os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    if needed > 0.8 * available:
+        remedy = f"matching them takes {needed / 1e9:.0f} GB of memory, and here are {available / 1e9:.0f} GB"
+        raise bad_value("d_sae", f"{n_latents} and {n_others}", f"{remedy}; compare SAEs of one size, or smaller ones")
+
+
+def random_floor(n_latents: int, d_in: int, seed: int = 0, n_others: int | None = None) -> float:
     """Mean matched cosine of two independent Gaussian dictionaries [n_latents, d_in]: what chance alone gives.
+
+    `n_others`: the rows of the second, where it has more.
 
     It is an isotropic floor: SAEs trained on anisotropic activations share directions for that reason too, so the
     true floor of two unrelated SAEs lies at or above it. It grows like sqrt(2 ln F / D); 0.081 at F = 18,432,
     D = 2,304. Costs one matching of independent dictionaries.
     """
     generator = torch.Generator().manual_seed(seed)
-    a_FD, b_FD = (torch.randn(n_latents, d_in, generator=generator) for _ in range(2))
+    a_FD, b_FD = (torch.randn(n, d_in, generator=generator) for n in (n_latents, n_others or n_latents))
     return float(match(a_FD, b_FD).cosine.mean(dtype=np.float64))
 
 
@@ -86,7 +101,7 @@ def _match(index_F: np.ndarray, cosine_F: np.ndarray) -> Match:
 
 
 def rows_of_one_shape(a_FD: Tensor | np.ndarray, b_FD: Tensor | np.ndarray) -> tuple[Dictionary, Dictionary]:
-    if a_FD.shape != b_FD.shape:
+    if a_FD.shape[1:] != b_FD.shape[1:] or len(a_FD) > len(b_FD):
         raise ValueError(f"dictionaries of one shape can be matched, not {list(a_FD.shape)} and {list(b_FD.shape)}")
     return _rows(a_FD), _rows(b_FD)
 
