@@ -31,6 +31,7 @@ from saemd.runs import Run
 from saemd.stability.activity import HeldOut
 from saemd.stability.comparison import SHARED_THRESHOLD
 from saemd.stability.root import Outcome, compare_all, compare_named
+from saemd.stability.siblings import NAMED
 
 KEYS = ("run_root", "shared_threshold", "across", "figures", "activations", "out", "start")
 OF_NAMED, OF_ROOT = ("out", "start"), ("run_root", "across")
@@ -104,6 +105,8 @@ def held_out(tokens: int) -> HeldOut:
 
 def print_outcome(outcome: Outcome, run_root: Path) -> None:
     """Print the table, the runs that were left out, and the paths of the results."""
+    for run in outcome.runs if outcome.across == NAMED else ():
+        print(f"{run.init}        {run.config[NAMED]}")
     if outcome.records:
         print_table(outcome.records)
     else:

@@ -77,6 +77,7 @@ def test_forms_do_not_matter_and_a_permutation_comes_back(tmp_path, capsys):
     assert found["a,c"]["fvu"][0] is None
     assert found["a,c"]["fvu"][1] == pytest.approx(0.206, abs=1e-3)
     out = capsys.readouterr().out
+    assert f"b        {tmp_path / 'b'}\n" in out
     assert re.search(r"a,b +– +– +1\.00 +– +1\.00 +–", out)
     page = (tmp_path / "out" / "report.html").read_text()
     assert str(tmp_path / "b") in page
