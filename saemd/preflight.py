@@ -27,11 +27,12 @@ from saemd.training.schedules import schedule
 Part = TypeVar("Part")
 
 
-def check_jobs(configs: Sequence[Config]) -> list[dict[str, Any] | None]:
+def check_jobs(configs: Sequence[Config], on_this_machine: bool = True) -> list[dict[str, Any] | None]:
     """Raise `UserError` for the first job that could not be trained to its end.
 
     Returns `metrics.json`'s content of each job that is finished, and None for the others. What needs neither model nor
-    text is checked first, as these may have to be fetched.
+    text is checked first, as these may have to be fetched. Jobs that run on other machines need a GPU and memory there,
+    not here: each worker calls `check_hardware`.
     """
     check_settings(configs)
     unfinished = [config for config in configs if not (run_dir(config) / METRICS).is_file()]
@@ -39,10 +40,19 @@ def check_jobs(configs: Sequence[Config]) -> list[dict[str, Any] | None]:
         _check_writable("run_root", run_root)
     for logger in _different([config.logger for config in unfinished]):
         check_account(logger)
-    origins = check_caches(configs)
+    origins = check_caches(configs, on_this_machine)
     for config in configs:
-        _check_size(config)
-    return [_check_run(config, origin) for config, origin in zip(configs, origins, strict=True)]
+        _check_size(config, on_this_machine)
+    return [_check_run(config, origin, on_this_machine) for config, origin in zip(configs, origins, strict=True)]
+
+
+def check_hardware(config: Config) -> None:
+    """Raise `UserError` where this machine has too little memory for a job, or lacks its GPU."""
+    from saemd.activations.registry import check_source
+
+    _check_accelerator(config)
+    _check_size(config)
+    check_source(_origin(config), config.activations)
 
 
 def check_settings(configs: Sequence[Config]) -> None:
@@ -55,26 +65,26 @@ def check_settings(configs: Sequence[Config]) -> None:
         _check_schedule(config)
 
 
-def check_inputs(configs: Sequence[Config]) -> None:
+def check_inputs(configs: Sequence[Config], on_this_machine: bool = True) -> None:
     """Raise `UserError` for a GPU or a text that is not there. Nothing is fetched, made or written."""
-    for config in configs:
+    for config in configs if on_this_machine else ():
         _check_accelerator(config)
     for corpus in _different([config.corpus for config in configs]):
         check_corpus(corpus)
 
 
-def check_caches(configs: Sequence[Config]) -> list[Origin]:
+def check_caches(configs: Sequence[Config], on_this_machine: bool = True) -> list[Origin]:
     """The activations that each job needs. Raises `UserError` where they could not be written."""
-    from saemd.activations.registry import describe_source
-
-    check_inputs(configs)
+    check_inputs(configs, on_this_machine)
     for config in configs:
         _check_writable("cache_root", config.cache_root, must=False)
-    origins = []
-    for config in configs:
-        root = Path(config.cache_root)
-        origins.append(describe_source(config.lm, config.layer, config.corpus, config.activations, root))
-    return origins
+    return [_origin(config) for config in configs]
+
+
+def _origin(config: Config) -> Origin:
+    from saemd.activations.registry import describe_source
+
+    return describe_source(config.lm, config.layer, config.corpus, config.activations, Path(config.cache_root))
 
 
 def _different(parts: list[Part]) -> list[Part]:
@@ -106,11 +116,12 @@ def _check_schedule(config: Config) -> None:
     config.sae.check(steps, schedule(config.recipe, steps).lr_decay_start)
 
 
-def _check_size(config: Config) -> None:
+def _check_size(config: Config, on_this_machine: bool = True) -> None:
     """What the model's width decides."""
     info = lm_info(config.lm, Path(config.cache_root))
     d_sae = width(config, info.mlp_width)
-    _check_memory(config, info.d_model, d_sae)
+    if on_this_machine:
+        _check_memory(config, info.d_model, d_sae)
     INITS[config.init.name].check(config.init, model_shape(config, info), d_sae)
 
 
@@ -122,14 +133,15 @@ def _check_memory(config: Config, d_in: int, d_sae: int) -> None:
         raise bad_value("d_sae", config.d_sae, f"{memory}; use fewer latents")
 
 
-def _check_run(config: Config, origin: Origin) -> dict[str, Any] | None:
+def _check_run(config: Config, origin: Origin, on_this_machine: bool) -> dict[str, Any] | None:
     """The job's metrics, if it is finished. Raises `UserError` where its folder holds another run, or a damaged one."""
     metrics = record.finished(config)
     if metrics is None:
         from saemd.activations.registry import check_source
         from saemd.training.checkpoints import step_of  # and with it Lightning, which finished jobs do not need
 
-        check_source(origin, config.activations)
+        if on_this_machine:
+            check_source(origin, config.activations)
         refuse_another(run_dir(config), identify(config, origin))
         refuse_missed(config, step_of(run_dir(config)))
     else:
