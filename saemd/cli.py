@@ -18,6 +18,14 @@ from saemd.errors import UserError
 from saemd.files import is_full_disk
 from saemd.progress import quiet_libraries
 
+# How to install each launcher of `hydra/launcher` that is optional.
+EXTRAS = {
+    "joblib": "pip install 'saemd[joblib]'",
+    "submitit_local": "pip install 'saemd[slurm]'",
+    "submitit_slurm": "pip install 'saemd[slurm]'",
+    "ray": "pip install 'saemd[ray]'",
+}
+
 
 def entry(main: Callable[[list[str]], int]) -> None:
     """Run `main(arguments)` as a program: its return value is the exit code, a user's error is one line and 2."""
@@ -58,11 +66,12 @@ def one_line(error: BaseException) -> str:
     text = " ".join(lines)
     if is_full_disk(error):  # of a library's write, as a logger's
         return f"the disk is full ({text}); make room, and the same command goes on from what is there"
+    if (match := re.search(r"Could not (?:find|load) 'hydra/launcher/(\w+)'", text)) and match[1] in EXTRAS:
+        return f"hydra/launcher={match[1]}: is not installed; {EXTRAS[match[1]]}"
     if isinstance(error, MissingConfigException) and (match := re.search(r"Could not find '([^']+)/([^'/]+)'", text)):
         group, value = match.groups()
         known = [option for option in error.options or () if not option.startswith("base_")]
-        install = "; others come in packages, as hydra-joblib-launcher" if group.startswith("hydra/") else ""
-        return f"{group}={value}: known are {', '.join(known)}{install}"
+        return f"{group}={value}: known are {', '.join(known)}"
     if isinstance(error, OverrideParseException):
         key, equals, value = error.override.partition("=")
         if not equals:

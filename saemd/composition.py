@@ -179,6 +179,20 @@ def compose_all(arguments: list[str]) -> list[Config]:
     return configs
 
 
+def launcher_of(arguments: list[str]) -> tuple[str, dict[str, Any]]:
+    """The chosen option of `hydra/launcher`, and its settings, resolved with the values of the first job."""
+    parsed = OverridesParser.create().parse_overrides(job_overrides(arguments))
+    words = [
+        f"{o.get_key_element()}={next(o.sweep_string_iterator())}" if o.is_sweep_override() else str(o.input_line)
+        for o in parsed
+    ]
+    with initialize_config_dir(str(CONF), job_name="saemd", version_base="1.3"):
+        composed = compose("config", words, return_hydra_config=True)
+    settings = OmegaConf.to_container(composed.hydra.launcher, resolve=True)
+    assert isinstance(settings, dict)
+    return composed.hydra.runtime.choices["hydra/launcher"], {str(key): value for key, value in settings.items()}
+
+
 def _composed(words: list[str]) -> Config:
     composed = compose("config", words, return_hydra_config=True)
     choices = composed.hydra.runtime.choices

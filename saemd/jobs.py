@@ -5,6 +5,7 @@
     saemd train -m init=mirror,uniform seed=24,42 l0=20,40,80,160,320
     saemd train -m layer=6,12 init=mirror,uniform seed=24,42    # any other key: it becomes a folder
     saemd train -m together=auto init=mirror,uniform seed=24,42 # on a GPU: many SAEs as one
+    saemd train -m hydra/launcher=joblib seed=24,42             # several at a time; slurm, ray: on a cluster
     saemd train -m experiment=paper init=mirror,uniform seed=24,42 l0=20,40,80,160,320
 
 The same command again skips what is finished and goes on with what is not. Results: <run_root>, `runs` by default.
@@ -29,7 +30,8 @@ from saemd.cli import quiet_warnings
 from saemd.composition import FLAGS, compose_all, is_sweep, job_overrides, register, typed, with_free_folder
 from saemd.config import Config
 from saemd.errors import UserError
-from saemd.outcomes import report, report_failure, show
+from saemd.launchers import Launcher, find_launcher, launch
+from saemd.outcomes import Outcome, report, report_failure, show, show_outcome
 from saemd.preflight import check_jobs
 from saemd.ranks import launched
 from saemd.runs import run_dir
@@ -44,7 +46,7 @@ class ReportedError(Exception):
 @hydra.main(version_base="1.3", config_path=str(CONF), config_name="config")
 def job(composed: DictConfig) -> dict[str, float]:
     """One job of a sweep. Its failure is reported at once; Hydra goes on with the next job."""
-    quiet_warnings()  # in a launcher's own processes too
+    quiet_warnings()  # also in the processes of a launcher that Hydra itself runs
     config = typed(composed, HydraConfig.get().runtime.choices)
     try:
         return run(config)
@@ -70,38 +72,21 @@ def follow(config: Config) -> None:
         train(config)
 
 
-def run_together(arguments: list[str], configs: list[Config], finished: list[dict[str, Any] | None]) -> bool:
-    """Train the jobs in stacks, without Hydra, which knows single jobs; returns whether one failed."""
-    from saemd.seeds import train_together
-    from saemd.training.checkpoints import step_of
-    from saemd.training.stack.grouping import stack_size, stacks
-
-    if any(word.startswith("hydra/launcher") for word in arguments):
-        raise UserError("hydra/launcher: starts jobs one by one, together trains several as one; leave one of them out")
-    failed, unfinished = False, []
+def train_tasks(configs: list[Config], finished: list[dict[str, Any] | None], launcher: Launcher | None) -> bool:
+    """Train the jobs in a launcher's workers or, without one, in stacks in this process; returns whether one failed."""
+    unfinished = []
     for config, metrics in zip(configs, finished, strict=True):
         if metrics:
             report(config, metrics, "finished before")
         else:
             unfinished.append(config)
-    parts = len({config.corpus.part for config in unfinished})
-    for config in unfinished:
-        config.together = stack_size(config, parts)
-    for stack in stacks(unfinished, lambda config: step_of(run_dir(config))):
-        started = time.monotonic()
-        try:
-            outcomes = [run(stack[0])] if len(stack) == 1 else train_together(stack)
-        except Exception as error:
-            failed = True
-            for config in stack:
-                report_failure(config, error)
-            continue
-        for config, outcome in zip(stack, outcomes, strict=True):
-            if isinstance(outcome, UserError):
-                failed = True
-                report_failure(config, outcome)
-            elif len(stack) > 1:
-                report(config, outcome, f"{time.monotonic() - started:.0f} s, with {len(stack) - 1} more")
+    from saemd.launchers.worker import train_stacks
+
+    failed = False
+    for task, outcomes in launch(launcher, unfinished) if launcher else train_stacks(unfinished):
+        for config, outcome in zip(task, outcomes, strict=True):
+            show_outcome(config, outcome)
+            failed |= outcome.metrics is None
     return failed
 
 
@@ -117,7 +102,8 @@ def main(arguments: list[str]) -> int:
         job()
         return 0
     configs, multirun = compose_all(arguments), is_sweep(arguments)
-    finished = check_jobs(configs)
+    launcher = find_launcher(arguments, configs)
+    finished = check_jobs(configs, on_this_machine=launcher is None or not launcher.is_remote)
     if configs[0].devices > 1 and launched().rank:
         follow(configs[0])
         return 0
@@ -131,8 +117,8 @@ def main(arguments: list[str]) -> int:
             for config, metrics in zip(configs, finished, strict=True):
                 assert metrics
                 report(config, metrics, "finished before")
-        elif any(config.together != 1 for config in configs):
-            failed = run_together(arguments, configs, finished)
+        elif launcher or any(config.together != 1 for config in configs):
+            failed = train_tasks(configs, finished, launcher)
         elif multirun or any(word.startswith("hydra") for word in arguments):
             sys.argv[1:] = [*({*FLAGS} & {*arguments}), *job_overrides(arguments)]
             job()

@@ -44,7 +44,7 @@ CASES = {
     ),
     "taken out": (["~l0"], r"l0: taken out with ~"),
     "Hydra's way to ask for a sweep": (["hydra.mode=MULTIRUN"], r"hydra.mode=MULTIRUN: leave it out; -m"),
-    "a launcher that is not installed": (["-m", "hydra/launcher=slurm"], r"hydra/launcher=slurm: known are .*basic"),
+    "an unknown launcher": (["-m", "hydra/launcher=pbs"], r"hydra/launcher=pbs: known are .*basic"),
     "negative seed": (["seed=-1"], r"seed=-1: use a seed from 0 to 4294967295"),
     "seed of more than 32 bits": (["seed=4294967296"], r"seed=4294967296: use a seed from 0 to 4294967295"),
     "seed of more than 64 bits": (["seed=18446744073709551616"], r"seed=18446744073709551616: use a seed"),

@@ -88,9 +88,10 @@ def test_readme_is_short():
 
 def test_options_of_groups_are_listed():
     table = (ROOT / "docs/configuration.md").read_text().split("## Groups")[1].split("## Checks")[0]
-    for folder in CONF.iterdir():
-        if folder.is_dir() and folder.name != "quality":
-            row = next(line for line in table.splitlines() if line.startswith(f"| `{folder.name}`"))
+    for folder in (*CONF.iterdir(), CONF / "hydra" / "launcher"):
+        if folder.is_dir() and folder.name not in ("quality", "hydra"):
+            name = folder.relative_to(CONF)
+            row = next(line for line in table.splitlines() if line.startswith(f"| `{name}`"))
             for path in folder.glob("*.yaml"):
                 assert f"`{path.stem}`" in row, (folder.name, path.stem)
 

@@ -21,7 +21,7 @@ TOOLS = {
 }  # fmt: skip
 ENTRIES = {
     "__init__", "__main__", "api", "cache", "cli", "composition", "consensus", "evaluate", "export", "jobs",
-    "outcomes", "plan", "preflight", "seeds", "train",
+    "launchers", "outcomes", "plan", "preflight", "seeds", "train",
 }  # fmt: skip
 PROGRAMS = {"saemd.stability.__main__", "saemd.logging.dashboard"}  # entries that live in a room
 CONFIGS = {"saemd.config", *(f"saemd.{room}.config" for room in ("activations", "corpus", "lm", "logging", "training"))}

@@ -290,7 +290,6 @@ BAD = {
     "none": (["together=0"], r"together=0: use at least 1, or auto"),
     "a word": (["together=all"], r"together=all: use at least 1, or auto"),
     "more than fit": (["together=100000000"], r"together=100000000: .* GB of memory are free; \d+ would fit"),
-    "a launcher": (["together=2", "hydra/launcher=joblib"], r"hydra/launcher: starts jobs one by one, together"),
 }
 
 

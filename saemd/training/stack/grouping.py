@@ -62,7 +62,7 @@ def stack_bytes(config: Config, d_in: int, d_sae: int) -> int:
     return held + per_weight * 2 * d_in * d_sae + per_latent * config.batch_size * d_sae + 16 * config.batch_size * d_in
 
 
-def stack_size(config: Config, parts: int) -> int:
+def stack_size(config: Config, parts: int = 1) -> int:
     """How many SAEs a stack has at most, whose activations are of so many parts of the documents.
 
     Raises `UserError` where `together` of them do not fit into the memory.
