@@ -31,10 +31,9 @@ from saemd.composition import FLAGS, compose_all, is_sweep, job_overrides, regis
 from saemd.config import Config
 from saemd.errors import UserError
 from saemd.launchers import Launcher, find_launcher, launch
-from saemd.outcomes import Outcome, report, report_failure, show, show_outcome
+from saemd.outcomes import report, report_failure, show, show_outcome
 from saemd.preflight import check_jobs
 from saemd.ranks import launched
-from saemd.runs import run_dir
 
 SHOWS = {"-c", "--cfg", "-i", "--info", "--hydra-help", "--version"}  # what Hydra shows of itself, and starts nothing
 
