@@ -64,9 +64,14 @@ def run(config: Config) -> dict[str, float]:
 
 
 def follow(config: Config) -> None:
-    """Train as a process other than the first of those that torchrun or srun have started: only errors are printed."""
-    from saemd.seeds import train
+    """Train as a process other than the first of those that torchrun or srun have started.
 
+    It prints errors, and the progress of the harvest, which one of the processes does for all.
+    """
+    from saemd.seeds import train
+    from saemd.training.run import open_activations
+
+    open_activations(config)
     with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere), redirect_stdout(nowhere):
         train(config)
 

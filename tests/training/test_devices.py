@@ -2,6 +2,14 @@
 
 from __future__ import annotations
 
+import csv
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import pytest
 
 from saemd.composition import compose_all
@@ -9,7 +17,7 @@ from saemd.config import Config
 from saemd.runs import METRICS, run_dir
 from saemd.training.checkpoints import step_of
 from saemd.training.processes import in_processes
-from tests.pipeline import weights
+from tests.pipeline import same, weights
 from tests.training import sharing
 
 # Errors relative to the largest value. The plain loss runs in float64; of twins it is one step, in which the CPU's may
@@ -113,3 +121,38 @@ def test_processes_of_another_number_or_a_sweep_are_refused(world, command, tmp_
     assert "devices=4: torchrun and srun start the processes of one job" in capsys.readouterr().err
     assert command(*world, f"run_root={tmp_path}", "devices=2") == 2
     assert "devices=2: torchrun or srun has started 4 processes" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_torchrun_starts_the_same_run(world, tmp_path):
+    """With its cache to be written first; what is printed and logged comes once, and the weights are the same bits."""
+    words = [*world, "init=uniform", "tokens=3200", "devices=2", "logger=csv", f"cache_root={tmp_path / 'cache'}"]
+    torchrun = [Path(sys.executable).with_name("torchrun"), "--nproc-per-node", "2", "-m"]
+    for name, program in (("torchrun", torchrun), ("own", [sys.executable, "-m"])):
+        command = [*program, "saemd.train", *words, f"run_root={tmp_path / name}"]
+        done = subprocess.run(command, capture_output=True, text=True)
+        assert done.returncode == 0, done.stderr
+        assert done.stderr.count("activations: done, ") == (name == "torchrun")
+        assert done.stderr.count("seed=24: done, ") == 1
+        assert done.stderr.count(f"{tmp_path / name}/init=uniform/l0=4/seed=24  L0 ") == 1
+    runs = [tmp_path / name / "init=uniform" / "l0=4" / "seed=24" for name in ("torchrun", "own")]
+    assert same(*runs)
+    for run in runs:
+        steps = [row["step"] for row in csv.DictReader(next(run.rglob("metrics.csv")).open()) if row["train/loss"]]
+        assert steps == [*dict.fromkeys(steps)]
+
+
+@pytest.mark.slow
+def test_a_killed_process_ends_the_command(world, tmp_path):
+    words = [*world, "init=uniform", "tokens=6400000", "devices=2", f"run_root={tmp_path}", "checkpoint_minutes=0.001"]
+    checkpoint = tmp_path / "init=uniform" / "l0=4" / "seed=24" / "last.ckpt"
+    with subprocess.Popen([sys.executable, "-m", "saemd.train", *words], stderr=subprocess.PIPE, text=True) as command:
+        while not checkpoint.exists():
+            assert command.poll() is None
+            time.sleep(0.1)
+        children = [int(pid) for pid in Path(f"/proc/{command.pid}/task/{command.pid}/children").read_text().split()]
+        os.kill(max(children), signal.SIGKILL)
+        _, said = command.communicate()
+        assert command.returncode == 1
+        assert "ended with code -9" in said
+        assert not any(Path(f"/proc/{child}").exists() for child in children)
