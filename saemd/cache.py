@@ -2,9 +2,9 @@
 
     saemd cache                             # the defaults' cache
     saemd cache corpus=wiki layer=5 activations.tokens=200_000
-    torchrun --nproc-per-node=8 -m saemd.cache ...      # 8 processes write one cache, each on a GPU of its own
-    srun --ntasks=16 python -m saemd.cache ...          # the same on several machines with one disk
-    saemd cache threads=1 ... & saemd cache threads=1 ...   # the same without a launcher
+    saemd cache threads=1                   # in two shells at the same time: both write this one cache
+    torchrun --nproc-per-node=8 -m saemd.cache              # 8 processes, each on a GPU of its own
+    srun --ntasks=16 python -m saemd.cache                  # on several machines with one disk
 
 The cache has the same bytes whatever the number of processes (docs/ranks.md). One that is finished is only read.
 """

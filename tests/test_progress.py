@@ -66,6 +66,19 @@ def test_a_long_part_says_its_start_a_line_a_minute_and_its_end(quick, log):
     assert re.fullmatch(r"matching: done, \d\.\d s, 90 of 90 matchings", said[-1]), said
 
 
+def test_a_silent_process_shows_nothing(quick, log, monkeypatch):
+    """As every process but the first one of several that write one cache."""
+    monkeypatch.setattr(progress, "_silent", False)
+    for name in progress.NO_BARS:
+        monkeypatch.setenv(name, "")
+    progress.be_silent()
+    progress.print_line("a line")
+    with bar("activations", total=2) as running, lines("other", total=2):
+        running.advance(2)
+        time.sleep(0.1)
+    assert log.getvalue() == ""
+
+
 def test_a_step_that_takes_longer_than_a_minute_does_not_silence_the_lines(quick, log, monkeypatch):
     monkeypatch.setattr(progress, "LINE_SECONDS", 0.1)
     began = time.monotonic()

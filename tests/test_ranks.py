@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from saemd.cache import use_own_gpu
 from saemd.errors import UserError
 from saemd.ranks import Ranks, launched
 
@@ -32,3 +34,14 @@ def test_variables_that_are_no_ranks_are_refused():
         launched(TORCHRUN | {"RANK": "two"})
     with pytest.raises(UserError, match=r"^RANK=8: it must be below WORLD_SIZE=8"):
         launched(TORCHRUN | {"RANK": "8"})
+
+
+@pytest.mark.parametrize(("local_rank", "gpus", "own"), [(0, 1, 0), (2, 4, 2), (3, 1, 0), (5, 4, 1)])
+def test_each_process_has_a_gpu_of_its_own(monkeypatch: pytest.MonkeyPatch, local_rank: int, gpus: int, own: int):
+    chosen = list[int]()
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: gpus)
+    monkeypatch.setattr(torch.cuda, "set_device", chosen.append)
+    use_own_gpu(local_rank, "auto")
+    use_own_gpu(local_rank, "cpu")
+    assert chosen == [own]

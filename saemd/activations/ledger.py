@@ -7,7 +7,8 @@ The files are in the cache's folder under `unfinished/`, named by split and numb
     train-00007.json    its `Piece`, written after the shard
 
 `commit` moves the shards that follow the last one of `progress.json` to their places, in order. Every process commits
-after each shard, so nothing depends on one of them. Where file locks do not hold, work is done twice: the same bytes.
+after each shard, so nothing depends on one of them. Where file locks do not hold, groups are made twice, with the same
+bytes.
 """
 
 from __future__ import annotations
@@ -223,9 +224,8 @@ class FileLedger:
                 self._remove(split, number, "json", "bin")
                 break
             if piece.tokens:
-                shard = self._file(split, number, "bin")
-                if shard.is_file():  # if not, it was moved before a kill
-                    os.replace(shard, self.folder / piece.file(split))
+                with suppress(FileNotFoundError):  # it was moved before a kill
+                    os.replace(self._file(split, number, "bin"), self.folder / piece.file(split))
                 check_size(self.folder / piece.file(split), piece.tokens, self.origin.d_in)
             progress.add(split, piece)
             numbers.append(number)

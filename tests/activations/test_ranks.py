@@ -2,20 +2,31 @@
 
 from __future__ import annotations
 
+import os
 import random
 import shutil
+import subprocess
+import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
+from saemd import cache
 from saemd.activations.cache import ActivationCache
+from saemd.activations.config import ActivationsConfig
+from saemd.activations.harvest import LMOnText
 from saemd.activations.ledger import UNFINISHED
 from saemd.activations.manifest import read_progress
 from saemd.activations.write import joined, lock
+from saemd.corpus.config import CorpusConfig
+from saemd.lm.config import LMConfig
 from tests.activations.caches import forward
 from tests.activations.processes import Model, Writer, write
+from tests.lm.models import FOLDER
+from tests.pipeline import save_model
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +159,47 @@ def test_a_writer_alone_waits_for_those_that_joined(tmp_path: Path, capsys: pyte
         late.process.join(0.5)
         assert late.process.is_alive()
     late.batches()
+
+
+def test_saemd_cache_joins_other_processes(
+    world: list[str], command: Callable[..., int], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    arguments = [*world, f"cache_root={tmp_path}", "activations.tokens=600", "activations.heldout_tokens=100"]
+    assert command(*arguments, main=cache.main) == 0
+    (folder,) = (tmp_path / "activations").glob("[!.]*-layer1-*")
+    before = contents(folder)
+    shutil.rmtree(folder)
+    capsys.readouterr()
+    with joined(folder, lambda: None):  # as another process holds it; without joining, the command would wait for ever
+        assert command(*arguments, main=cache.main) == 0
+    assert "waited for" not in capsys.readouterr().err
+    assert contents(folder) == before
+
+
+def test_a_process_takes_over_the_dtype_of_the_first_one(tmp_path: Path) -> None:
+    model = LMConfig(str(save_model(tmp_path / "model", FOLDER)))
+    corpus = CorpusConfig(name="none", path=str(tmp_path / "text.jsonl"))
+    lm = LMOnText(model, 1, corpus, ActivationsConfig(context_length=16), tmp_path, "cpu", "float32")
+    assert lm.lm.model.get_input_embeddings().weight.dtype == torch.float32  # type: ignore[operator]
+    lm.use_dtype("bfloat16")
+    assert lm.forward(torch.arange(3, 19)[None]).dtype == torch.bfloat16
+
+
+@pytest.mark.slow
+def test_torchrun_writes_what_one_process_writes(world: list[str], tmp_path: Path) -> None:
+    """Two processes of torchrun, of which only the first one reports; then a task of Slurm that finds the cache."""
+    roots = {name: tmp_path / name for name in ("alone", "together")}
+
+    def run(root: Path, *launcher: str, **variables: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, *launcher, "-m", "saemd.cache", *world, f"cache_root={root}"]
+        command += ["activations.shard_tokens=512", "activations.lm_batch_tokens=64"]
+        return subprocess.run(command, env={**os.environ, **variables}, capture_output=True, text=True, check=True)
+
+    alone = run(roots["alone"])
+    together = run(roots["together"], "-m", "torch.distributed.run", "--nproc-per-node=2")
+    folders = [next((root / "activations").glob("[!.]*-layer1-*")) for root in roots.values()]
+    assert contents(folders[0]) == contents(folders[1])
+    assert together.stdout == alone.stdout.replace(str(roots["alone"]), str(roots["together"]))
+    assert together.stderr.count("activations of ") == 1
+    second = run(roots["together"], SLURM_PROCID="1", SLURM_NTASKS="2", SLURM_LOCALID="1")
+    assert (second.stdout, second.stderr) == ("", "")
