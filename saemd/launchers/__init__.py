@@ -111,5 +111,6 @@ def divide(configs: Sequence[Config], workers: Workers) -> list[list[Config]]:
 
 def dead_worker(task: Sequence[Config], reason: str) -> list[Outcome]:
     """The outcomes of a task whose worker ended without any."""
-    error = UserError(f"its worker ended ({reason}); the same command goes on from the last checkpoint")
-    return [Outcome(None, str(error)) for _ in task]
+    return [Outcome(None, f"its worker ended ({reason}); the same command goes on from the last checkpoint")] * len(
+        task
+    )

@@ -11,7 +11,6 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator, Sequence
-from pathlib import Path
 from typing import Any
 
 import submitit
@@ -85,7 +84,7 @@ class SubmititWorkers:
 
     def run(self, tasks: Sequence[list[Config]]) -> Iterator[tuple[int, list[Outcome]]]:
         waiting = dict(enumerate(self.executor.map_array(SubmititTask(os.getcwd()), tasks)))
-        show(Text(f"submitted {len(tasks)} tasks, logs in {self._logs(waiting[0])}"))
+        show(Text(f"submitted {len(tasks)} tasks, logs in {waiting[0].paths.folder.parent}"))
         while waiting:
             for i, job in [(i, job) for i, job in waiting.items() if job.done()]:
                 del waiting[i]
@@ -95,10 +94,6 @@ class SubmititWorkers:
                     yield i, dead_worker(tasks[i], f"job {job.job_id}, {job.state.lower()}; log {job.paths.stderr}")
             if waiting:
                 time.sleep(POLL_SECONDS)
-
-    @staticmethod
-    def _logs(job: submitit.Job[Any]) -> Path:
-        return job.paths.folder.parent
 
 
 class SlurmWorkers(SubmititWorkers):

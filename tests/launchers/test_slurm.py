@@ -13,7 +13,7 @@ from tests.launchers import fake_slurm
 from tests.launchers.conftest import failures, result
 from tests.launchers.test_sweeps import LONG, processes, started, wait_for
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # several sweeps each, in new processes
 SLURM = ["hydra/launcher=slurm", "hydra.launcher.gpus_per_node=null", "hydra.launcher.cpus_per_task=1"]
 
 

@@ -16,7 +16,7 @@ import pytest
 from saemd.runs import held
 from tests.launchers.conftest import failures, result, sweep_command
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # several sweeps each, in new processes
 needs_ray = pytest.mark.skipif(find_spec("ray") is None, reason="ray is not installed")
 SEEDS = ["seed=0,1,2"]
 LAUNCHERS = [
@@ -73,12 +73,7 @@ def test_submitit_queues_a_job_again_before_its_time_is_up(world, serial, tmp_pa
 
 def test_sigterm_to_the_sweep_saves_in_the_workers(world, train, serial, tmp_path):
     """joblib's workers save and end, and no other job is started. The same command goes on."""
-    words = [
-        *LONG[:2],
-        f"run_root={tmp_path}",
-        "hydra/launcher=joblib",
-        "hydra.launcher.n_jobs=2",
-    ]  # no timed checkpoint
+    words = [LONG[1], f"run_root={tmp_path}", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     runs = tmp_path / "init=uniform" / "l0=4"
     with started(world, *words, "seed=5,6,7") as sweep:
         for seed in (5, 6):
@@ -89,7 +84,7 @@ def test_sigterm_to_the_sweep_saves_in_the_workers(world, train, serial, tmp_pat
     assert (sweep.returncode, "the same command goes on" in err) == (130, True), err
     assert all((runs / f"seed={seed}" / "last.ckpt").is_file() for seed in (5, 6))
     assert not (runs / "seed=7").exists()
-    assert train(*words).returncode == 0
+    assert train(*words, LONG[0]).returncode == 0
     assert result(tmp_path) == serial(*LONG)
 
 
@@ -130,7 +125,7 @@ class started:  # noqa: N801  a context manager
 
 
 def wait_for(path: Path, process: subprocess.Popen[str]) -> None:
-    deadline = time.monotonic() + 180
+    deadline = time.monotonic() + 300
     while not path.is_file():
         assert process.poll() is None, "the sweep ended before"
         assert time.monotonic() < deadline
