@@ -62,8 +62,15 @@ def quiet_warnings() -> None:
 
 def one_line(error: BaseException) -> str:
     """The message without its context lines, in the form `key=value: remedy` where Hydra says enough for that."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    text = " ".join(lines)
+    return _joined(_message(error))
+
+
+def _joined(text: str) -> str:
+    return " ".join(line.strip() for line in text.splitlines() if line.strip())
+
+
+def _message(error: BaseException) -> str:
+    text = _joined(str(error))
     if is_full_disk(error):  # of a library's write, as a logger's
         return f"the disk is full ({text}); make room, and the same command goes on from what is there"
     if (match := re.search(r"Could not (?:find|load) 'hydra/launcher/(\w+)'", text)) and match[1] in EXTRAS:

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 
 from saemd.arguments import key_values
-from saemd.cli import entry
+from saemd.cli import entry, one_line
 from saemd.errors import UserError, bad_value
 from saemd.exports import FORMATS, Writer, check_repository, upload, write_card
 from saemd.files import DamagedFileError, unwritable
@@ -115,7 +115,7 @@ def main(arguments: list[str]) -> int:
         if repository:
             upload(out, repository)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     for place in runs.values():
         print(f"{out / place}  ({values['format']})")

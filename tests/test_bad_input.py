@@ -31,6 +31,7 @@ CASES = {
     "seeds that repeat": (["-m", "seed=1,1"], r"seed=1: two jobs of this sweep would share"),
     "values without -m": (["seed=1,2"], r"seed=1,2: several values are a sweep; add -m"),
     "unquoted": (["run_root=[a"], r"run_root=\[a: .* in quotes, \"run_root='\[a'\""),
+    "a blank line": (["\n"], r": write key=value$"),
     "no key": (["foo"], r"foo: write key=value"),
     "a flag for a key": (["--seed=3"], r"--seed=3: write seed=3; the flags are "),
     "a flag and its value": (["--seed", "3"], r"--seed: write seed=…; "),

@@ -1,7 +1,8 @@
 """Several processes train one sweep of 200 tiny runs in one run root at once; then its comparison and report.
 
 python experiments/reliability/load.py                # 4 processes, each the same sweep: about 10 minutes of two cores
-python experiments/reliability/load.py runs=40 processes=2 out=/tmp/load.json
+python experiments/reliability/load.py runs=40 cells=10 out=/tmp/load.json      # 10 cells (a start and an L0), 4 seeds
+python experiments/reliability/load.py made=200      # only the comparison and the report, of made-up runs
 
 A run's folder is held by one process; the others are refused there and go on with the next. So each process is given
 again until it finds all runs finished. Measured: lost or doubled runs and records, memory, times, the report's size.
@@ -27,7 +28,6 @@ from commands import Ended, run, warm_up  # noqa: E402
 from world import make_inputs, world_words  # noqa: E402
 
 PAGE = os.sysconf("SC_PAGE_SIZE")
-CELLS = 50  # two starts, 25 L0
 TRAINED = re.compile(r"^(init=\S+ l0=\S+ seed=\S+): done, .* tokens$", re.MULTILINE)  # the end of a progress bar
 
 
@@ -67,16 +67,22 @@ def measured(words: list[str]) -> tuple[Ended, dict[str, float]]:
 
 def main(arguments: list[str]) -> None:
     given = dict(word.split("=", 1) for word in arguments)
-    runs, processes = int(given.get("runs", 200)), int(given.get("processes", 4))
+    runs, processes, cells = (int(given.get(key, n)) for key, n in (("runs", 200), ("processes", 4), ("cells", 50)))
     out = Path(given.get("out", HERE / "load.json"))
     warm_up()
+    if "made" in given:
+        result = compare_made(int(given["made"]))
+        out = Path(given.get("out", HERE / "comparison.json"))
+        out.write_text(json.dumps(result, indent=1) + "\n")
+        print(json.dumps(result, indent=1))
+        return
     with tempfile.TemporaryDirectory(prefix="saemd-load-") as root:
         os.environ["TMPDIR"] = root
         inputs, work = Path(root, "inputs"), Path(root, "work")
         make_inputs(inputs)
         words = [*world_words(inputs, work), "tokens=1024"]
         assert run(["cache", *words]).code == 0
-        l0, seeds = ",".join(str(k) for k in range(2, 2 + CELLS // 2)), ",".join(map(str, range(runs // CELLS)))
+        l0, seeds = ",".join(str(k) for k in range(2, 2 + cells // 2)), ",".join(map(str, range(runs // cells)))
         sweep = ["train", "-m", *words, "init=mirror,uniform", f"l0={l0}", f"seed={seeds}"]
         watches = [Watch(sweep) for _ in range(processes)]
         threads = [threading.Thread(target=watch) for watch in watches]
@@ -86,7 +92,7 @@ def main(arguments: list[str]) -> None:
         for thread in threads:
             thread.join()
         wall = time.monotonic() - started
-        result = outcome(watches, work / "runs", runs, wall)
+        result = outcome(watches, work / "runs", runs, cells, wall)
         out.write_text(json.dumps(result, indent=1) + "\n")
         table = (work / "runs" / "stability" / "stability.json").read_bytes()
         _, result["comparison_again"] = measured(["stability", f"run_root={work / 'runs'}"])
@@ -100,10 +106,26 @@ def main(arguments: list[str]) -> None:
     print(json.dumps(result, indent=1))
 
 
-def outcome(watches: list[Watch], run_root: Path, runs: int, wall: float) -> dict[str, Any]:
+def compare_made(runs: int) -> dict[str, Any]:
+    """Compare and report made-up finished runs: two starts, 25 L0, runs / 50 seeds."""
+    from tests.stability_fakes import fake_sweep
+
+    with tempfile.TemporaryDirectory(prefix="saemd-load-") as root:
+        os.environ["TMPDIR"] = root
+        fake_sweep(Path(root, "runs"), ("mirror", "uniform"), range(20, 45), range(runs // 50))
+        ended, seconds = measured(["stability", f"run_root={root}/runs"])
+        assert ended.code == 0, ended.said
+        _, repeated = measured(["stability", f"run_root={root}/runs"])
+        below = Path(root, "runs", "stability")
+        pairs = len(json.loads((below / "stability.json").read_text()))
+        return {"runs": runs, "pairs": pairs, "first": seconds, "again": repeated,
+                "report_bytes": (below / "report.html").stat().st_size}  # fmt: skip
+
+
+def outcome(watches: list[Watch], run_root: Path, runs: int, cells: int, wall: float) -> dict[str, Any]:
     trained = [name for watch in watches for name in watch.trained]
     records = json.loads((run_root / "stability" / "stability.json").read_text())
-    per_cell = runs // CELLS
+    per_cell = runs // cells
     names = [json.dumps([record[key] for key in ("init", "l0", "seeds")]) for record in records]
     said = [line for watch in watches for ended in watch.tries for line in ended.said.splitlines()]
     memory = [watch.memory for watch in watches]
@@ -115,7 +137,7 @@ def outcome(watches: list[Watch], run_root: Path, runs: int, wall: float) -> dic
         "trained": len(trained),
         "trained_twice": len(trained) - len({*trained}),
         "records": len(names),
-        "records_expected": CELLS * per_cell * (per_cell - 1) // 2,
+        "records_expected": cells * per_cell * (per_cell - 1) // 2,
         "records_doubled": len(names) - len({*names}),
         "tries": [len(watch.tries) for watch in watches],
         "exit_codes": [[ended.code for ended in watch.tries] for watch in watches],

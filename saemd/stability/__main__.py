@@ -23,7 +23,7 @@ from torch import Tensor
 
 from saemd.arguments import folder as folder_of
 from saemd.arguments import key_values
-from saemd.cli import entry
+from saemd.cli import entry, one_line
 from saemd.errors import UserError, bad_value
 from saemd.report.page import write_report
 from saemd.report.table import print_table
@@ -139,7 +139,7 @@ def main(arguments: list[str]) -> int:
         else:
             outcome = compare_all(request.run_root, request.threshold, request.across, source)
     except UserError as error:
-        print(f"error: {error}", file=sys.stderr)
+        print(f"error: {one_line(error)}", file=sys.stderr)
         return 2
     write_report(outcome, every_pair=request.every_figure)
     print_outcome(outcome, request.run_root)
