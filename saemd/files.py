@@ -8,9 +8,10 @@ import re
 import secrets
 import stat
 import tempfile
+import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +26,7 @@ from saemd.errors import UserError
 
 PARTIAL = ".partial-"  # the prefix of files that are being written
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no room on the device, in a quota, or for a file of this size
+_STALE_SECONDS = 3600.0
 _OS_ERROR = re.compile(r"\(os error (\d+)\)")  # how safetensors and other Rust libraries show the system's error
 
 
@@ -93,6 +95,17 @@ def remove_partial(folder: Path) -> None:
     for pattern in (f"{PARTIAL}*", ".*.partial", "*.tmp", ".tmp??????"):  # ours, of earlier versions, safetensors' own
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
+
+
+def remove_stale(folder: Path) -> None:
+    """Remove the half-written files below `folder` that nothing has written to for an hour.
+
+    For folders that several processes write to at once, where a younger file may be another one's.
+    """
+    for path in folder.rglob(f"{PARTIAL}*"):
+        with suppress(FileNotFoundError):  # another process has removed it, or has finished it
+            if time.time() - path.stat().st_mtime > _STALE_SECONDS:
+                path.unlink()
 
 
 def check_writable(folder: Path) -> None:

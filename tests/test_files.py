@@ -16,7 +16,17 @@ import torch
 from safetensors.torch import save_file
 
 from saemd.errors import UserError
-from saemd.files import DamagedFileError, read_json, read_npz, read_yaml, replacing, save_torch, write_json, write_text
+from saemd.files import (
+    DamagedFileError,
+    read_json,
+    read_npz,
+    read_yaml,
+    remove_stale,
+    replacing,
+    save_torch,
+    write_json,
+    write_text,
+)
 
 TENSOR = torch.zeros(100, 100)
 WRITERS = {
@@ -107,6 +117,16 @@ def test_two_writers_of_one_file_do_not_meet(tmp_path):
         one.write_text("one")
         two.write_text("two")
     assert (tmp_path / "x").read_text() == "one"  # the last to end
+
+
+def test_only_old_half_written_files_are_removed_where_others_write(tmp_path):
+    (tmp_path / "pairs").mkdir()
+    old, young = tmp_path / "pairs" / ".partial-1234-a.npz", tmp_path / ".partial-5678-b.json"
+    for path in (old, young):
+        path.touch()
+    os.utime(old, (0, 0))
+    remove_stale(tmp_path)
+    assert [path.name for path in tmp_path.rglob(".partial-*")] == [young.name]
 
 
 def test_a_folder_in_the_place_and_a_file_in_the_way(tmp_path):

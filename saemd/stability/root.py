@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from saemd.errors import bad_value
-from saemd.files import DamagedFileError, check_writable, read_json, write_json
+from saemd.files import DamagedFileError, check_writable, read_json, remove_stale, write_json
 from saemd.locks import locked
 from saemd.runs import Run, find_runs, read_run
 from saemd.stability.activity import HeldOut, correlate_pairs, correlated
@@ -105,6 +105,7 @@ def _compare(
     folder: Path, runs: list[Run], pairs: list[Pair], threshold: float, across: str | None, held_out: HeldOut | None
 ) -> Outcome:
     check_writable(folder)  # before the matching, which may take hours
+    remove_stale(folder)
     broken = match_pairs(folder, pairs)
     measure_pairs(folder, pairs, threshold, folder / "starts")
     remarks = correlate_pairs(folder, pairs, held_out) if held_out else []
