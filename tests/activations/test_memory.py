@@ -7,12 +7,12 @@ import pytest
 import torch
 import yaml
 
-from saemd import jobs
 from saemd.activations import harvest_memory, sizes, stream, transfer
 from saemd.activations.cache import ActivationCache
 from saemd.activations.joined import JoinedStream
 from saemd.activations.memory import MemoryActivations, read_cache
 from saemd.composition import compose_all
+from saemd.runs import run_dir
 from tests.activations.caches import make
 from tests.pipeline import same
 
@@ -152,7 +152,7 @@ def test_a_sweep_harvests_once(world, command, tmp_path, monkeypatch):
 
 def test_a_sweep_over_sources_has_folders(world):
     configs = compose_all(["-m", *world, "init=uniform", "activations=cache,memory"])
-    assert [str(jobs.run_dir(config)) for config in configs] == [
+    assert [str(run_dir(config)) for config in configs] == [
         f"runs/init=uniform/l0=4/activations={name}/seed=24" for name in ("cache", "memory")
     ]
 

@@ -18,7 +18,6 @@ import yaml
 from transformers import Gemma2Config
 
 from saemd import cache as cache_entry
-from saemd import jobs
 from saemd.activations import harvest, harvest_online
 from saemd.activations.config import OnlineConfig
 from saemd.activations.joined import JoinedStream
@@ -26,6 +25,7 @@ from saemd.activations.registry import describe_source, open_source
 from saemd.composition import compose_all
 from saemd.errors import UserError
 from saemd.quality.bench import Bench
+from saemd.runs import run_dir
 from saemd.stability import __main__ as stability
 from tests.pipeline import WORDS, same, save_jsonl, save_model
 
@@ -165,7 +165,7 @@ def test_the_papers_run_composes():
     assert (config.activations.tokens, config.activations.context_length) == (500_000_000, 1024)
     (other,) = compose_all(["activations=online", "tokens=16_000_000"])
     assert other.activations.tokens == 16_000_000
-    assert jobs.run_dir(other) == RUN.parents[2] / "runs/init=mirror/l0=40/seed=24"
+    assert run_dir(other) == RUN.parents[2] / "runs/init=mirror/l0=40/seed=24"
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device here")
