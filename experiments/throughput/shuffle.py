@@ -25,9 +25,10 @@ from torch import Tensor
 from saemd.activations.cache import ActivationCache
 from saemd.activations.config import ActivationsConfig, OnlineConfig
 from saemd.activations.contexts import open_contexts
+from saemd.activations.groups import Context
+from saemd.activations.kept import kept_bits
 from saemd.activations.manifest import SPLITS, Origin, SplitName
 from saemd.activations.online import OnlineActivations
-from saemd.activations.sharding import Context, kept_bits
 from saemd.activations.source import Source
 from saemd.activations.write import write_cache
 from saemd.composition import compose_all

@@ -16,8 +16,8 @@ import torch
 from torch import Tensor
 
 from saemd.activations.groups import Context
+from saemd.activations.kept import without_context
 from saemd.activations.manifest import Origin
-from saemd.activations.sharding import without_context
 from saemd.activations.sizes import human
 from saemd.errors import UserError, bad_value
 from saemd.files import check_writable, one_line, read_json, write_json

@@ -14,9 +14,9 @@ from saemd.activations.config import ActivationsConfig, HarvestConfig, OnlineCon
 from saemd.activations.contexts import open_contexts
 from saemd.activations.harvest import LMOnText, describe, ensure_cache, lm_device
 from saemd.activations.harvest_memory import rows_device
+from saemd.activations.kept import kept_bits
 from saemd.activations.manifest import Origin
 from saemd.activations.online import OnlineActivations, block_tokens
-from saemd.activations.sharding import kept_bits
 from saemd.activations.shards import disk_bytes
 from saemd.activations.sizes import free_memory, human
 from saemd.activations.statistics import norms

@@ -9,9 +9,10 @@ from functools import partial
 from pathlib import Path
 
 from saemd.activations.config import HarvestConfig
+from saemd.activations.kept import Forward, without_context
 from saemd.activations.ledger import UNFINISHED, FileLedger
 from saemd.activations.manifest import MANIFEST, SPLITS, Origin, Progress
-from saemd.activations.sharding import Contexts, Forward, Sharder, group_contexts, without_context
+from saemd.activations.sharding import Contexts, Sharder, group_contexts
 from saemd.activations.shards import check_size, disk_bytes
 from saemd.activations.sizes import human
 from saemd.errors import UserError, bad_value

@@ -14,8 +14,8 @@ import torch
 from saemd.activations.cache import ActivationCache
 from saemd.activations.config import OnlineConfig
 from saemd.activations.contexts import ContextStore, open_contexts
+from saemd.activations.kept import kept_bits
 from saemd.activations.online import OnlineActivations
-from saemd.activations.sharding import kept_bits
 from saemd.activations.shards import to_float
 from saemd.activations.statistics import norms
 from saemd.errors import UserError
