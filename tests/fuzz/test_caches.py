@@ -38,7 +38,7 @@ def unfinished(tmp_path_factory) -> Path:
     return folder
 
 
-@few(150)
+@few(80)
 @given(data=st.data())
 def test_bytes_of_a_manifest(data, whole, tmp_path_factory):
     folder = emptied(tmp_path_factory, "manifest")
@@ -46,7 +46,7 @@ def test_bytes_of_a_manifest(data, whole, tmp_path_factory):
     same_or_refused(lambda: read_manifest(folder), read_manifest(whole))
 
 
-@few(100)
+@few(50)
 @given(data=st.data())
 def test_values_of_a_manifest_that_has_no_checksum(data, whole, tmp_path_factory):
     """As of a cache that an earlier version wrote: nothing but a `UserError` comes of it, also when it is read."""
@@ -66,7 +66,7 @@ def test_values_of_a_manifest_that_has_no_checksum(data, whole, tmp_path_factory
     refused(read)
 
 
-@few(40)
+@few(20)
 @given(data=st.data())
 def test_bytes_of_a_shard(data, whole, tmp_path_factory):
     folder = emptied(tmp_path_factory, "shard")

@@ -22,7 +22,7 @@ def read(path: Path) -> list[str]:
     return sorted(read_files(path, "text", 0))
 
 
-@few(150)
+@few(80)
 @given(data=st.data())
 def test_bytes_of_a_file(data, tmp_path_factory):
     name = data.draw(st.sampled_from(sorted(SMALL)))

@@ -49,7 +49,7 @@ def place(tmp_path_factory: Any, name: str) -> Path:
     return emptied(tmp_path_factory, name) / PLACE
 
 
-@few(120)
+@few(60)
 @given(data=st.data())
 def test_bytes_of_a_run(data, whole, tmp_path_factory):
     """`metadata` of cfg.json is for other programs; saemd reads none of it."""
@@ -62,7 +62,7 @@ def test_bytes_of_a_run(data, whole, tmp_path_factory):
     same_or_refused(lambda: content(run), expected)
 
 
-@few(40)
+@few(20)
 @given(data=st.data())
 def test_values_of_a_run_that_has_no_checksums(data, whole, world, tmp_path_factory):
     """As of an earlier version, or of another program: it is read, or refused in one line."""
@@ -105,7 +105,7 @@ def same_tensors(a: Any, b: Any) -> bool:
 ARRAYS = {"x": np.arange(300, dtype=np.float32), "y": np.array("some text")}
 
 
-@few(150)
+@few(80)
 @given(data=st.data(), compressed=st.booleans())
 def test_bytes_of_arrays(data, compressed, tmp_path_factory):
     path = emptied(tmp_path_factory, "arrays") / "x.npz"
@@ -115,7 +115,7 @@ def test_bytes_of_arrays(data, compressed, tmp_path_factory):
     same_or_refused(lambda: [array.tolist() for array in read_npz(path, ("x", "y"), "mend it")], expected)
 
 
-@few(150)
+@few(80)
 @given(data=st.data())
 def test_bytes_of_tensors(data, tmp_path_factory):
     path = emptied(tmp_path_factory, "tensors") / "x.safetensors"
@@ -125,7 +125,7 @@ def test_bytes_of_tensors(data, tmp_path_factory):
     same_or_refused(lambda: read_tensors(path), tensors, same_tensors)
 
 
-@few(150)
+@few(80)
 @given(data=st.data())
 def test_bytes_of_a_record(data, tmp_path_factory):
     path = emptied(tmp_path_factory, "record") / "x.json"
@@ -152,7 +152,7 @@ def compared(tmp_path_factory) -> Path:
     return root
 
 
-@few(40)
+@few(20)
 @given(data=st.data())
 def test_a_damaged_comparison_is_made_again(data, compared, tmp_path_factory):
     """Whatever is wrong with the files of a comparison, the table is the one of undamaged files."""
@@ -168,7 +168,7 @@ def test_a_damaged_comparison_is_made_again(data, compared, tmp_path_factory):
     assert stored(below, pair) is not None
 
 
-@few(100)
+@few(50)
 @given(data=st.data())
 def test_a_table_of_scores(data, tmp_path_factory):
     path = emptied(tmp_path_factory, "scores") / "quality.json"
@@ -179,7 +179,7 @@ def test_a_table_of_scores(data, tmp_path_factory):
     assert isinstance(read_records(path), list)
 
 
-@few(100)
+@few(50)
 @given(data=st.data())
 def test_figures_without_a_checksum_are_numbers_or_refused(data, whole, tmp_path_factory):
     folder = emptied(tmp_path_factory, "metrics")

@@ -49,7 +49,7 @@ def test_overrides(words, sweep):
     refused(lambda: composed([*words, "-m"] if sweep else words))
 
 
-@few(120)
+@few(60)
 @given(words=st.lists(st.one_of(WORDS, OWN), max_size=3))
 def test_arguments_that_hydra_does_not_read(words):
     refused(lambda: reported(parse, words))
