@@ -25,8 +25,8 @@ class ChecksumError(ValueError):
 
 
 def with_checksum(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The values and, behind them, their checksum."""
-    return {**values, KEY: _of_values(values)}
+    """The values behind their checksum: it stands first, since YAML that was cut off is still YAML."""
+    return {KEY: _of_values(values), **values}
 
 
 def without_checksum(values: Any) -> Any:

@@ -19,7 +19,7 @@ from saemd.checksums import ChecksumError, with_checksum, without_checksum
 from saemd.errors import UserError
 from saemd.files import DamagedFileError, read_json, read_npz, read_tensors, save_tensors, write_json
 from saemd.quality.records import read_records
-from saemd.runs import read_metrics
+from saemd.runs import read_config, read_metrics, write_config
 from saemd.sae import load_sae, save_sae
 from saemd.training.checkpoints import load_whole
 from tests.activations import caches
@@ -46,6 +46,16 @@ def test_a_checksum_does_not_depend_on_the_form_of_the_file(value):
     with pytest.raises(ChecksumError):
         without_checksum({**sealed, "more": 1})
     assert without_checksum(value) == value
+
+
+def test_a_configuration_that_was_cut_off(tmp_path):
+    about = {"config": {}, "cache_fingerprint": "a", "sibling_fingerprint": "b", "start": {"W_dec": "c"}}
+    write_config(tmp_path, about)
+    assert read_config(tmp_path) == about
+    path = tmp_path / "config.yaml"
+    path.write_text(path.read_text().partition("start:")[0])
+    with pytest.raises(DamagedFileError, match=r"config.yaml: differs from its checksum"):
+        read_config(tmp_path)
 
 
 def test_a_digit_of_a_record(tmp_path):
