@@ -16,6 +16,7 @@ from hydra.errors import HydraException
 from omegaconf import DictConfig, ListConfig, OmegaConf
 
 from saemd.errors import UserError, bad_value
+from saemd.remote.urls import local_folder
 
 _PACKAGE = Path(__file__).resolve().parent
 _CARRIED = _PACKAGE / "conf"  # by a wheel; the source tree has it at its top
@@ -91,11 +92,14 @@ def unknown_key(key: str, known: Collection[str]) -> UserError:
 
 
 def folder(key: str, value: str) -> str:
-    """A folder that a command line names, with `~` replaced. Raises `UserError` for no name, and an unknown home."""
+    """A folder that a command line names, with `~` replaced; of a URL, its local folder.
+
+    Raises `UserError` for no name, an unknown home, and a URL that names no folder of a store.
+    """
     if not value.strip():
         raise bad_value(key, repr(value), "name a folder")
     try:
-        return str(Path(value).expanduser())
+        return str(local_folder(key, value))
     except RuntimeError:  # no HOME, and no such user
         raise bad_value(key, value, "there is no home folder to put in the place of ~; name the whole path") from None
 

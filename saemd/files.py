@@ -23,6 +23,7 @@ from safetensors.torch import load_file, save_file
 
 from saemd.checksums import KEY, ChecksumError, of_tensors, with_checksum, without_checksum
 from saemd.errors import UserError
+from saemd.remote.mirror import push
 
 PARTIAL = ".partial-"  # the prefix of files that are being written
 _FULL = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}  # no room on the device, in a quota, or for a file of this size
@@ -44,8 +45,8 @@ def replacing(path: Path) -> Iterator[Path]:
 
     Otherwise it is removed. It has `path`'s suffix, a name that no other process or thread uses, and the mode that the
     umask leaves of 0666, whatever the writer does. It is flushed to the disk before it is renamed, since a power cut
-    could otherwise leave an empty file in the place of a good one. Raises `UserError` where it cannot be written, as on
-    a full disk.
+    could otherwise leave an empty file in the place of a good one. A file of a folder in a store is uploaded. Raises
+    `UserError` where it cannot be written, as on a full disk.
     """
     partial = path.with_name(f"{PARTIAL}{secrets.token_hex(4)}-{path.name}")
     try:
@@ -64,6 +65,7 @@ def replacing(path: Path) -> Iterator[Path]:
     finally:
         if os.path.exists(partial):
             partial.unlink()
+    push(path)
 
 
 def write_text(path: Path, text: str) -> None:

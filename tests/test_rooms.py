@@ -16,8 +16,8 @@ import saemd
 
 ROOT = Path(saemd.__file__).parent
 TOOLS = {
-    "arguments", "checksums", "digests", "errors", "files", "locks", "once", "packages", "progress", "ranks", "shaped",
-    "threads",
+    "arguments", "checksums", "digests", "errors", "files", "locks", "once", "packages", "progress", "ranks", "remote",
+    "shaped", "threads",
 }  # fmt: skip
 ENTRIES = {
     "__init__", "__main__", "api", "cache", "cli", "composition", "consensus", "evaluate", "export", "jobs",

@@ -34,7 +34,7 @@ class BatchPlan:
         x_BD = torch.empty(self.tokens, self.d_in, dtype=torch.bfloat16, pin_memory=torch.cuda.is_available())
         bits_BD, row = x_BD.view(torch.uint16).numpy(), 0
         for file, first, tokens in self.parts:
-            file.check()
+            file.check(first, tokens)
             file.read(first, bits_BD[row : row + tokens])
             row += tokens
         return x_BD
@@ -46,8 +46,8 @@ class BatchPlan:
 
     def read(self, factor: np.float32) -> Tensor:
         """The tokens times `factor`, float32 [B, D]. Raises `UserError` for a shard with bad content."""
-        for file, _, _ in self.parts:
-            file.check()
+        for file, first, tokens in self.parts:
+            file.check(first, tokens)
         x_BD = np.empty((self.tokens, self.d_in), dtype=np.float32)
         n_read = 0
         if kernels := _kernels():

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from functools import lru_cache, partial
 from pathlib import Path
+from typing import Self
 
 import numpy as np
 from torch import Tensor
@@ -41,10 +42,10 @@ class ActivationCache(ShardedSource):
     ) -> None:
         super().__init__(manifest, window_tokens, prefetch_batches)
         self.path, self.verify = path, verify
-        self._opened = lru_cache(_OPEN_SHARDS)(partial(_open_shard, path, self.d_in, verify))
+        self._files = lru_cache(_OPEN_SHARDS)(partial(_open_shard, path, self.d_in, verify))
 
     @classmethod
-    def open(cls, path: Path | str, verify: bool = False, **reading: int) -> ActivationCache:
+    def open(cls, path: Path | str, verify: bool = False, **reading: int) -> Self:
         """Read the manifest and check every shard's size. `reading` is `window_tokens` and `prefetch_batches`.
 
         The first time that a process reads a shard, it checks it for NaN and Inf, with `verify` for its checksum too.
@@ -57,10 +58,18 @@ class ActivationCache(ShardedSource):
         cache = cls(path, manifest, verify, **reading)
         if not cache.scale > 0:
             raise UserError(f"{path}: every cached activation is 0; delete it and write the cache of another layer")
-        for split in manifest.splits.values():
-            for shard in split.shards:
-                shards.check_size(path / shard.file, shard.tokens, cache.d_in)
+        cache.check_shards()
         return cache
+
+    def check_shards(self) -> None:
+        """Raise `UserError` where a shard is missing, or of another size."""
+        for split in self.manifest.splits.values():
+            for shard in split.shards:
+                shards.check_size(self.path / shard.file, shard.tokens, self.d_in)
+
+    def opened(self, shard: Shard) -> ShardFile:
+        """The shard, open for reading."""
+        return self._files(shard)
 
     def makers(self, batches: Iterator[list[Part]], batch_size: int, raw: bool) -> Iterator[Maker]:
         announced = 1 + min(_ANNOUNCED_BYTES // disk_bytes(batch_size, self.d_in), _MOST_ANNOUNCED)
@@ -71,12 +80,12 @@ class ActivationCache(ShardedSource):
 
     def plan(self, parts: list[Part]) -> BatchPlan:
         """The batch of these parts. Nothing is read yet."""
-        return BatchPlan([(self._opened(shard), first, tokens) for shard, first, tokens in parts])
+        return BatchPlan([(self.opened(shard), first, tokens) for shard, first, tokens in parts])
 
     def bits(self, shard: Shard) -> np.ndarray:
         """A whole shard's activations as bfloat16 bits [N, D], checked."""
         bits_ND = np.empty((shard.tokens, self.d_in), dtype=np.uint16)
-        file = self._opened(shard)
+        file = self.opened(shard)
         file.check()
         file.read(0, bits_ND)
         return bits_ND

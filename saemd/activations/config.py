@@ -38,6 +38,8 @@ class ActivationsConfig(HarvestConfig):
 
     window_tokens: int = 1_048_576  # slices of shards are permuted within windows of this size when read
     prefetch_batches: int = 4  # made ahead by threads; 0: no thread; memory holds two batches more
+    # Of activations in a store (cache_root=s3://…), at most so many GB lie on this machine's disk; the oldest go first.
+    local_gigabytes: float = 20.0
 
 
 @dataclass
@@ -97,6 +99,8 @@ def check_activations(config: HarvestConfig) -> None:
         raise bad_value("activations.lm_dtype", config.lm_dtype, f"known are {', '.join(LM_DTYPES)}")
     if (prefetch := getattr(config, "prefetch_batches", 0)) < 0:
         raise bad_value("activations.prefetch_batches", prefetch, "use 0 or more")
+    if not (gigabytes := getattr(config, "local_gigabytes", 1.0)) > 0:
+        raise bad_value("activations.local_gigabytes", gigabytes, "use more than 0")
     if (device := getattr(config, "device", "cpu")) not in DEVICES:
         raise bad_value("activations.device", device, f"known are {', '.join(DEVICES)}")
     if (buffer := getattr(config, "buffer_tokens", None)) is not None and buffer < 2 * config.context_length:

@@ -15,6 +15,7 @@ from saemd.activations.cache import ActivationCache
 from saemd.activations.config import MLP_OUT, RESIDUAL, ActivationsConfig, HarvestConfig, check_activations
 from saemd.activations.groups import Context
 from saemd.activations.manifest import MANIFEST, SPLITS, Origin, SplitName
+from saemd.activations.remote import fetch_records, is_remote, open_cache
 from saemd.activations.takeover import take_over
 from saemd.activations.write import begin, joined, ledger_of, lock, remove_remains, write_shards
 from saemd.corpus import contexts, fingerprint, some_documents
@@ -27,6 +28,8 @@ from saemd.lm.load import LM, fastest_dtype, lm_info, load_lm, mlp_output, resid
 from saemd.lm.pretrained import read_tokenizer
 from saemd.lm.workers import divided_threads, sharing_weights
 from saemd.progress import print_line
+from saemd.remote.store import check_store
+from saemd.remote.urls import upload_url
 
 READERS: Mapping[str, Callable[[nn.Module, int, Tensor], Tensor]] = {RESIDUAL: residual_stream, MLP_OUT: mlp_output}
 
@@ -51,13 +54,17 @@ def ensure_cache(
     check_activations(config)
     origin = describe(lm_config, layer, corpus_config, config, cache_root)
     folder = cache_folder(origin, cache_root)
+    fetch_records(folder)
     if not (folder / MANIFEST).is_file():
         check_writable(folder.parent)
+        if url := upload_url(folder.parent):
+            check_store("cache_root", url, writes=True)
         with ExitStack() as writing:
-            if together:
+            if together and not is_remote(folder):  # in a store one machine writes, and there one process
                 writing.enter_context(joined(folder, partial(_prepare, folder, origin, lm_config)))
             else:
                 writing.enter_context(lock(folder))
+                fetch_records(folder)  # of another machine, which may have gone on
                 _prepare(folder, origin, lm_config)
             if not (folder / MANIFEST).is_file():
                 progress = ledger_of(folder, origin, config).read()
@@ -67,8 +74,7 @@ def ensure_cache(
                 lm.use_dtype(ledger.progress().lm_dtype)  # of the process that was the first to begin
                 workers = writing.enter_context(lm.workers())
                 write_shards(ledger, config, lm.contexts, lm.forward, workers)
-    reading = {"window_tokens": config.window_tokens, "prefetch_batches": config.prefetch_batches}
-    opened = ActivationCache.open(folder, verify=True, **reading)
+    opened = open_cache(folder, config)
     if opened.fingerprint != origin.fingerprint:
         other = opened.origin
         raise UserError(

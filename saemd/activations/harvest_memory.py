@@ -13,6 +13,7 @@ from saemd.activations.harvest import LMOnText, cache_folder, describe, lm_devic
 from saemd.activations.ledger import MemoryLedger
 from saemd.activations.manifest import MANIFEST, Origin, Progress
 from saemd.activations.memory import MemoryActivations, Rows, RowsBuilder, read_cache
+from saemd.activations.remote import RemoteCache, fetch_records, open_cache
 from saemd.activations.sharding import Sharder
 from saemd.activations.shards import disk_bytes
 from saemd.activations.sizes import free_memory, human
@@ -49,9 +50,10 @@ def open_memory(
         check_memory(origin, config)
         _last.clear()  # before the new ones are allocated
         folder = cache_folder(origin, cache_root)
+        fetch_records(folder)
         if (folder / MANIFEST).is_file():
             print_line(f"activations are read into memory from {folder}")
-            _hold(read_cache(ActivationCache.open(folder, verify=True), device), device)
+            _hold(read_cache(open_cache(folder, config), device), device)
         else:
             lm = LMOnText(lm_config, layer, corpus_config, config, cache_root, lm_device(accelerator), config.lm_dtype)
             _hold(_harvest(origin, config, lm, device), device)
@@ -61,9 +63,10 @@ def open_memory(
 def resident(source: Source, device: torch.device) -> Source:
     """A cache on disk, moved to the GPU's memory if it takes less than `RESIDENT_SHARE` of what is free there.
 
-    The batches stay the same. Any other source, and any on a CPU, is returned as it is.
+    The batches stay the same. Any other source, and any on a CPU, is returned as it is. So is a cache in a store: its
+    runs do not wait until all of it is here.
     """
-    if device.type != "cuda" or not isinstance(source, ActivationCache):
+    if device.type != "cuda" or not isinstance(source, ActivationCache) or isinstance(source, RemoteCache):
         return source
     if not _is_held(source.origin, device):
         needed = disk_bytes(source.n_train + source.n_heldout, source.d_in)

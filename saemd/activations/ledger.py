@@ -1,6 +1,6 @@
 """Which groups of contexts are made, and by whom: in memory for one process, in files for several that write a cache.
 
-The files are in the cache's folder under `unfinished/`, named by split and number of the group:
+The files are in the cache's folder under `.unfinished/`, named by split and number of the group:
 
     train-00007.lock    locked (flock) by the process that makes the group; the system releases a killed one's
     train-00007.bin     its shard, once it is made
@@ -31,18 +31,21 @@ from saemd.activations.manifest import (
     Origin,
     Piece,
     Progress,
+    Shard,
     SplitName,
     read_manifest,
     read_piece,
     read_progress,
     write_json,
 )
+from saemd.activations.remote import check_shards, make_room
 from saemd.activations.shards import check_size, disk_bytes, write_shard
 from saemd.errors import UserError
 from saemd.files import remove_partial
 from saemd.locks import locked, try_lock
+from saemd.remote import mirror
 
-UNFINISHED = "unfinished"
+UNFINISHED = ".unfinished"  # with a dot: of a cache in a store it stays on this machine
 Keep = Callable[[SplitName, str, np.ndarray], str]  # split, file name and bfloat16 bits [N, D] of a shard → its sha256
 
 
@@ -116,9 +119,9 @@ class MemoryLedger:
 class FileLedger:
     """The groups of a cache that any number of processes write. `begin` comes first."""
 
-    def __init__(self, folder: Path, origin: Origin, group_contexts: int) -> None:
-        """`group_contexts` is the size of a group, in contexts."""
-        self.folder, self.origin, self._size = folder, origin, group_contexts
+    def __init__(self, folder: Path, origin: Origin, group_contexts: int, local_bytes: int | None = None) -> None:
+        """`group_contexts` is the size of a group, in contexts; `local_bytes` bounds what a store's cache has here."""
+        self.folder, self.origin, self._size, self.local_bytes = folder, origin, group_contexts, local_bytes
         self._claims: dict[tuple[SplitName, int], IO[str]] = {}
 
     def begin(self, lm_dtype: str) -> None:
@@ -180,6 +183,8 @@ class FileLedger:
 
     def add(self, split: SplitName, number: int, piece: Piece, bits_ND: np.ndarray) -> Progress:
         if piece.tokens:
+            if self.local_bytes is not None:
+                make_room(bits_ND.nbytes, self.local_bytes)
             piece = dataclasses.replace(piece, sha256=write_shard(self._file(split, number, "bin"), bits_ND))
         write_json(self._file(split, number, "json"), piece)
         self._unlock(split, number)
@@ -204,7 +209,7 @@ class FileLedger:
             is_complete = all(progress.is_complete(self.origin, split) for split in SPLITS)
             if is_complete and all(split.tokens for split in progress.splits.values()):
                 write_json(self.folder / MANIFEST, progress.manifest(self.origin))
-                (self.folder / PROGRESS).unlink()
+                mirror.remove(self.folder / PROGRESS)
                 remove_partial(self.folder)  # written within this lock alone, so these are of killed processes
         return progress
 
@@ -224,12 +229,20 @@ class FileLedger:
                 self._remove(split, number, "json", "bin")
                 break
             if piece.tokens:
-                with suppress(FileNotFoundError):  # it was moved before a kill
-                    os.replace(self._file(split, number, "bin"), self.folder / piece.file(split))
-                check_size(self.folder / piece.file(split), piece.tokens, self.origin.d_in)
+                self._move(self._file(split, number, "bin"), Shard(piece.file(split), piece.tokens, piece.sha256))
             progress.add(split, piece)
             numbers.append(number)
         return numbers
+
+    def _move(self, made: Path, shard: Shard) -> None:
+        """Give a shard its place, also in the store."""
+        with suppress(FileNotFoundError):  # it was moved before a kill
+            os.replace(made, self.folder / shard.file)
+        if self.local_bytes is not None and not (self.folder / shard.file).is_file():  # its room was needed since then
+            check_shards(self.folder, [shard], self.origin.d_in)
+            return
+        check_size(self.folder / shard.file, shard.tokens, self.origin.d_in)
+        mirror.push(self.folder / shard.file)
 
     def _committing(self) -> AbstractContextManager[None]:
         return locked(self.folder.with_name(f".{self.folder.name}.commit.lock"))

@@ -111,8 +111,8 @@ class ShardFile:
         self.fd = os.open(path, os.O_RDONLY)
         weakref.finalize(self, os.close, self.fd).atexit = False  # threads may still read then; the system closes it
 
-    def check(self) -> None:
-        """`check_content`, once. To be called before tokens are used."""
+    def check(self, first: int = 0, tokens: int | None = None) -> None:
+        """`check_content` of the whole shard, once. To be called before these tokens, all by default, are used."""
         if not self._good:
             with self._checking:  # by one thread; the others wait for it
                 if not self._good:

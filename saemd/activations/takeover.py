@@ -18,6 +18,7 @@ from saemd.lm.config import LMConfig
 from saemd.lm.files import local_folder
 from saemd.lm.identity import deciding_files
 from saemd.progress import print_line
+from saemd.remote.urls import upload_url
 
 
 def take_over(folder: Path, origin: Origin, config: LMConfig) -> None:
@@ -27,7 +28,7 @@ def take_over(folder: Path, origin: Origin, config: LMConfig) -> None:
     `folder`'s lock. The manifest is replaced before the folder is renamed, so the next call can finish after a kill.
     """
     local = local_folder(config)
-    if local is None or folder.exists():
+    if local is None or folder.exists() or upload_url(folder):
         return
     formerly = dataclasses.replace(origin, lm_fingerprint=sampled(config, local))
     for old in sorted(folder.parent.glob(f"*-layer{origin.layer}-{formerly.fingerprint[:12]}")):

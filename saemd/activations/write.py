@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import partial
 from pathlib import Path
 
-from saemd.activations.config import HarvestConfig
+from saemd.activations.config import ActivationsConfig, HarvestConfig
 from saemd.activations.kept import Forward, without_context
 from saemd.activations.ledger import UNFINISHED, FileLedger
 from saemd.activations.manifest import MANIFEST, SPLITS, Origin, Progress
+from saemd.activations.remote import check_shards, is_remote
 from saemd.activations.sharding import Contexts, Sharder, group_contexts
 from saemd.activations.shards import check_size, disk_bytes
 from saemd.activations.sizes import human
@@ -19,6 +20,8 @@ from saemd.errors import UserError, bad_value
 from saemd.files import check_writable, remove_partial
 from saemd.locks import locked, shared
 from saemd.progress import bar, print_line
+from saemd.remote.claims import claimed
+from saemd.remote.urls import recorded
 
 _HEADROOM = 1.05  # of free disk over what the cache needs
 
@@ -26,7 +29,7 @@ _HEADROOM = 1.05  # of free disk over what the cache needs
 def write_cache(
     folder: Path,
     origin: Origin,
-    config: HarvestConfig,
+    config: ActivationsConfig,
     contexts: Contexts,
     forward: Forward,
     lm_dtype: str,
@@ -47,11 +50,12 @@ def write_cache(
     write_shards(ledger, config, contexts, forward, workers)
 
 
-def ledger_of(folder: Path, origin: Origin, config: HarvestConfig) -> FileLedger:
-    return FileLedger(folder, origin, group_contexts(config))
+def ledger_of(folder: Path, origin: Origin, config: ActivationsConfig) -> FileLedger:
+    local_bytes = int(1e9 * config.local_gigabytes) if is_remote(folder) else None
+    return FileLedger(folder, origin, group_contexts(config), local_bytes)
 
 
-def begin(folder: Path, origin: Origin, config: HarvestConfig, contexts: Contexts, lm_dtype: str) -> FileLedger:
+def begin(folder: Path, origin: Origin, config: ActivationsConfig, contexts: Contexts, lm_dtype: str) -> FileLedger:
     """The records of a cache, new or as far as it is written. They keep the first process' `lm_dtype`.
 
     Raises `UserError` as `write_cache` does for what is wrong before the language model is run.
@@ -62,12 +66,15 @@ def begin(folder: Path, origin: Origin, config: HarvestConfig, contexts: Context
         raise UserError(f"{folder}: a half-written cache of something else; delete it and start again")
     splits = progress.splits.values() if progress else ()
     for split in splits:
+        if is_remote(folder):
+            check_shards(folder, split.shards, origin.d_in)
+            continue
         for shard in split.shards:
             check_size(folder / shard.file, shard.tokens, origin.d_in)
     if folder.is_dir():
         check_writable(folder)
     done = sum(split.tokens for split in splits)
-    _check_disk(folder, origin, done + ledger.waiting_tokens())
+    _check_disk(folder, origin, done + ledger.waiting_tokens(), ledger.local_bytes)
     if not done:
         refuse_empty(origin, contexts)
     folder.mkdir(parents=True, exist_ok=True)
@@ -87,9 +94,12 @@ def write_shards(
     say_if_short(origin, progress, "the cache is finished with these")
 
 
-def lock(folder: Path) -> AbstractContextManager[None]:
-    """One writer at a time: a second process waits until the first one ends."""
-    return locked(_lock_file(folder), partial(print_line, f"another process is writing {folder}; waiting for it"))
+@contextmanager
+def lock(folder: Path) -> Iterator[None]:
+    """One writer at a time: a second process, or a second machine at a store, waits until the first one ends."""
+    waiting = partial(print_line, f"another process is writing {folder}; waiting for it")
+    with locked(_lock_file(folder), waiting), claimed(folder, lambda line: print_line(f"{line}; waiting for it")):
+        yield
 
 
 def joined(folder: Path, first: Callable[[], object]) -> AbstractContextManager[None]:
@@ -126,16 +136,20 @@ def say_if_short(origin: Origin, progress: Progress, outcome: str) -> None:
             )
 
 
-def _check_disk(folder: Path, origin: Origin, done: int) -> None:
-    """Print what will be written. Raises `UserError` where the disk is too small for it."""
+def _check_disk(folder: Path, origin: Origin, done: int, local_bytes: int | None) -> None:
+    """Print what will be written. Raises `UserError` where the disk is too small for it.
+
+    Of a cache in a store the disk holds at most `local_bytes`.
+    """
     needed = disk_bytes(origin.tokens + origin.heldout_tokens - done, origin.d_in)
     free = shutil.disk_usage(folder.parent).free
     again = f" ({done:,} tokens are written already)" if done else ""
     print_line(
         f"activations of {origin.lm}, layer {origin.layer}, on {origin.corpus}: {origin.tokens:,} + "
         f"{origin.heldout_tokens:,} held-out tokens of width {origin.d_in}, {human(needed)} to write{again}, "
-        f"{human(free)} free: {folder}"
+        f"{human(free)} free: {recorded(str(folder))}"
     )
+    needed = needed if local_bytes is None else min(needed, local_bytes)
     if free < needed * _HEADROOM:
         raise bad_value(
             "activations.tokens",

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from saemd.config import Config
 from saemd.corpus.config import SAME, number_of_parts
 from saemd.errors import UserError
+from saemd.remote.urls import recorded
 from saemd.runs.files import CHECKPOINT, CONFIG, METRICS, read_config
 
 SEED_KEYS = ("seed", "init_seed", "data_seed")
@@ -23,7 +24,7 @@ _ELSEWHERE = (
 )  # fmt: skip
 # Of `activations`: memory and time alone. A run from memory (`name`, `device`) is the run from the cache; the keys of
 # other sources tell them apart.
-_SPEED = ("lm_batch_tokens", "prefetch_batches", "name", "device")
+_SPEED = ("lm_batch_tokens", "prefetch_batches", "name", "device", "local_gigabytes")
 # Keys that came later, with the value that stands for what earlier runs did: with it they decide nothing new, so that
 # a run's fingerprint and folder stay those of a run that was trained before.
 _LATER: Mapping[str, Any] = {
@@ -60,8 +61,9 @@ def changes_runs(key: str) -> bool:
 def identify(config: Config, origin: Origin) -> dict[str, Any]:
     """What decides whether two runs are the same, or siblings. `origin` is that of the activations."""
     values = dataclasses.asdict(config)
+    roots = {key: recorded(values[key]) for key in ("run_root", "cache_root")}
     return {
-        "config": values,
+        "config": {**values, **roots},
         "fingerprint": _fingerprint(decisive(values, origin.fingerprint)),
         "sibling_fingerprint": _fingerprint(common(values, origin.whole_fingerprint)),
         "cache_fingerprint": origin.fingerprint,
