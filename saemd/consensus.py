@@ -27,6 +27,7 @@ from saemd.composition import changed, restored
 from saemd.config import Config
 from saemd.errors import UserError, bad_value
 from saemd.files import read_json, replacing, write_text
+from saemd.remote.urls import is_url, masked
 from saemd.runs import LATENTS, SAE_CONFIG, SEED_KEYS, Run, find_runs, run_dir
 from saemd.sae.starts.saved import SavedConfig
 from saemd.stability.consensus_runs import SUFFIX, Made, groups, make
@@ -57,6 +58,10 @@ def main(words: list[str]) -> int:
     from saemd.stability.__main__ import main as compare
     from saemd.stability.comparison import SHARED_THRESHOLD
 
+    if is_url(values["run_root"]):
+        raise bad_value(
+            "run_root", masked(values["run_root"]), "the SAE it makes is a folder here; copy the runs first"
+        )
     run_root, threshold = Path(values["run_root"]).expanduser(), values.get("shared_threshold", str(SHARED_THRESHOLD))
     runs, broken = find_runs(run_root)
     chosen = groups(runs, int(values["seeds"]) if "seeds" in values else None, values.get("init"), values.get("l0"))

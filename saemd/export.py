@@ -22,7 +22,8 @@ from saemd.errors import UserError, bad_value
 from saemd.exports import FORMATS, Writer, check_repository, upload, write_card
 from saemd.files import DamagedFileError, unwritable
 from saemd.progress import bar
-from saemd.runs import METRICS, find, is_among_runs, read_metrics
+from saemd.remote.urls import RUN_ROOT, is_url, local_folder, masked
+from saemd.runs import METRICS, fetch_runs, find, is_among_runs, read_metrics
 from saemd.runs.folders import place_of
 from saemd.sae import load_finite
 
@@ -40,18 +41,22 @@ def parse(arguments: list[str]) -> dict[str, str]:
         raise UserError("out=…: name the folder to write")
     if "repo" in values and values["format"] != "hub":
         raise bad_value("repo", values["repo"], "only format=hub is uploaded; add it, or leave repo out")
+    if is_url(values["out"]):
+        raise bad_value("out", masked(values["out"]), "name a folder of this machine, and copy it from there")
     return values
 
 
 def runs_to_export(values: Mapping[str, str]) -> dict[Path, Path]:
     """Each finished run's folder, and where it goes below `out`. Raises `UserError` where there is none."""
     if "run" in values:
-        run = Path(values["run"]).expanduser()
+        run = local_folder(RUN_ROOT, values["run"])
+        fetch_runs(run)
         if not (run / METRICS).is_file():
             raise bad_value("run", run, f"no finished run here ({METRICS} is missing); name init=…/l0=…/seed=…")
         place = place_of(run)
         return {run: run.resolve().relative_to(place.run_root) if place and values["format"] == "hub" else Path()}
-    root = Path(values["run_root"]).expanduser()
+    root = local_folder(RUN_ROOT, values["run_root"])
+    fetch_runs(root)
     if not (runs := find(root)):
         raise bad_value("run_root", root, "no finished run below it; give the run_root that was trained with")
     return {run: run.relative_to(root) for run in runs}

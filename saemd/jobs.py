@@ -34,6 +34,7 @@ from saemd.launchers import Launcher, find_launcher, launch
 from saemd.outcomes import report, report_failure, show, show_outcome
 from saemd.preflight import check_jobs
 from saemd.ranks import launched
+from saemd.remote.urls import url_of
 
 SHOWS = {"-c", "--cfg", "-i", "--info", "--hydra-help", "--version"}  # what Hydra shows of itself, and starts nothing
 
@@ -124,7 +125,7 @@ def main(arguments: list[str]) -> int:
         elif launcher or any(config.together != 1 for config in configs):
             failed = train_tasks(configs, finished, launcher)
         elif multirun or any(word.startswith("hydra") for word in arguments):
-            sys.argv[1:] = [*({*FLAGS} & {*arguments}), *job_overrides(arguments)]
+            sys.argv[1:] = [*({*FLAGS} & {*arguments}), *job_overrides(arguments), *_hydra_folder(configs[0])]
             job()
         else:  # without Hydra's own line on a failure
             run(configs[0])
@@ -135,6 +136,13 @@ def main(arguments: list[str]) -> int:
     if multirun:
         conclude(configs)
     return int(failed)
+
+
+def _hydra_folder(config: Config) -> list[str]:
+    """Overrides for Hydra's own folder, which by default is what run_root says: here the local folder of a URL."""
+    if not url_of(Path(config.run_root)):
+        return []
+    return [f"hydra.{mode}.dir='{config.run_root}'" for mode in ("run", "sweep")]
 
 
 def conclude(configs: list[Config]) -> None:

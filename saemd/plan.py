@@ -15,11 +15,13 @@ import math
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 from saemd.cli import entry
 from saemd.composition import compose_all, is_sweep
 from saemd.config import Config
 from saemd.errors import UserError, bad_value
+from saemd.remote.urls import url_of
 
 NUMBERS = ("--tflops", "--disk-gbps", "--efficiency")
 NO_MEASURE = "--no-measure"
@@ -76,6 +78,10 @@ def plan(request: Request) -> list[str]:
     from saemd.threads import use_threads
 
     check_settings(request.configs)
+    for config in request.configs:
+        for key in ("run_root", "cache_root"):
+            if url := url_of(Path(getattr(config, key))):
+                raise bad_value(key, url, "a plan is about this machine's disk; leave it out, or name a folder")
     check_inputs(request.configs)
     use_threads(request.configs[0].threads)
     work = find_work(request.configs, request.is_sweep)

@@ -17,7 +17,9 @@ from saemd.errors import UserError, bad_value
 from saemd.lm.load import lm_info
 from saemd.logging.account import check_account
 from saemd.ranks import launched
-from saemd.runs import METRICS, differences, identify, refuse_another, refuse_missed, run_dir
+from saemd.remote.store import check_store
+from saemd.remote.urls import url_of
+from saemd.runs import METRICS, differences, fetch_run, fetch_runs, identify, refuse_another, refuse_missed, run_dir
 from saemd.runs.folders import check_name
 from saemd.sae.starts import INITS
 from saemd.training import record
@@ -35,9 +37,13 @@ def check_jobs(configs: Sequence[Config], on_this_machine: bool = True) -> list[
     not here: each worker calls `check_hardware`.
     """
     check_settings(configs)
+    for run_root in {config.run_root for config in configs}:
+        fetch_runs(Path(run_root))
     unfinished = [config for config in configs if not (run_dir(config) / METRICS).is_file()]
     for run_root in {config.run_root for config in unfinished}:
         _check_writable("run_root", run_root)
+    for config in unfinished:
+        fetch_run(run_dir(config))
     for logger in _different([config.logger for config in unfinished]):
         check_account(logger)
     origins = check_caches(configs, on_this_machine)
@@ -75,10 +81,16 @@ def check_inputs(configs: Sequence[Config], on_this_machine: bool = True) -> Non
 
 def check_caches(configs: Sequence[Config], on_this_machine: bool = True) -> list[Origin]:
     """The activations that each job needs. Raises `UserError` where they could not be written."""
+    from saemd.activations.harvest import cache_folder
+    from saemd.activations.remote import fetch_records
+
     check_inputs(configs, on_this_machine)
-    for config in configs:
-        _check_writable("cache_root", config.cache_root, must=False)
-    return [_origin(config) for config in configs]
+    for cache_root in {config.cache_root for config in configs}:
+        _check_writable("cache_root", cache_root, must=False)
+    origins = [_origin(config) for config in configs]
+    for folder in {cache_folder(origin, Path(c.cache_root)) for origin, c in zip(origins, configs, strict=True)}:
+        fetch_records(folder)
+    return origins
 
 
 def _origin(config: Config) -> Origin:
@@ -162,7 +174,12 @@ def _check_accelerator(config: Config) -> None:
 
 
 def _check_writable(key: str, folder: str, must: bool = True) -> None:
-    """The folder is made. `must=False`: one that is there may be read-only, as a finished cache may."""
+    """The folder is made. `must=False`: one that is there may be read-only, as a finished cache may.
+
+    A store is asked too.
+    """
+    if url := url_of(Path(folder)):
+        check_store(key, url, writes=must)
     try:
         Path(folder).mkdir(parents=True, exist_ok=True)
     except OSError as error:

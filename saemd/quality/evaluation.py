@@ -18,7 +18,7 @@ from saemd.quality.saebench import gemma_scope
 from saemd.quality.score import Outcome, Score, Subject, failed, fingerprint, finite
 from saemd.quality.scores import SCORES
 from saemd.quality.spread import summary
-from saemd.runs import Run, find_runs
+from saemd.runs import Run, fetch_runs, find_runs
 from saemd.sae.export import load_finite
 from saemd.threads import use_threads
 
@@ -48,6 +48,7 @@ def evaluate_root(config: Any) -> Evaluation:
     if config.device == "cuda" and not torch.cuda.is_available():
         raise bad_value("device", config.device, "this machine has no GPU that torch can use; use cpu")
     run_root = Path(config.run_root)
+    fetch_runs(run_root)
     runs, broken = find_runs(run_root)
     if not runs:
         more = f" ({broken[0]})" if broken else ""

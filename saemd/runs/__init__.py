@@ -5,7 +5,8 @@
 The parts between l0 and seed are the other keys that a sweep varies, or that are given a name with `folder.<key>=…`.
 The files are written in this order: config.yaml, last.ckpt again and again, and at the end the SAE, latents.npz and
 metrics.json. So a folder with metrics.json holds a finished run, and one without it goes on from last.ckpt when its
-command is given again. A snapshot has the same files as the end, in snapshots/tokens=<asked for>/.
+command is given again. A snapshot has the same files as the end, in snapshots/tokens=<asked for>/. If run_root is a
+URL, each file is uploaded as soon as it is complete (`saemd.remote`).
 """
 
 from saemd.runs.files import (
@@ -24,11 +25,12 @@ from saemd.runs.files import (
 from saemd.runs.finished import Run, Weights, find_runs, read_run, read_weights
 from saemd.runs.folders import find, is_among_runs, run_dir, run_name
 from saemd.runs.identity import SEED_KEYS, differences, flatten, identify, refuse_another
+from saemd.runs.remote import fetch_run, fetch_runs
 from saemd.runs.snapshots import read_snapshot, refuse_missed, snapshot_dir, snapshots
 
 __all__ = [
     "CHECKPOINT", "CONFIG", "LATENTS", "METRICS", "SAE_CONFIG", "SEED_KEYS", "WEIGHTS", "Run", "Weights", "differences",
-    "find", "find_runs", "flatten", "held", "identify", "is_among_runs", "read_config", "read_metrics", "read_run",
-    "read_snapshot", "read_weights", "refuse_another", "refuse_foreign", "refuse_missed", "run_dir", "run_name",
-    "snapshot_dir", "snapshots", "write_config",
+    "fetch_run", "fetch_runs", "find", "find_runs", "flatten", "held", "identify", "is_among_runs", "read_config",
+    "read_metrics", "read_run", "read_snapshot", "read_weights", "refuse_another", "refuse_foreign", "refuse_missed",
+    "run_dir", "run_name", "snapshot_dir", "snapshots", "write_config",
 ]  # fmt: skip

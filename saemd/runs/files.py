@@ -11,6 +11,7 @@ from saemd.checksums import with_checksum
 from saemd.errors import UserError
 from saemd.files import DamagedFileError, read_json, read_yaml, remove_partial, unwritable, write_text
 from saemd.locks import locked
+from saemd.remote.claims import claimed
 from saemd.sae.export import CONFIG as SAE_CONFIG
 from saemd.sae.export import WEIGHTS
 
@@ -79,11 +80,14 @@ def refuse_foreign(folder: Path) -> None:
 def held(folder: Path) -> Iterator[None]:
     """Hold a run's directory, so that one process trains it; remove what a killed process left half-written.
 
-    Raises `UserError` where another process trains it, or it cannot be written.
+    Raises `UserError` where another process or machine trains it, or it cannot be written.
     """
 
     def refuse() -> None:
         raise UserError(f"{folder}: another process is training this run; wait for it, or stop it")
+
+    def refuse_machine(line: str) -> None:
+        raise UserError(f"{line}; wait for it, or stop it")
 
     with ExitStack() as lock:
         try:
@@ -91,6 +95,7 @@ def held(folder: Path) -> Iterator[None]:
             remove_partial(folder)
         except OSError as error:
             raise unwritable(folder, error) from error
+        lock.enter_context(claimed(folder, refuse_machine))
         yield
 
 

@@ -25,9 +25,10 @@ from saemd.arguments import folder as folder_of
 from saemd.arguments import key_values
 from saemd.cli import entry, one_line
 from saemd.errors import UserError, bad_value
+from saemd.remote.urls import CACHE_ROOT, RUN_ROOT, local_folder
 from saemd.report.page import write_report
 from saemd.report.table import print_table
-from saemd.runs import Run
+from saemd.runs import Run, fetch_runs
 from saemd.stability.activity import HeldOut
 from saemd.stability.comparison import SHARED_THRESHOLD
 from saemd.stability.root import Outcome, compare_all, compare_named
@@ -75,9 +76,9 @@ def parse(arguments: list[str]) -> Request:
     if not re.fullmatch(r"\d[\d_]*", asked):
         raise bad_value("activations", asked, "use a number of held-out tokens, such as 16_384, or leave it out")
     return Request(
-        Path(values["run_root"]).expanduser(), threshold, values.get("across"), values["figures"] == "all", int(asked),
-        {letter: given[letter] for letter in letters}, Path(folder_of("out", values.get("out", "comparison"))),
-        values.get("start"),
+        local_folder(RUN_ROOT, values["run_root"]), threshold, values.get("across"), values["figures"] == "all",
+        int(asked), {letter: given[letter] for letter in letters},
+        Path(folder_of("out", values.get("out", "comparison"))), values.get("start"),
     )  # fmt: skip
 
 
@@ -85,14 +86,16 @@ def held_out(tokens: int) -> HeldOut:
     """The first `tokens` held-out activations of a run's cache on disk, or all there are if they are fewer."""
 
     def batches(run: Run) -> Iterator[Tensor]:
-        from saemd.activations.cache import ActivationCache
+        from saemd.activations.config import ActivationsConfig
+        from saemd.activations.remote import fetch_named, open_cache
 
-        root = Path(run.config["cache_root"]).expanduser() / "activations"
+        root = local_folder(CACHE_ROOT, run.config["cache_root"]) / "activations"
         name = f"*-layer{run.config['layer']}-{run.saved['cache_fingerprint'][:12]}"
+        fetch_named(root, name)
         folder = next((path.parent for path in root.glob(f"{name}/manifest.json")), None)
         if folder is None:
             raise UserError(f"{run.path}: its activations are not in {root}; saemd cache with its keys writes them")
-        cache = ActivationCache.open(folder)
+        cache = open_cache(folder, ActivationsConfig())
         left = tokens
         for x_BD in cache.heldout(BATCH):
             yield x_BD[:left] * cache.scale
@@ -137,6 +140,7 @@ def main(arguments: list[str]) -> int:
             given = request.named, request.out, request.threshold, request.start, source, request.activations
             outcome = compare_named(*given)
         else:
+            fetch_runs(request.run_root)
             outcome = compare_all(request.run_root, request.threshold, request.across, source)
     except UserError as error:
         print(f"error: {one_line(error)}", file=sys.stderr)

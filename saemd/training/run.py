@@ -21,6 +21,7 @@ from saemd.config import Config
 from saemd.errors import UserError
 from saemd.logging import finish, log_summary, make_logger, run_id
 from saemd.ranks import Ranks
+from saemd.remote.mirror import sync
 from saemd.runs import CHECKPOINT, METRICS, held, read_metrics, refuse_another, run_dir, run_name, write_config
 from saemd.sae import build
 from saemd.threads import use_threads
@@ -117,6 +118,7 @@ def opened(job: Job, failed: Callable[[], bool] = lambda: False) -> Iterator[Log
             finish(logger, 1)
             raise
         finish(logger, int(failed()))
+        sync(job.folder)  # what loggers wrote
 
 
 def make_module(config: Config, source: Source) -> SAETraining:

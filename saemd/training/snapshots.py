@@ -12,6 +12,7 @@ import torch
 from saemd.config import Config, snapshot_steps
 from saemd.errors import UserError
 from saemd.files import remove_partial
+from saemd.remote import mirror
 from saemd.runs import METRICS, run_dir, snapshot_dir
 from saemd.sae.measures import HeldOut, Pooled
 from saemd.training.module import SAETraining
@@ -68,5 +69,5 @@ def _measure(trainer: pl.Trainer, members: Sequence[SAETraining]) -> list[HeldOu
 def _begin(folder: Path) -> None:
     """Let an earlier snapshot in this folder count as unfinished from here on."""
     if folder.is_dir():
-        (folder / METRICS).unlink(missing_ok=True)
+        mirror.remove(folder / METRICS)
         remove_partial(folder)
