@@ -2,6 +2,7 @@ PYTHON ?= python3.11
 VENV ?= .venv
 SAEBENCH := .venv-saebench
 DOCS := .venv-docs
+S3 := .venv-s3
 BIN := $(VENV)/bin
 RUN_ROOT ?= runs
 INPUTS ?= inputs
@@ -10,7 +11,7 @@ WORKERS := -n 2 --dist worksteal
 export OMP_NUM_THREADS ?= $(shell nproc)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup saebench demo study study-gpu test test-fast check docs stability evaluate dashboard clean
+.PHONY: help setup saebench demo study study-gpu test test-s3 test-fast check docs stability evaluate dashboard clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -47,6 +48,16 @@ study-gpu: setup ## the same at large on one GPU; INPUTS is the folder that expe
 test: setup ## every test, the slow ones on the real language model included
 	$(BIN)/python -m pytest $(WORKERS)
 
+test-s3: $(S3)/.ready ## the tests of cache_root=s3://… against a server on the loopback (an environment of its own, 0.2 GB)
+	$(S3)/bin/python -m pytest tests/remote/test_s3.py
+
+# Its packages lie before those of $(VENV), which it borrows: botocore needs an earlier python-dateutil.
+$(S3)/.ready: requirements-s3.lock $(VENV)/.ready
+	$(PYTHON) -m venv $(S3)
+	$(BIN)/python -c "import sysconfig; print(sysconfig.get_path('purelib'))" > $$($(S3)/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/zz_saemd.pth
+	$(S3)/bin/python -m pip install --quiet --no-deps --requirement requirements-s3.lock
+	@touch $@
+
 test-fast: setup ## the tests that need no download and little time (two to three minutes)
 	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
 
@@ -74,4 +85,4 @@ dashboard: setup ## build the wandb workspace (needs an account: wandb login)
 	$(BIN)/python -m saemd.logging.dashboard
 
 clean: ## remove the virtual environments, the site and caches of tools, never runs or activations
-	rm -rf $(VENV) $(DOCS) site .pytest_cache .ruff_cache *.egg-info
+	rm -rf $(VENV) $(DOCS) $(S3) site .pytest_cache .ruff_cache *.egg-info

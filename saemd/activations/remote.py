@@ -94,6 +94,7 @@ class RemoteShard(ShardFile):
         super().__init__(partial, shard.tokens, d_in, shard.sha256)
         self._url, self._writing = f"{upload_url(folder)}/{shard.file}", os.open(partial, os.O_WRONLY)
         weakref.finalize(self, os.close, self._writing).atexit = False
+        weakref.finalize(self, partial.unlink, missing_ok=True)  # an incomplete one is of no use to other processes
         self._states: list[threading.Event | None] = [None] * -(-self.bytes // BLOCK_BYTES)  # None: nobody fetches it
         self._lock, self._missing = threading.Lock(), len(self._states)
         self.error: Exception | None = None

@@ -58,15 +58,25 @@ def sync(folder: Path, wanted: Callable[[Path], bool] = lambda path: True) -> No
         return
     theirs = {folder / name: found for name, found in store.listed(url).items() if upload_url(folder / name)}
     ours = {path for path in folder.rglob("*") if path.is_file() and not path.is_symlink() and upload_url(path)}
+    todo: list[tuple[Callable[[Path], object], Path]] = []
     for path in sorted(ours | theirs.keys(), key=lambda path: (path.name == _LAST, path)):
         known = _recorded(path)
         version = store.version_of(theirs[path]) if path in theirs else None
-        if version is None and known:
-            _forget(path)
-        elif version is None or (path in ours and known and known[0] == version and known[1] != _state(path)):
-            push(path)
-        elif (path not in ours or not known or known[0] != version) and (path in ours or wanted(path)):
-            fetch(path)
+        if version is None:
+            todo.append((_forget if known else push, path))
+        elif path not in ours:
+            todo += [(fetch, path)] if wanted(path) else []
+        elif not known or known[0] != version:
+            todo.append((fetch, path))
+        elif known[1] != _state(path):
+            todo.append((push, path))
+    if todo:
+        from saemd.progress import bar  # and with it rich, which importing `saemd.files` should not need
+
+        with bar(f"files from and to {url}", len(todo), unit="files") as progress:
+            for act, path in todo:
+                act(path)
+                progress.advance()
 
 
 def _state(path: Path) -> list[int]:

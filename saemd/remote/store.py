@@ -136,7 +136,8 @@ def listed(url: str) -> dict[str, Any]:
     except MissingError:
         return {}
     prefix = f"{path.strip('/')}/"
-    return {name.strip("/").removeprefix(prefix): information for name, information in found.items()}
+    names = {name.strip("/"): information for name, information in found.items()}
+    return {name.removeprefix(prefix): names[name] for name in names if name.startswith(prefix)}
 
 
 def version_of(information: dict[str, Any]) -> str:
