@@ -11,7 +11,7 @@ WORKERS := -n 2 --dist worksteal
 export OMP_NUM_THREADS ?= $(shell nproc)
 
 .DEFAULT_GOAL := help
-.PHONY: help setup saebench demo study study-gpu test test-s3 test-fast check docs stability evaluate dashboard clean
+.PHONY: help setup saebench demo study study-gpu test test-store test-fast check docs stability evaluate dashboard clean
 
 help: ## this list
 	@grep -E '^[a-z-]+:.*##' $(MAKEFILE_LIST) | awk -F ':.*## ' '{printf "  make %-11s %s\n", $$1, $$2}'
@@ -48,7 +48,7 @@ study-gpu: setup ## the same at large on one GPU; INPUTS is the folder that expe
 test: setup ## every test, the slow ones on the real language model included
 	$(BIN)/python -m pytest $(WORKERS)
 
-test-s3: $(S3)/.ready ## the tests of cache_root=s3://… against a server on the loopback (an environment of its own, 0.2 GB)
+test-store: $(S3)/.ready ## the tests of cache_root=s3://… against a server on the loopback (an environment of its own, 0.2 GB)
 	$(S3)/bin/python -m pytest tests/remote/test_s3.py
 
 # Its packages lie before those of $(VENV), which it borrows: botocore needs an earlier python-dateutil.

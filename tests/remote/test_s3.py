@@ -1,6 +1,6 @@
 """The client of S3 against a server on the loopback, through connections that break.
 
-Runs where s3fs and moto's server are installed: `make test-s3` makes an environment that has them.
+Runs where s3fs and moto's server are installed: `make test-store` makes an environment that has them.
 """
 
 from __future__ import annotations
