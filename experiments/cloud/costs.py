@@ -25,7 +25,7 @@ from moto.server import ThreadedMotoServer
 from torch import Tensor
 
 from saemd.activations.config import ActivationsConfig
-from saemd.activations.manifest import SPLITS, Origin
+from saemd.activations.manifest import SPLITS, Origin, SplitName
 from saemd.activations.remote import RemoteCache, fetch_records, open_cache
 from saemd.activations.write import write_cache
 from saemd.files import replacing
@@ -70,7 +70,7 @@ def forward(ids_BT: Tensor) -> Tensor:
 def write(folder: Path) -> None:
     values = {key: getattr(CONFIG, key) for key in ("context_length", "tokens", "heldout_tokens", "shard_tokens")}
     origin = Origin("random", "a", 1, D, "none", "b", outlier_factor=None, lm_dtype="float32", **values)
-    sources = {split: lambda first=i: contexts(first) for i, split in enumerate(SPLITS)}
+    sources: dict[SplitName, Any] = {split: lambda first=i: contexts(first) for i, split in enumerate(SPLITS)}
     write_cache(folder, origin, CONFIG, sources, forward, "float32")
 
 
