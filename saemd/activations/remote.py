@@ -6,6 +6,7 @@ ahead. A shard that is complete is checked and kept for later epochs and runs.
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import threading
@@ -145,7 +146,8 @@ class RemoteShard(ShardFile):
             return content
 
         content = store.retried(self._url, get)
-        os.pwrite(self._writing, content, start)
+        if os.pwrite(self._writing, content, start) != len(content):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), str(self.path))
         if bad := count_non_finite(np.frombuffer(content, dtype="<u2")):
             raise UserError(f"{self._url}: {bad:,} activations are NaN or infinite; write the cache again")
 

@@ -11,7 +11,7 @@ import platform
 import secrets
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -78,24 +78,35 @@ class _Claim:
         while not ended.wait(RENEW_SECONDS):
             try:
                 with self._writing:
-                    if not ended.is_set():
-                        self._write()
+                    if not ended.is_set() and not self._is_lost():
+                        self._write(store.CHECK_DELAYS)
             except UserError as error:  # uploads fail too then, and end the command
                 print_line(str(error))
 
     def release(self) -> None:
         with self._writing:
             try:
-                store.retried(self.url, lambda: self.fs.rm_file(self.path), store.CHECK_DELAYS)
+                if not self._is_lost():
+                    store.retried(self.url, lambda: self.fs.rm_file(self.path), store.CHECK_DELAYS)
+            except store.MissingError:
+                return
             except UserError as error:  # it lapses by itself
                 print_line(str(error))
 
-    def _write(self) -> None:
-        store.retried(self.url, lambda: self.fs.pipe_file(self.path, self._content()))
+    def _is_lost(self) -> bool:
+        """Whether another machine has taken the claim, as after this one was asleep. Then a line says so."""
+        other = self._read(store.CHECK_DELAYS)
+        if other is None or other["id"] == self.machine:
+            return False
+        print_line(f"{masked(self.url)}: the machine {other['machine']} has taken over; stop this command")
+        return True
 
-    def _read(self) -> dict[str, Any] | None:
+    def _write(self, delays: Sequence[float] | None = None) -> None:
+        store.retried(self.url, lambda: self.fs.pipe_file(self.path, self._content()), delays)
+
+    def _read(self, delays: Sequence[float] | None = None) -> dict[str, Any] | None:
         try:
-            content = json.loads(store.retried(self.url, lambda: self.fs.cat_file(self.path)))
+            content = json.loads(store.retried(self.url, lambda: self.fs.cat_file(self.path), delays))
             return {"id": str(content["id"]), "machine": str(content["machine"]), "until": float(content["until"])}
         except store.MissingError:
             return None

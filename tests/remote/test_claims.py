@@ -57,7 +57,6 @@ def test_one_that_waits_goes_on_when_the_claim_ends(bucket: str, machine: Machin
         with claimed(run(), end):
             assert len(lines) == 1
         machine("first")
-        fsspec.filesystem("memory").pipe_file(f"/bucket/{NAME}", b"{}")
 
 
 def test_the_claim_of_a_dead_holder_is_taken(bucket: str, machine: Machine) -> None:
@@ -83,6 +82,16 @@ def test_a_claim_is_renewed_while_it_is_held(bucket: str, monkeypatch: pytest.Mo
         while json.loads(memory.cat_file(f"/bucket/{NAME}"))["until"] == first:
             assert time.monotonic() < end
     assert NAME not in objects(bucket)
+
+
+def test_a_claim_that_another_machine_has_taken_is_left_to_it(
+    bucket: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    memory, theirs = fsspec.filesystem("memory"), {"id": "other", "machine": "far", "until": time.time() + 100}
+    with claimed(run(), pytest.fail):
+        memory.pipe_file(f"/bucket/{NAME}", json.dumps(theirs).encode())
+    assert json.loads(objects(bucket)[NAME]) == theirs
+    assert "the machine far has taken over; stop this command" in capsys.readouterr().err
 
 
 def test_what_is_no_claim_is_named(bucket: str) -> None:
