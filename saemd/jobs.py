@@ -13,10 +13,8 @@ The same command again skips what is finished and goes on with what is not. Resu
 
 from __future__ import annotations
 
-import os
 import sys
 import time
-from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -64,19 +62,6 @@ def run(config: Config) -> dict[str, float]:
     return metrics
 
 
-def follow(config: Config) -> None:
-    """Train as a process other than the first of those that torchrun or srun have started.
-
-    It prints errors, and the progress of the harvest, which one of the processes does for all.
-    """
-    from saemd.seeds import train
-    from saemd.training.run import open_activations
-
-    open_activations(config)
-    with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere), redirect_stdout(nowhere):
-        train(config)
-
-
 def train_tasks(configs: list[Config], finished: list[dict[str, Any] | None], launcher: Launcher | None) -> bool:
     """Train the jobs in a launcher's workers or, without one, in stacks in this process; returns whether one failed."""
     unfinished = []
@@ -110,6 +95,8 @@ def main(arguments: list[str]) -> int:
     launcher = find_launcher(arguments, configs)
     finished = check_jobs(configs, on_this_machine=launcher is None or not launcher.is_remote)
     if configs[0].devices > 1 and launched().rank:
+        from saemd.seeds import follow
+
         follow(configs[0])
         return 0
     if not all(finished):

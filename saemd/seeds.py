@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -56,6 +58,19 @@ def train(config: Config) -> dict[str, Any]:
             raise outcome
         return outcome
     return run.train(config, [CompareSiblings(config)])
+
+
+def follow(config: Config) -> None:
+    """Train as a process other than the first of those that torchrun or srun have started.
+
+    It prints errors, and the progress of the harvest, which one of the processes does for all.
+    """
+    from saemd.seeds import train
+    from saemd.training.run import open_activations
+
+    open_activations(config)
+    with open(os.devnull, "w") as nowhere, redirect_stderr(nowhere), redirect_stdout(nowhere):
+        train(config)
 
 
 def train_together(configs: Sequence[Config]) -> list[Outcome]:

@@ -1,15 +1,41 @@
 """The comparison in the terminal: 100 columns wide, or wider where the figures need it."""
 
+from pathlib import Path
+
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from saemd.stability.cells import cells
 from saemd.stability.records import Record, label, seeds
+from saemd.stability.root import Outcome
+from saemd.stability.siblings import NAMED
 
 WIDTH = 100
 LABEL_WIDTH = 24  # longer labels are folded
 KEYS = ("mean_cos_dec", "drift_dec", "mean_cos_enc", "drift_enc", "random_floor", "same_match", "shared")
+
+
+def print_outcome(outcome: Outcome, run_root: Path) -> None:
+    """Print the table, the runs that were left out, and the paths of the results."""
+    for run in outcome.runs if outcome.across == NAMED else ():
+        print(f"{run.init}        {run.config[NAMED]}")
+    if outcome.records:
+        print_table(outcome.records)
+    else:
+        count = f"{len(outcome.runs)} finished {'run' if len(outcome.runs) == 1 else 'runs'}"
+        if outcome.across:
+            print(f"{run_root}: {count}, but no two of them differ in {outcome.across} alone: nothing to compare.")
+        else:
+            print(f"{run_root}: {count}, but no two of them are siblings yet")
+            print("(the same init, L0 and configuration under two seeds), so there is nothing to compare.")
+    for line in outcome.broken + outcome.remarks:
+        print(f"left out: {line}")
+    if outcome.runs:
+        print(f"table    {outcome.folder / 'stability.json'}")
+        if outcome.records:
+            print(f"figures  {outcome.folder / 'figures'}")
+        print(f"report   {outcome.folder / 'report.html'}")
 
 
 def print_table(records: list[Record], console: Console | None = None) -> None:

@@ -27,12 +27,11 @@ from saemd.cli import entry, one_line
 from saemd.errors import UserError, bad_value
 from saemd.remote.urls import CACHE_ROOT, RUN_ROOT, local_folder
 from saemd.report.page import write_report
-from saemd.report.table import print_table
+from saemd.report.table import print_outcome
 from saemd.runs import Run, fetch_runs
 from saemd.stability.activity import HeldOut
 from saemd.stability.comparison import SHARED_THRESHOLD
-from saemd.stability.root import Outcome, compare_all, compare_named
-from saemd.stability.siblings import NAMED
+from saemd.stability.root import compare_all, compare_named
 
 KEYS = ("run_root", "shared_threshold", "across", "figures", "activations", "out", "start")
 OF_NAMED, OF_ROOT = ("out", "start"), ("run_root", "across")
@@ -104,28 +103,6 @@ def held_out(tokens: int) -> HeldOut:
                 return
 
     return batches
-
-
-def print_outcome(outcome: Outcome, run_root: Path) -> None:
-    """Print the table, the runs that were left out, and the paths of the results."""
-    for run in outcome.runs if outcome.across == NAMED else ():
-        print(f"{run.init}        {run.config[NAMED]}")
-    if outcome.records:
-        print_table(outcome.records)
-    else:
-        count = f"{len(outcome.runs)} finished {'run' if len(outcome.runs) == 1 else 'runs'}"
-        if outcome.across:
-            print(f"{run_root}: {count}, but no two of them differ in {outcome.across} alone: nothing to compare.")
-        else:
-            print(f"{run_root}: {count}, but no two of them are siblings yet")
-            print("(the same init, L0 and configuration under two seeds), so there is nothing to compare.")
-    for line in outcome.broken + outcome.remarks:
-        print(f"left out: {line}")
-    if outcome.runs:
-        print(f"table    {outcome.folder / 'stability.json'}")
-        if outcome.records:
-            print(f"figures  {outcome.folder / 'figures'}")
-        print(f"report   {outcome.folder / 'report.html'}")
 
 
 def main(arguments: list[str]) -> int:
