@@ -43,7 +43,8 @@ def main(arguments: list[str]) -> int:
         use_threads(config.threads)
         root = Path(config.cache_root)
         assert isinstance(config.activations, ActivationsConfig)
-        use_own_gpu(ranks.local_rank, config.accelerator)
+        if ranks.world > 1:
+            use_own_gpu(ranks.local_rank, config.accelerator)
         cache = ensure_cache(
             config.lm,
             config.layer,

@@ -41,8 +41,12 @@ class Snapshots(pl.Callback):
         step = trainer.global_step
         if step not in self.tokens_at:
             return
-        members = module.running() if isinstance(module, StackTraining) else [(0, module)]
-        for (i, member), held_out in zip(members, _measure(trainer, [sae for _, sae in members]), strict=True):
+        if isinstance(module, StackTraining):
+            members = module.running()
+            sources = [module.sources[i] for i, _ in members]
+        else:
+            members, sources = [(0, module)], [None]
+        for (i, member), held_out in zip(members, _measure(trainer, [sae for _, sae in members], sources), strict=True):
             config = self.configs[i]
             folder = snapshot_dir(run_dir(config), self.tokens_at[step])
             try:
@@ -55,14 +59,16 @@ class Snapshots(pl.Callback):
 
 
 @torch.no_grad()
-def _measure(trainer: pl.Trainer, members: Sequence[SAETraining]) -> list[HeldOut]:
-    """As at the end of training: over all held-out activations, read once for all SAEs."""
+def _measure(trainer: pl.Trainer, members: Sequence[SAETraining], sources: Sequence[str | None]) -> list[HeldOut]:
+    """As at the end of training: over all held-out activations of each one's source, read once for all SAEs."""
     pooled = [Pooled(member.sae.d_in, member.sae.d_sae) for member in members]
     data: Any = trainer.datamodule  # type: ignore[attr-defined]  # which `fit` was given
-    for x_BD in data.val_dataloader():
+    for batch in data.val_dataloader():
+        source, x_BD = batch if isinstance(batch, tuple) else (None, batch)  # a stack's batches name theirs
         x_BD = x_BD.to(members[0].device)
-        for sums, member in zip(pooled, members, strict=True):
-            sums.update(member.sae, x_BD)
+        for sums, member, own in zip(pooled, members, sources, strict=True):
+            if own == source:
+                sums.update(member.sae, x_BD)
     return [sums.result() for sums in pooled]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import shutil
 from pathlib import Path
@@ -33,12 +34,15 @@ from tests.runs.short_run import PLACE, SHORT
 from tests.stability_fakes import fake_run
 
 __all__ = ["whole"]  # a fixture
+READ = ("config", "cache_fingerprint", "sibling_fingerprint", "fingerprint", "start", "cache")  # of config.yaml
 FILES = ("config.yaml", "metrics.json", "latents.npz", "cfg.json", "sae_weights.safetensors")
 
 
 def content(path: Path) -> list[Any]:
     """All that a run's files say, as plain values."""
     run = read_run(path)
+    saved = {key: run.saved.get(key) for key in READ}
+    run = dataclasses.replace(run, saved=saved)
     values = [value.tolist() if isinstance(value, np.ndarray) else value for value in vars(run).values()]
     weights = read_weights(run)
     sae = load_sae(path)

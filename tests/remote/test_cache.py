@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import threading
 from collections.abc import Callable
 from itertools import islice
@@ -19,7 +20,7 @@ from saemd.activations.manifest import MANIFEST, PROGRESS
 from saemd.activations.remote import RemoteCache, fetch_records, open_cache
 from saemd.errors import UserError
 from saemd.files import write_text
-from saemd.remote import mirror
+from saemd.remote import mirror, store
 from tests.activations.caches import CONFIG, D, forward, make, numbers, write
 from tests.remote.conftest import objects
 
@@ -60,13 +61,19 @@ def test_the_store_has_the_bytes_of_a_cache_on_disk(written: str, local: Activat
 
 
 def test_the_manifest_comes_last(folder: Folder, monkeypatch: pytest.MonkeyPatch) -> None:
-    pushed: list[str] = []
-    monkeypatch.setattr("saemd.files.push", lambda path: (pushed.append(path.name), mirror.push(path)))
+    uploaded, upload = list[str](), store.upload
+
+    def uploading(path: Path, url: str) -> str:
+        if path.name in (MANIFEST, PROGRESS):  # which say what is there
+            splits = json.loads(path.read_text())["splits"].values()
+            assert {shard["file"] for split in splits for shard in split["shards"]} <= {*uploaded}
+        uploaded.append(path.name)
+        return upload(path, url)
+
+    monkeypatch.setattr(store, "upload", uploading)
     write(folder())
-    assert pushed[-1] == MANIFEST
-    for first, second in zip(pushed[:-1:2], pushed[1:-1:2], strict=True):  # a shard, and then that it is there
-        assert first.endswith(".bin")
-        assert second == PROGRESS
+    assert uploaded[-1] == MANIFEST
+    assert len([name for name in uploaded if name.endswith(".bin")]) == len({*uploaded} - {MANIFEST, PROGRESS}) > 1
 
 
 def test_a_harvest_that_was_interrupted_goes_on_on_another_machine(
