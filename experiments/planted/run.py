@@ -7,18 +7,15 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import numpy as np
 import torch
+from common import World, start, train
 
-from saemd.runs import Weights
-from saemd.sae import ARCHITECTURES, SAE, InitConfig, Progress, build
 from saemd.stability import compare
-from saemd.stability.planted import Planted, plant, recovered, told_apart
+from saemd.stability.planted import plant, recovered, told_apart
+from saemd.threads import use_threads
 from saemd.training.config import RecipeConfig
-from saemd.training.optimizer import SAEAdam
 
 HERE = Path(__file__).parent
 N, D, F, K = 192, 64, 128, 8  # features, activations' width, latents, active latents
@@ -26,52 +23,29 @@ BATCH, STEPS = 512, 1500
 KEPT = (0, 30, 100, 300, 1500)  # steps
 PAIRS = 2  # of seeds, for each start
 THRESHOLD = 0.7
-
-
-def start(planted: Planted, seed: int) -> SAE:
-    sample = planted.sample(4096, torch.Generator().manual_seed(10**6 + 1))  # the same for every seed
-    generator = torch.Generator().manual_seed(seed)
-    sources: Any = SimpleNamespace(d_in=D, d_sae=F, generator=generator, sample=lambda: sample)
-    config = ARCHITECTURES["topk"].Config(name="topk")
-    return build(InitConfig("uniform", "uniform", "tied"), config, sources, target_l0=K, scale=1.0)
-
-
-def train(planted: Planted, init_seed: int, data_seed: int) -> dict[int, tuple[Weights, float]]:
-    """The dictionaries and the FVU at the steps of `KEPT`."""
-    sae, generator = start(planted, init_seed), torch.Generator().manual_seed(data_seed)
-    optimizer = SAEAdam(sae, RecipeConfig(lr=1e-3))
-    held_out = planted.sample(4096, torch.Generator().manual_seed(10**6))
-    kept = {}
-    for step in range(STEPS + 1):
-        if step in KEPT:
-            with torch.no_grad():
-                error = (sae(held_out) - held_out).pow(2).sum() / (held_out - held_out.mean(0)).pow(2).sum()
-            kept[step] = Weights(sae.W_enc.detach().clone(), sae.W_dec.detach().clone()), error.item()
-        if step == STEPS:
-            return kept
-        loss = sae.objective(planted.sample(BATCH, generator), Progress(step, STEPS))
-        optimizer.zero_grad()
-        loss.backward(sae)
-        optimizer.step()
-    raise AssertionError
+RECIPE = RecipeConfig(lr=1e-3)
 
 
 def main() -> None:
-    torch.set_num_threads(1)
-    planted = plant(N, D, torch.Generator().manual_seed(0))
+    use_threads(1)
+    world = World(plant(N, D, torch.Generator().manual_seed(0)))
     rows = []
     for name in ("shared", "own"):
         ends = []
         for pair in range(PAIRS):
             seeds = (2 * pair, 2 * pair + 1)
-            ends.append([train(planted, 2 * pair if name == "shared" else seed, 100 + seed) for seed in seeds])
+            starts = [start(world, "topk", F, K, "tied", 2 * pair if name == "shared" else seed) for seed in seeds]
+            runs = zip(starts, seeds, strict=True)
+            ends.append(
+                [train(sae, world, RECIPE, batch=BATCH, steps=STEPS, seed=100 + seed, kept=KEPT) for sae, seed in runs]
+            )
         for step in KEPT:
             figures = []
             for a, b in ends:
-                found = compare(a[step][0], b[step][0])
-                latents, features = recovered(a[step][0].W_dec, planted, THRESHOLD)
+                found = compare(a[step], b[step])
+                latents, features = recovered(a[step].W_dec, world.planted, THRESHOLD)
                 shares = told_apart(found, latents, THRESHOLD)
-                figures.append({**shares, "features": float(features.mean()), "fvu": a[step][1]})
+                figures.append({**shares, "features": float(features.mean()), "fvu": world.measure(a[step])["fvu"]})
             means = {key: float(np.mean([row[key] for row in figures])) for key in figures[0]}
             rows.append({"start": name, "tokens": step * BATCH, "pairs": PAIRS, **means})
     (HERE / "results.json").write_text(json.dumps(rows, indent=1) + "\n")

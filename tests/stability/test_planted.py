@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import runpy
+from pathlib import Path
+
 import pytest
 import torch
 
 from saemd.runs import Weights
 from saemd.stability import compare
 from saemd.stability.planted import plant, recovered, told_apart
+from saemd.training.config import RecipeConfig
 from tests.stability_fakes import rows
 
 
@@ -46,3 +50,14 @@ def test_a_common_start_is_shared_and_not_recovered(planted):
 def test_signs_count(planted):
     latents, features = recovered(-planted.features, planted, 0.7)
     assert latents.sum() == features.sum() == 0
+
+
+def test_the_experiments_train_on_it(planted):
+    """experiments/planted: an SAE of each architecture that it uses learns."""
+    common = runpy.run_path(str(Path(__file__).parents[2] / "experiments" / "planted" / "common.py"))
+    world = common["World"](planted)
+    assert world.held_out.pow(2).sum(1).mean().item() == pytest.approx(1, rel=0.05)
+    for architecture in ("topk", "jumprelu"):
+        sae = common["start"](world, architecture, 32, 4, "tied", seed=0)
+        kept = common["train"](sae, world, RecipeConfig(lr=1e-2), batch=256, steps=40, seed=1, kept=(0, 40))
+        assert world.measure(kept[40])["fvu"] < 0.8 * world.measure(kept[0])["fvu"]

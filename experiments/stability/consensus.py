@@ -1,0 +1,103 @@
+"""Does a consensus of several seeds return in seeds that saw other documents? With its controls.
+
+    python experiments/stability/consensus.py root=runs/consensus            # about 20 minutes of two idle cores
+    python experiments/stability/consensus.py root=runs/consensus only=collect
+
+Four seeds train on each half of the documents. A consensus of 2 and of 4 seeds of one half is measured as made
+(`recipe.lr=0`), and trained on for a quarter of the tokens, as each seed alone is (`of=1`, the control).
+`consensus.json` and the table count pairs within a half and across the halves apart.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from collections import defaultdict
+from pathlib import Path
+from statistics import mean
+from typing import Any
+
+HERE = Path(__file__).parent
+TRAIN = [
+    "l0=40", "init=mirror", "init.encoder=dual", "logger=none", "corpus=packaged", "activations.tokens=1_000_000",
+    "tokens=2_048_000",
+]  # fmt: skip
+HALVES = (("0/2", "1,2,3,4"), ("1/2", "5,6,7,8"))
+SIZES = (4, 2, 1)
+HEAD = ("dictionary", "documents", "pairs", "shared", "least, most", "mean cos dec / enc", "FVU")
+
+
+def saemd(*words: str) -> None:
+    print("saemd", *words, flush=True)
+    subprocess.run([sys.executable, "-m", "saemd", *words], check=True)
+
+
+def run(root: Path) -> None:
+    for documents, seeds in HALVES:
+        saemd("train", "-m", *TRAIN, f"documents={documents}", f"seed={seeds}", f"run_root={root}")
+    for size in SIZES:
+        saemd("consensus", f"run_root={root}", f"seeds={size}")
+    if not (made := as_made(root)).exists():
+        shutil.copytree(root / "init=mirror", made / "init=mirror")
+    for size in SIZES[:2]:
+        saemd("consensus", f"run_root={made}", f"seeds={size}", "recipe.lr=0")
+
+
+def as_made(root: Path) -> Path:
+    """Where each consensus is measured before it is trained on: a run root beside `root`, with the same seeds."""
+    return root.with_name(f"{root.name}-as-made")
+
+
+def collect(root: Path) -> list[dict[str, Any]]:
+    """A row for each kind of dictionary, within a half of the documents and across."""
+    groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
+    for folder, state in ((root, "trained on"), (as_made(root), "as made")):
+        for record in json.loads((folder / "stability" / "stability.json").read_text()):
+            size = record.get("folder", {}).get("of")
+            if size is None and folder != root:
+                continue
+            kind = "single" if size is None else f"single, {state}" if size == "1" else f"consensus of {size}, {state}"
+            groups[kind, "same" if record["same_documents"] else "other"].append(record)
+    return [
+        {
+            "dictionary": kind,
+            "documents": documents,
+            "pairs": len(records),
+            "shared": mean(record["shared"] for record in records),
+            "least": min(record["shared"] for record in records),
+            "most": max(record["shared"] for record in records),
+            "mean_cos_dec": mean(record["mean_cos_dec"] for record in records),
+            "mean_cos_enc": mean(record["mean_cos_enc"] for record in records),
+            "fvu": mean(mean(record["fvu"]) for record in records),
+        }
+        for (kind, documents), records in sorted(groups.items(), key=lambda item: (item[0][1], item[0][0]))
+    ]
+
+
+def table(rows: list[dict[str, Any]]) -> str:
+    lines = [f"| {' | '.join(HEAD)} |", "| --- | --- " + "| ---: " * 5 + "|"]
+    for row in rows:
+        shares = f"{row['shared']:.1%} | {row['least']:.1%}, {row['most']:.1%}"
+        cosines = f"{row['mean_cos_dec']:.2f} / {row['mean_cos_enc']:.2f}"
+        lines.append(
+            f"| {row['dictionary']} | {row['documents']} | {row['pairs']} | {shares} | {cosines} | {row['fvu']:.3f} |"
+        )
+    return "\n".join(lines)
+
+
+def main(words: list[str]) -> None:
+    given = dict(word.split("=", 1) for word in words)
+    if unknown := given.keys() - {"root", "only"}:
+        sys.exit(f"error: {min(unknown)}={given[min(unknown)]}: known are root, only")
+    root = Path(given.get("root", "runs/consensus"))
+    if given.get("only") != "collect":
+        run(root)
+    rows = collect(root)
+    (HERE / "consensus.json").write_text(json.dumps(rows, indent=1) + "\n")
+    print(table(rows))
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
