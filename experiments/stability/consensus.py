@@ -3,8 +3,8 @@
     python experiments/stability/consensus.py root=runs/consensus            # about 20 minutes of two idle cores
     python experiments/stability/consensus.py root=runs/consensus only=collect
 
-Four seeds train on each half of the documents. A consensus of 2 and of 4 seeds of one half is measured as made
-(`recipe.lr=0`), and trained on for a quarter of the tokens, as each seed alone is (`of=1`, the control).
+Four seeds train on each half of the documents. A consensus of 2 and of 4 seeds of one half is measured as made, trained
+on for a quarter of the tokens with its decoder held, and trained on in all weights; so is each seed alone, the control.
 `consensus.json` and the table count pairs within a half and across the halves apart.
 """
 
@@ -25,7 +25,11 @@ TRAIN = [
     "tokens=2_048_000",
 ]  # fmt: skip
 HALVES = (("0/2", "1,2,3,4"), ("1/2", "5,6,7,8"))
-SIZES = (4, 2, 1)
+STATES = {  # of a consensus: its sizes, and what the command is given
+    "trained on": ((4, 2, 1), ()),
+    "as made": ((4, 2), ("recipe.lr=0",)),
+    "decoder held": ((4,), ("recipe.freeze_decoder_after=0",)),
+}
 HEAD = ("dictionary", "documents", "pairs", "shared", "least, most", "mean cos dec / enc", "FVU")
 
 
@@ -37,27 +41,26 @@ def saemd(*words: str) -> None:
 def run(root: Path) -> None:
     for documents, seeds in HALVES:
         saemd("train", "-m", *TRAIN, f"documents={documents}", f"seed={seeds}", f"run_root={root}")
-    for size in SIZES:
-        saemd("consensus", f"run_root={root}", f"seeds={size}")
-    if not (made := as_made(root)).exists():
-        shutil.copytree(root / "init=mirror", made / "init=mirror")
-    for size in SIZES[:2]:
-        saemd("consensus", f"run_root={made}", f"seeds={size}", "recipe.lr=0")
+    for state, (sizes, words) in STATES.items():
+        if not (place := place_of(root, state)).exists():
+            shutil.copytree(root / "init=mirror", place / "init=mirror")
+        for size in sizes:
+            saemd("consensus", f"run_root={place}", f"seeds={size}", *words)
 
 
-def as_made(root: Path) -> Path:
-    """Where each consensus is measured before it is trained on: a run root beside `root`, with the same seeds."""
-    return root.with_name(f"{root.name}-as-made")
+def place_of(root: Path, state: str) -> Path:
+    """The run root of one state: `root` itself, or one beside it with the same seeds."""
+    return root if state == "trained on" else root.with_name(f"{root.name}-{state.replace(' ', '-')}")
 
 
 def collect(root: Path) -> list[dict[str, Any]]:
     """A row for each kind of dictionary, within a half of the documents and across."""
     groups: dict[tuple[str, str], list[dict[str, Any]]] = defaultdict(list)
-    for folder, state in ((root, "trained on"), (as_made(root), "as made")):
-        for record in json.loads((folder / "stability" / "stability.json").read_text()):
+    for state in STATES:
+        for record in json.loads((place_of(root, state) / "stability" / "stability.json").read_text()):
             size = record.get("folder", {}).get("of")
-            if size is None and folder != root:
-                continue
+            if size is None and state != "trained on":
+                continue  # the same seeds again
             kind = "single" if size is None else f"single, {state}" if size == "1" else f"consensus of {size}, {state}"
             groups[kind, "same" if record["same_documents"] else "other"].append(record)
     return [
