@@ -3,12 +3,12 @@
     saemd consensus run_root=runs                    # of each start and L0: of all seeds that share their documents
     saemd consensus run_root=runs seeds=8            # of eight seeds each, in their order; seeds that are left rest
     saemd consensus run_root=runs seeds=8 init=uniform l0=40 tokens=2_000_000
-    saemd consensus run_root=runs recipe.lr=1e-3 recipe.freeze_decoder_after=0
+    saemd consensus run_root=runs recipe.freeze_decoder_after=1    # trained on in all weights
     saemd consensus run_root=runs recipe.lr=0        # not trained on: only measured
 
 The runs go to <run_root>/init=<start>-consensus/l0=<l0>/…/of=<seeds>/seed=<first seed>/, by default with a quarter of
-the seeds' tokens. In how many of the other seeds each latent returned stands in `latents.npz` and `cfg.json`. Two or
-more of them are compared like seeds, at the end of this command.
+the seeds' tokens, and with their decoder held. In how many of the other seeds each latent returned stands in
+`latents.npz` and `cfg.json`. Two or more of them are compared like seeds, at the end of this command.
 """
 
 from __future__ import annotations
@@ -96,6 +96,7 @@ def config_of(group: Sequence[Run], folder: Path, tokens: int | None, recipe: Ma
     config.d_sae = first.d_sae
     config.init = SavedConfig(name="saved", label=f"{first.init}{SUFFIX}", sae=str(folder))
     config.tokens = tokens or max(config.batch_size, config.tokens // SHARE)
+    config.recipe.freeze_decoder_after = 0.0  # two consensus SAEs move apart where it is free (experiments/stability)
     config.snapshots = []
     parts = {key: value for key, value in first.parts.items() if key not in SEED_KEYS}
     config.folder = {**parts, "of": str(len(group))}

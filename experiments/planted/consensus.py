@@ -73,6 +73,7 @@ def row(name: str, world: World, saes: Sequence[SAE]) -> dict[str, Any]:
 
 
 def refit(sae: SAE, world: World, seed: int) -> SAE:
+    sae.target_l0 = L0  # which an SAE for use does not keep
     train(sae, world, RECIPE, batch=BATCH, steps=STEPS // REFIT, seed=seed)
     return sae.folded()
 

@@ -26,9 +26,9 @@ TRAIN = [
 ]  # fmt: skip
 HALVES = (("0/2", "1,2,3,4"), ("1/2", "5,6,7,8"))
 STATES = {  # of a consensus: its sizes, and what the command is given
-    "trained on": ((4, 2, 1), ()),
+    "trained on": ((4, 2, 1), ("recipe.freeze_decoder_after=1",)),
     "as made": ((4, 2), ("recipe.lr=0",)),
-    "decoder held": ((4,), ("recipe.freeze_decoder_after=0",)),
+    "decoder held": ((4,), ()),
 }
 HEAD = ("dictionary", "documents", "pairs", "shared", "least, most", "mean cos dec / enc", "FVU")
 
