@@ -27,7 +27,8 @@ def train_stack(stack: Sequence[Config]) -> list[Outcome]:
 
     started = time.monotonic()
     try:
-        results = [train(stack[0])] if len(stack) == 1 else train_together(stack)
+        # With `together` also a job that is left alone, so that its bits do not depend on which others go on with it.
+        results = [train(stack[0])] if stack[0].together == 1 else train_together(stack)
     except Exception as error:
         first = failure(error)
         return [first, *(Outcome(None, first.note) for _ in stack[1:])]  # one traceback

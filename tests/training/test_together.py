@@ -130,6 +130,14 @@ def test_a_killed_stack_goes_on_as_stacks_or_alone(goes_on, sweep, killed_at, mo
     assert all(same(whole / run, killed / run) for run in runs(whole))
 
 
+def test_a_member_that_is_left_alone_keeps_to_the_arithmetic_of_a_stack(sweep):
+    """As one of a killed stack whose checkpoint stands at another step than the others'."""
+    one = ["init=uniform", "l0=4", "tokens=1280"]
+    left, plain = sweep("left", *one, "together=4", "recipe.fast=true"), sweep("plain", *one)
+    (run,) = runs(plain)
+    assert same(left / run, plain / run)
+
+
 def test_a_stack_goes_on_with_runs_that_were_alone(sweep, killed_at, monkeypatch):
     whole = sweep("whole")
     killed_at(40, 70)
