@@ -64,15 +64,14 @@ def run(config: Config) -> dict[str, float]:
 
 def train_tasks(configs: list[Config], finished: list[dict[str, Any] | None], launcher: Launcher | None) -> bool:
     """Train the jobs in a launcher's workers or, without one, in stacks in this process; returns whether one failed."""
-    unfinished = []
+    from saemd.launchers.worker import train_stacks
+
+    unfinished, failed = [], False
     for config, metrics in zip(configs, finished, strict=True):
         if metrics:
             report(config, metrics, "finished before")
         else:
             unfinished.append(config)
-    from saemd.launchers.worker import train_stacks
-
-    failed = False
     for task, outcomes in launch(launcher, unfinished) if launcher else train_stacks(unfinished):
         for config, outcome in zip(task, outcomes, strict=True):
             show_outcome(config, outcome)

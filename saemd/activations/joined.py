@@ -6,6 +6,7 @@ Activations that lie in a GPU's memory are gathered by index, the batches of all
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import Any
 
 import lightning as pl
@@ -28,7 +29,9 @@ class JoinedStream:
     ) -> None:  # fmt: skip
         self.batch_size, self.n_runs, self.rank, self.world = batch_size, len(seeds), rank, world
         keys = [(source.fingerprint, seed) for source, seed in zip(sources, seeds, strict=True)]
-        self.sources = dict(zip(keys, sources, strict=True))
+        places = {source.fingerprint: place for place, source in reversed([*enumerate(sources)])}  # of the first run
+        pairs = sorted(zip(keys, sources, strict=True), key=lambda pair: places[pair[0][0]])
+        self.sources = dict(pairs)  # those of one source behind each other
         self.streams = {
             (of, seed): source.stream(batch_size, tokens, seed, rank, world)
             for (of, seed), source in self.sources.items()
@@ -51,25 +54,24 @@ class JoinedStream:
     def gathered(self) -> Iterator[Tensor]:
         """The same batches, of activations in memory."""
         begin, *_ = [stream.begin() for stream in self.streams.values()]
-        orders, of_source = [], {}
-        for i, ((fingerprint, seed), source) in enumerate(self.sources.items()):
+        groups = []  # each source, and the orders of its streams
+        for _, group in groupby(self.sources.items(), key=lambda item: item[0][0]):
+            seeds, sources = zip(*((seed, source) for (_, seed), source in group), strict=True)
+            source = sources[0]
             assert isinstance(source, MemoryActivations)
-            orders.append(source.batches(self.batch_size, seed, begin, self.rank, self.world))
-            of_source.setdefault(fingerprint, (source, []))[1].append(i)
-        row_of = {stream: row for row, stream in enumerate(i for _, group in of_source.values() for i in group)}
-        rows = [row_of[place] for place in self.places]
+            orders = [source.batches(self.batch_size, seed, begin, self.rank, self.world) for seed in seeds]
+            groups.append((source, orders))
         for _ in range(begin, len(self)):
-            batches = [next(order) for order in orders]
+            parts = [source.gather([next(order) for order in orders]) for source, orders in groups]
             for stream in self.streams.values():
                 stream.took()
-            parts = [source.gather([batches[i] for i in group]) for source, group in of_source.values()]
-            x_KBD = parts[0] if len(parts) == 1 else torch.cat(parts)
+            x_KBD = parts[0] if len(parts) == 1 else torch.cat(parts)  # a batch of each stream
             if len(x_KBD) == 1:
                 yield x_KBD.expand(self.n_runs, -1, -1)
-            elif rows == list(range(len(x_KBD))):
+            elif self.places == list(range(len(x_KBD))):
                 yield x_KBD
             else:
-                yield torch.stack([x_KBD[row] for row in rows])
+                yield torch.stack([x_KBD[place] for place in self.places])
 
     def state_dict(self) -> dict[str, Any]:
         states = [stream.state_dict() for stream in self.streams.values()]
