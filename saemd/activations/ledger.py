@@ -20,7 +20,7 @@ import shutil
 from collections.abc import Callable
 from contextlib import AbstractContextManager, suppress
 from pathlib import Path
-from typing import IO, Protocol
+from typing import IO
 
 import numpy as np
 
@@ -49,40 +49,8 @@ UNFINISHED = ".unfinished"  # with a dot: of a cache in a store it stays on this
 Keep = Callable[[SplitName, str, np.ndarray], str]  # split, file name and bfloat16 bits [N, D] of a shard → its sha256
 
 
-class Ledger(Protocol):
-    """The groups of both splits, by split and number."""
-
-    def progress(self) -> Progress:
-        """The first groups, as far as all are made."""
-        ...
-
-    def commit(self) -> Progress:
-        """As `progress`, with all that has been made by now."""
-        ...
-
-    def made(self, split: SplitName, number: int) -> Piece | None:
-        """A group that is made and waits for an earlier one."""
-        ...
-
-    def claim(self, split: SplitName, number: int) -> bool:
-        """From now on this process makes the group. False for one that is made, or claimed by any process."""
-        ...
-
-    def holds(self, split: SplitName, number: int) -> bool:
-        """Whether this process has claimed the group, and has not added it yet."""
-        ...
-
-    def add(self, split: SplitName, number: int, piece: Piece, bits_ND: np.ndarray) -> Progress:
-        """Keep a claimed group's shard, if it has tokens, and commit."""
-        ...
-
-    def release(self) -> None:
-        """Give back the claims on groups that have not been added."""
-        ...
-
-
 class MemoryLedger:
-    """One process makes all groups, in order. `keep` gets each shard."""
+    """One process makes all groups, in order. `keep` gets each shard. The methods are those of `FileLedger`."""
 
     def __init__(self, progress: Progress, keep: Keep) -> None:
         self._progress, self._keep = progress, keep
@@ -117,7 +85,7 @@ class MemoryLedger:
 
 
 class FileLedger:
-    """The groups of a cache that any number of processes write. `begin` comes first."""
+    """The groups of a cache that any number of processes write, by split and number. `begin` comes first."""
 
     def __init__(self, folder: Path, origin: Origin, group_contexts: int, local_bytes: int | None = None) -> None:
         """`group_contexts` is the size of a group, in contexts; `local_bytes` bounds what a store's cache has here."""
@@ -152,14 +120,17 @@ class FileLedger:
         return size // disk_bytes(1, self.origin.d_in)
 
     def progress(self) -> Progress:
+        """The first groups, as far as all are made."""
         progress = self.read()
         assert progress is not None, "begin comes first"
         return progress
 
     def made(self, split: SplitName, number: int) -> Piece | None:
+        """A group that is made and waits for an earlier one."""
         return read_piece(self._file(split, number, "json"))
 
     def claim(self, split: SplitName, number: int) -> bool:
+        """From now on this process makes the group. False for one that is made, or claimed by any process."""
         if self.holds(split, number):
             return False
         try:
@@ -179,9 +150,11 @@ class FileLedger:
         return False
 
     def holds(self, split: SplitName, number: int) -> bool:
+        """Whether this process has claimed the group, and has not added it yet."""
         return (split, number) in self._claims
 
     def add(self, split: SplitName, number: int, piece: Piece, bits_ND: np.ndarray) -> Progress:
+        """Keep a claimed group's shard, if it has tokens, and commit."""
         if piece.tokens:
             if self.local_bytes is not None:
                 make_room(bits_ND.nbytes, self.local_bytes)
@@ -191,11 +164,12 @@ class FileLedger:
         return self.commit()
 
     def release(self) -> None:
+        """Give back the claims on groups that have not been added."""
         for split, number in list(self._claims):
             self._unlock(split, number)
 
     def commit(self) -> Progress:
-        """As `Ledger.commit`. The process that adds the last piece writes the manifest."""
+        """As `progress`, with all that has been made by now. The process of the last piece writes the manifest."""
         with self._committing():
             progress = self.progress()
             if (self.folder / MANIFEST).is_file():
@@ -257,3 +231,6 @@ class FileLedger:
     def _remove(self, split: SplitName, number: int, *suffixes: str) -> None:
         for suffix in suffixes:
             self._file(split, number, suffix).unlink(missing_ok=True)
+
+
+Ledger = MemoryLedger | FileLedger
