@@ -27,7 +27,7 @@ from torch import Tensor
 from saemd.activations.config import ActivationsConfig
 from saemd.activations.manifest import SPLITS, Origin, SplitName
 from saemd.activations.remote import RemoteCache, fetch_records, open_cache
-from saemd.activations.write import write_cache
+from saemd.activations.write import begin, write_shards
 from saemd.files import replacing
 from saemd.remote.urls import CACHE_ROOT, RUN_ROOT, local_folder
 from saemd.runs import held
@@ -71,7 +71,7 @@ def write(folder: Path) -> None:
     values = {key: getattr(CONFIG, key) for key in ("context_length", "tokens", "heldout_tokens", "shard_tokens")}
     origin = Origin("random", "a", 1, D, "none", "b", outlier_factor=None, lm_dtype="float32", **values)
     sources: dict[SplitName, Any] = {split: lambda first=i: contexts(first) for i, split in enumerate(SPLITS)}
-    write_cache(folder, origin, CONFIG, sources, forward, "float32")
+    write_shards(begin(folder, origin, CONFIG, sources, "float32"), CONFIG, sources, forward)
 
 
 def main() -> None:

@@ -28,7 +28,7 @@ import torch
 from saemd.activations.config import ActivationsConfig
 from saemd.activations.harvest import LMOnText, describe
 from saemd.activations.manifest import read_manifest
-from saemd.activations.write import write_cache
+from saemd.activations.write import begin, write_shards
 from saemd.composition import compose_all
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -50,7 +50,8 @@ def harvest(lm: LMOnText, config: Any, wanted: ActivationsConfig, *, in_workers:
     with tempfile.TemporaryDirectory() as aside, contextlib.ExitStack() as opened:
         workers = opened.enter_context(lm.workers()) if in_workers else 1
         began, cpu = time.perf_counter(), time.process_time()
-        write_cache(Path(aside) / "cache", origin, wanted, lm.contexts, lm.forward, lm.dtype, workers)
+        ledger = begin(Path(aside) / "cache", origin, wanted, lm.contexts, lm.dtype)
+        write_shards(ledger, wanted, lm.contexts, lm.forward, workers)
         seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - cpu
         splits = read_manifest(Path(aside) / "cache").splits.values()
     tokens = sum(split.tokens for split in splits)

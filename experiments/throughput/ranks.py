@@ -27,7 +27,7 @@ import torch
 
 from saemd.activations.config import ActivationsConfig
 from saemd.activations.harvest import LMOnText, describe
-from saemd.activations.write import joined, write_cache
+from saemd.activations.write import begin, joined, write_shards
 from saemd.composition import compose_all
 from saemd.threads import use_threads
 
@@ -59,7 +59,8 @@ def work(folder: Path, threads: int, tokens: int) -> None:
     sys.stdin.readline()
     began = time.process_time()
     with joined(folder, lambda: None), lm.workers() as workers:
-        write_cache(folder, origin, wanted, lm.contexts, lm.forward, lm.dtype, workers)
+        ledger = begin(folder, origin, wanted, lm.contexts, lm.dtype)
+        write_shards(ledger, wanted, lm.contexts, lm.forward, workers)
     print(time.process_time() - began, flush=True)
 
 

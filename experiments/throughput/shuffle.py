@@ -30,7 +30,7 @@ from saemd.activations.kept import kept_bits
 from saemd.activations.manifest import SPLITS, Origin, SplitName
 from saemd.activations.online import OnlineActivations
 from saemd.activations.source import Source
-from saemd.activations.write import write_cache
+from saemd.activations.write import begin, write_shards
 from saemd.composition import compose_all
 from saemd.config import Config
 from saemd.corpus import contexts, documents
@@ -74,7 +74,8 @@ def cached(folder: Path, numbered: Numbered) -> ActivationCache:
         "numbers", "", 0, DIGITS, "wiki", "", numbered.length, tokens, B, config.shard_tokens, None, "float32"
     )
     sources = {split: lambda split=split: numbered(split) for split in SPLITS}
-    write_cache(folder, origin, config, sources, forward, "float32")  # type: ignore[arg-type]
+    ledger = begin(folder, origin, config, sources, "float32")  # type: ignore[arg-type]
+    write_shards(ledger, config, sources, forward)  # type: ignore[arg-type]
     return ActivationCache.open(folder, verify=True)
 
 

@@ -49,7 +49,7 @@ def ensure_cache(
     With `together`, processes that call this at the same time share the work; without, one writes and the others wait.
     The language model runs on the GPU if there is one, unless `accelerator` is cpu. A finished cache is identified by
     its fingerprint, without loading model or corpus. A process verifies a shard's checksum before it first reads it.
-    Raises `UserError` (see `write_cache` and `ActivationCache.open`).
+    Raises `UserError` (see `saemd.activations.write` and `ActivationCache.open`).
     """
     check_activations(config)
     origin = describe(lm_config, layer, corpus_config, config, cache_root)

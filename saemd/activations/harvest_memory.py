@@ -41,7 +41,7 @@ def open_memory(
 ) -> MemoryActivations:
     """The activations of layer `layer`'s output, in memory. The last job's are used again if they are the same.
 
-    Raises `UserError` where they do not fit, and as `saemd.activations.write.write_cache` does.
+    Raises `UserError` where they do not fit, and as `saemd.activations.write` does.
     """
     check_activations(config)
     origin = describe(lm_config, layer, corpus_config, config, cache_root)

@@ -11,7 +11,7 @@ from pathlib import Path
 from saemd.activations.config import ActivationsConfig, HarvestConfig
 from saemd.activations.kept import Forward, without_context
 from saemd.activations.ledger import UNFINISHED, FileLedger
-from saemd.activations.manifest import MANIFEST, SPLITS, Origin, Progress
+from saemd.activations.manifest import SPLITS, Origin, Progress
 from saemd.activations.remote import check_shards, is_remote
 from saemd.activations.sharding import Contexts, Sharder, group_contexts
 from saemd.activations.shards import check_size, disk_bytes
@@ -26,43 +26,22 @@ from saemd.remote.urls import recorded
 _HEADROOM = 1.05  # of free disk over what the cache needs
 
 
-def write_cache(
-    folder: Path,
-    origin: Origin,
-    config: ActivationsConfig,
-    contexts: Contexts,
-    forward: Forward,
-    lm_dtype: str,
-    workers: int = 1,
-) -> None:
-    """Write, or resume writing, the cache of `origin` in `folder`. A finished cache stays as it is.
-
-    `contexts["train"]()` and `contexts["heldout"]()` return the contexts in a fixed order, from the first one. The
-    caller is in `lock(folder)` or `joined(folder)`. With more than one worker, as many threads call `forward` at the
-    same time.
-
-    Raises `UserError` for too little disk, a folder that cannot be written, a corpus without a whole context, and
-    activations that are NaN, infinite or of another width.
-    """
-    if (folder / MANIFEST).is_file():
-        return
-    ledger = begin(folder, origin, config, contexts, lm_dtype)
-    write_shards(ledger, config, contexts, forward, workers)
-
-
 def ledger_of(folder: Path, origin: Origin, config: ActivationsConfig) -> FileLedger:
     local_bytes = int(1e9 * config.local_gigabytes) if is_remote(folder) else None
     return FileLedger(folder, origin, group_contexts(config), local_bytes)
 
 
 def begin(folder: Path, origin: Origin, config: ActivationsConfig, contexts: Contexts, lm_dtype: str) -> FileLedger:
-    """The records of a cache, new or as far as it is written. They keep the first process' `lm_dtype`.
+    """The records of the cache of `origin` in `folder`, new or as far as it is written. They keep the first `lm_dtype`.
 
-    Raises `UserError` as `write_cache` does for what is wrong before the language model is run.
+    `contexts["train"]()` and `contexts["heldout"]()` return the contexts in a fixed order, from the first one. The
+    caller is in `lock(folder)` or `joined(folder)`. Raises `UserError` for too little disk, a folder that cannot be
+    written, a cache of something else, and a corpus without a whole context.
     """
     ledger = ledger_of(folder, origin, config)
     progress = ledger.read()
-    if progress and (progress.fingerprint != origin.fingerprint or len(progress.sums["values"]) != origin.d_in):
+    width = len(progress.sums["values"]) if progress and progress.sums else origin.d_in  # finished: without sums
+    if progress and (progress.fingerprint != origin.fingerprint or width != origin.d_in):
         raise UserError(f"{folder}: a half-written cache of something else; delete it and start again")
     splits = progress.splits.values() if progress else ()
     for split in splits:
@@ -85,7 +64,11 @@ def begin(folder: Path, origin: Origin, config: ActivationsConfig, contexts: Con
 def write_shards(
     ledger: FileLedger, config: HarvestConfig, contexts: Contexts, forward: Forward, workers: int = 1
 ) -> None:
-    """The shards that a cache lacks, and its manifest: what takes long in `write_cache`."""
+    """Write the shards that a cache lacks, and its manifest. A finished cache stays as it is.
+
+    With more than one worker, as many threads call `forward` at the same time. Raises `UserError` for activations that
+    are NaN, infinite or of another width, and for a split without a token.
+    """
     origin, progress = ledger.origin, ledger.progress()
     done = sum(split.tokens for split in progress.splits.values())
     with bar("activations", origin.tokens + origin.heldout_tokens, done, "tokens") as progress_bar:

@@ -6,14 +6,15 @@ import dataclasses
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from saemd.activations.cache import ActivationCache
 from saemd.activations.config import ActivationsConfig
-from saemd.activations.manifest import SPLITS, Origin, SplitName
-from saemd.activations.write import write_cache
+from saemd.activations.manifest import MANIFEST, SPLITS, Origin, SplitName
+from saemd.activations.write import begin, write_shards
 
 D = 8
 HELDOUT = 1_000_000  # held-out tokens are numbered from here
@@ -46,6 +47,14 @@ def origin(config: ActivationsConfig = CONFIG, **changes: object) -> Origin:
     values = {key: getattr(config, key) for key in ("context_length", "tokens", "heldout_tokens", "shard_tokens")}
     base = Origin("tiny/lm", "a", 1, D, "made-up", "b", outlier_factor=config.outlier_factor, lm_dtype="auto", **values)
     return dataclasses.replace(base, **changes)  # type: ignore[arg-type]
+
+
+def write_cache(
+    folder: Path, origin: Origin, config: ActivationsConfig, contexts: Any, forward: Any, dtype: str, workers: int = 1
+) -> None:
+    """As `saemd.activations.harvest.ensure_cache`, of any contexts and activations."""
+    if not (folder / MANIFEST).is_file():
+        write_shards(begin(folder, origin, config, contexts, dtype), config, contexts, forward, workers)
 
 
 def write(

@@ -13,8 +13,8 @@ from pathlib import Path
 import torch
 
 from saemd.activations.manifest import SPLITS
-from saemd.activations.write import joined, write_cache
-from tests.activations.caches import CONFIG, contexts, forward, origin
+from saemd.activations.write import joined
+from tests.activations.caches import CONFIG, contexts, forward, origin, write_cache
 
 Activations = Callable[[torch.Tensor], torch.Tensor]
 # One process imports torch; each test's processes are forked from it.

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections import namedtuple
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,10 +19,10 @@ from saemd.activations.cache import ActivationCache
 from saemd.activations.config import ActivationsConfig, check_activations
 from saemd.activations.manifest import SPLITS, Origin, Shard, SplitName
 from saemd.activations.shards import disk_bytes, to_bits, to_float
-from saemd.activations.write import lock, write_cache
+from saemd.activations.write import begin, lock, write_shards
 from saemd.checksums import without_checksum
 from saemd.errors import UserError
-from tests.activations.caches import CONFIG, HELDOUT, D, forward, make, numbers, origin, write
+from tests.activations.caches import CONFIG, HELDOUT, D, contexts, forward, make, numbers, origin, write, write_cache
 from tests.ordinary_user import read_only
 
 
@@ -245,7 +246,7 @@ def test_heldout_batches_hold_every_token_once_normalised(cache: ActivationCache
 def test_second_writer_waits_for_the_first(tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path
-from saemd.activations.write import lock, write_cache
+from saemd.activations.write import begin, lock, write_shards
 with lock(Path({str(tmp_path / "cache")!r})):
     print("mine")
 """
@@ -276,3 +277,12 @@ def test_a_part_of_the_documents_has_a_cache_of_its_own():
     assert origin.fingerprint == "0927beeacb5415b6c997176673d084b907d7f0d9a35be6a9baf68f1e12c94d68"
     assert half.whole_fingerprint == origin.whole_fingerprint == origin.fingerprint
     assert len({origin.fingerprint, half.fingerprint, dataclasses.replace(half, part="1/2").fingerprint}) == 3
+
+
+def test_a_cache_that_was_finished_meanwhile_is_begun_and_written_without_change(tmp_path: Path) -> None:
+    """As by a process that looked before another one wrote the manifest."""
+    before = {path.name: path.read_bytes() for path in write(tmp_path / "cache").iterdir()}
+    sources = {split: partial(contexts, split) for split in SPLITS}
+    ledger = begin(tmp_path / "cache", origin(), CONFIG, sources, "float32")  # type: ignore[arg-type]
+    write_shards(ledger, CONFIG, sources, forward)  # type: ignore[arg-type]
+    assert before == {path.name: path.read_bytes() for path in (tmp_path / "cache").iterdir()}
