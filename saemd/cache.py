@@ -13,16 +13,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import torch
-
 from saemd.activations.config import ActivationsConfig
-from saemd.activations.harvest import ensure_cache, lm_device
+from saemd.activations.harvest import ensure_cache
 from saemd.cli import entry
 from saemd.composition import compose_all
 from saemd.errors import bad_value
 from saemd.preflight import check_caches
 from saemd.progress import be_silent
-from saemd.ranks import launched
+from saemd.ranks import launched, use_own_gpu
 from saemd.threads import use_threads
 
 
@@ -57,15 +55,6 @@ def main(arguments: list[str]) -> int:
         if ranks.rank == 0:
             print(f"{cache.path}: {cache.n_train:,} + {cache.n_heldout:,} held-out tokens of width {cache.d_in}")
     return 0
-
-
-def use_own_gpu(local_rank: int, accelerator: str) -> None:
-    """Make GPU number `local_rank` of those that this process sees the one that `cuda` stands for.
-
-    With more processes than GPUs, or where a scheduler shows each process a GPU of its own, numbers begin again at 0.
-    """
-    if lm_device(accelerator) == "cuda":
-        torch.cuda.set_device(local_rank % torch.cuda.device_count())
 
 
 if __name__ == "__main__":

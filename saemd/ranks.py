@@ -6,6 +6,8 @@ import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+import torch
+
 from saemd.errors import bad_value
 
 _VARIABLES = (  # of rank, number of processes, and rank on this machine
@@ -42,3 +44,12 @@ def _number(name: str, value: str) -> int:
     if not value.isdecimal():
         raise bad_value(name, value, "it must be a number, as torchrun and srun set it; unset it to start one process")
     return int(value)
+
+
+def use_own_gpu(local_rank: int, accelerator: str) -> None:
+    """Make GPU number `local_rank` of those that this process sees the one that `cuda` stands for.
+
+    With more processes than GPUs, or where a scheduler shows each process a GPU of its own, numbers begin again at 0.
+    """
+    if accelerator != "cpu" and torch.cuda.is_available():
+        torch.cuda.set_device(local_rank % torch.cuda.device_count())

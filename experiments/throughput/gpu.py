@@ -46,7 +46,7 @@ import torch
 
 from saemd.activations.cache import ActivationCache
 from saemd.activations.datamodule import ActivationDataModule
-from saemd.activations.joined import JoinedDataModule
+from saemd.activations.joined import JoinedHeldout, JoinedStream
 from saemd.activations.memory import MemoryActivations, read_cache
 from saemd.activations.source import Source
 from saemd.sae import Progress, twins
@@ -79,7 +79,8 @@ class Bench:
         self.peer: Any = None
 
     def data(self) -> ActivationDataModule:
-        return ActivationDataModule(self.cache, self.batch, (WARM + self.steps) * self.batch, seed=0)
+        stream = self.cache.stream(self.batch, (WARM + self.steps) * self.batch, seed=0)
+        return ActivationDataModule(stream, self.cache.heldout(self.batch))
 
     def module(self) -> SAETraining:
         steps = WARM + self.steps
@@ -116,7 +117,8 @@ class Bench:
         """Seconds of a step for each of `n` SAEs in a stack, and the last loss."""
         module = StackTraining([self.module() for _ in range(n)], [source.fingerprint] * n, [None] * n, {})
         clock = Clock(self.device)
-        data = JoinedDataModule([source] * n, self.batch, (WARM + self.steps) * self.batch, range(n))
+        stream = JoinedStream([source] * n, self.batch, (WARM + self.steps) * self.batch, range(n))
+        data = ActivationDataModule(stream, JoinedHeldout([source] * n, self.batch))
         self._trainer(clock).fit(module, datamodule=data)
         return clock.seconds / self.steps / n, module.last_figures["train/loss"]
 
@@ -159,7 +161,7 @@ class Bench:
 
     def _each_batch(self, step: Callable[[int, torch.Tensor], Any]) -> tuple[float, float]:
         began, loss, stream = 0.0, torch.nan, self.data().stream
-        stream.device = self.device if self.device.type == "cuda" else None
+        stream.send_to(self.device)
         for i, x_BD in enumerate(stream):
             if i == WARM:
                 wait(self.device)

@@ -59,7 +59,7 @@ def sae_of(kind: str, cache: ActivationCache, size: common.Size) -> SAE:
 def one(kind: str, folder: Path, size: common.Size, steps: int) -> dict[str, Any]:
     """Train in this process and tell its peak."""
     cache = ActivationCache.open(folder)
-    data = ActivationDataModule(cache, batch_size=B, tokens=steps * B, seed=0)
+    data = ActivationDataModule(cache.stream(B, steps * B, seed=0), cache.heldout(B))
     module = SAETraining(sae_of(kind, cache, size), RecipeConfig(), steps=steps, mean_D=cache.mean)
     trainer = pl.Trainer(
         accelerator="cpu", max_epochs=1, max_steps=steps, logger=False, enable_checkpointing=False,

@@ -1,29 +1,25 @@
-"""A source of activations as a LightningDataModule: a stateful training stream, and held-out batches for validation."""
-
-from __future__ import annotations
+"""Activations as a LightningDataModule: a stateful training stream, and held-out batches for validation."""
 
 from collections.abc import Iterable
+from typing import Any
 
 import lightning as pl
-import torch
-from torch import Tensor
 
-from saemd.activations.source import Source
+from saemd.activations.joined import JoinedStream
 from saemd.activations.stream import BatchStream
 
 
 class ActivationDataModule(pl.LightningDataModule):
-    """Batches [B, D] in normalised units; see `Source.stream` and `Source.heldout`."""
+    """The stream and the held-out batches of a `Source`, or those of a stack's sources (`saemd.activations.joined`)."""
 
-    def __init__(self, source: Source, batch_size: int, tokens: int, seed: int, rank: int = 0, world: int = 1) -> None:
+    def __init__(self, stream: BatchStream | JoinedStream, heldout: Iterable[Any]) -> None:
         super().__init__()
-        self.stream = source.stream(batch_size, tokens, seed, rank, world)
-        self.heldout = source.heldout(batch_size)
+        self.stream, self.heldout = stream, heldout
 
-    def train_dataloader(self) -> BatchStream:
-        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        self.stream.device = device if device.type == "cuda" else None
+    def train_dataloader(self) -> BatchStream | JoinedStream:
+        if self.trainer:
+            self.stream.send_to(self.trainer.strategy.root_device)
         return self.stream
 
-    def val_dataloader(self) -> Iterable[Tensor]:
+    def val_dataloader(self) -> Iterable[Any]:
         return self.heldout

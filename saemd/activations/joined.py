@@ -9,7 +9,6 @@ from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any
 
-import lightning as pl
 import torch
 from torch import Tensor
 
@@ -37,6 +36,11 @@ class JoinedStream:
             for (of, seed), source in self.sources.items()
         }
         self.places = [list(self.streams).index(key) for key in keys]
+
+    def send_to(self, device: torch.device) -> None:
+        """See `BatchStream.send_to`."""
+        for stream in self.streams.values():
+            stream.send_to(device)
 
     def __len__(self) -> int:
         return len(next(iter(self.streams.values())))
@@ -96,24 +100,3 @@ class JoinedHeldout:
         for fingerprint, batches in self.batches.items():
             for x_BD in batches:
                 yield fingerprint, x_BD
-
-
-class JoinedDataModule(pl.LightningDataModule):
-    """The stack's stream, and the held-out batches that its SAEs are measured on."""
-
-    def __init__(
-        self, sources: Sequence[Source], batch_size: int, tokens: int, seeds: Sequence[int],
-        rank: int = 0, world: int = 1,
-    ) -> None:  # fmt: skip
-        super().__init__()
-        self.stream = JoinedStream(sources, batch_size, tokens, seeds, rank, world)
-        self.heldout = JoinedHeldout(sources, batch_size)
-
-    def train_dataloader(self) -> JoinedStream:
-        device = self.trainer.strategy.root_device if self.trainer else torch.device("cpu")
-        for stream in self.stream.streams.values():
-            stream.device = device if device.type == "cuda" else None
-        return self.stream
-
-    def val_dataloader(self) -> JoinedHeldout:
-        return self.heldout

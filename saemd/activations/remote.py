@@ -167,17 +167,9 @@ class RemoteShard(ShardFile):
 class RemoteCache(ActivationCache):
     """Activations in a store, as `ActivationCache`: the same batches. At most `local_bytes` of them lie on the disk."""
 
-    def __init__(
-        self,
-        path: Path,
-        manifest: Manifest,
-        verify: bool,
-        window_tokens: int = ActivationsConfig.window_tokens,
-        prefetch_batches: int = ActivationsConfig.prefetch_batches,
-        local_bytes: int = int(1e9 * ActivationsConfig.local_gigabytes),
-    ) -> None:
-        super().__init__(path, manifest, verify, window_tokens, prefetch_batches)
-        self.local_bytes = local_bytes
+    def __init__(self, path: Path, manifest: Manifest, verify: bool, local_bytes: int, **reading: int) -> None:
+        super().__init__(path, manifest, verify, **reading)
+        self.local_bytes, window_tokens = local_bytes, self.window_tokens
         shards = [shard for split in manifest.splits.values() for shard in split.shards]
         largest = max(shard.tokens for shard in shards)
         self._room = local_bytes // disk_bytes(largest, self.d_in)  # shards

@@ -37,6 +37,10 @@ class BatchStream:
         self._taken = 0  # batches of the current iteration, or of the last one
         self._begin = 0  # first batch of the next iteration
 
+    def send_to(self, device: torch.device) -> None:
+        """Copy batches to a GPU ahead of their use. Those for a CPU are made where they are used."""
+        self.device = device if device.type == "cuda" else None
+
     def __len__(self) -> int:
         return self.n_batches
 

@@ -1,18 +1,16 @@
 """A run's weights at step 0, where they can be had: from its snapshot at 0 tokens, or drawn again from its seed."""
 
 import dataclasses
-import hashlib
 from functools import lru_cache
 from typing import Any, NoReturn
 
 import torch
-from torch import Tensor
 
 from saemd.errors import UserError
 from saemd.runs import Run, Weights, read_snapshot, read_weights, snapshots
 from saemd.sae import ENCODERS, INITS, Sources
 from saemd.sae.export import matrices
-from saemd.sae.starts.base import SHARED_SEED
+from saemd.sae.starts.base import SHARED_SEED, digest
 
 
 class _NotDrawnError(Exception):
@@ -78,8 +76,3 @@ def _drawn(init: tuple[Any, ...], d_in: int, d_sae: int, seed: int, digest_dec: 
     if (digest(start.W_dec), digest(W_enc)) != (digest_dec, digest_enc):
         return None
     return Weights(W_enc=W_enc, W_dec=start.W_dec)
-
-
-def digest(weights: Tensor) -> str:
-    """sha256 of a tensor's float32 values, as `config.yaml` has it of the start."""
-    return hashlib.sha256(weights.detach().cpu().contiguous().numpy().tobytes()).hexdigest()

@@ -21,7 +21,7 @@ from lightning.pytorch.utilities import rank_zero_only
 
 from saemd.config import Config
 from saemd.errors import UserError, bad_value
-from saemd.ranks import Ranks, launched
+from saemd.ranks import Ranks, launched, use_own_gpu
 from saemd.sae.batch import WHOLE, Batch, SharedBatch
 from saemd.threads import use_threads
 
@@ -47,11 +47,10 @@ def needs_processes(config: Config) -> bool:
 
 def training_device(config: Config) -> torch.device:
     """Where this process trains."""
-    on_gpu = config.accelerator != "cpu" and torch.cuda.is_available()
-    if not on_gpu:
+    if config.accelerator == "cpu" or not torch.cuda.is_available():
         return torch.device("cpu")
-    if config.devices > 1:  # a process may see its own GPU alone
-        torch.cuda.set_device(ranks_of(config).local_rank % torch.cuda.device_count())
+    if config.devices > 1:
+        use_own_gpu(ranks_of(config).local_rank, config.accelerator)
     return torch.device("cuda", torch.cuda.current_device())
 
 

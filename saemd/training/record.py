@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import hashlib
 import importlib.metadata
 import platform
 import subprocess
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
-
-from torch import Tensor
 
 from saemd import __version__
 from saemd.activations.registry import describe_source
@@ -50,11 +47,6 @@ def describe(config: Config, source: Source) -> dict[str, Any]:
         },
         "git_commit": _git_commit(),
     }
-
-
-def digest(tensor: Tensor) -> str:
-    """sha256 of a tensor's float32 values."""
-    return hashlib.sha256(tensor.detach().cpu().contiguous().numpy().tobytes()).hexdigest()
 
 
 @lru_cache

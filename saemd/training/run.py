@@ -24,6 +24,7 @@ from saemd.ranks import Ranks
 from saemd.remote.mirror import sync
 from saemd.runs import CHECKPOINT, METRICS, held, read_metrics, refuse_another, run_dir, run_name, write_config
 from saemd.sae import build
+from saemd.sae.starts.base import digest
 from saemd.threads import use_threads
 from saemd.training import record
 from saemd.training.callbacks import SaveRun
@@ -58,9 +59,8 @@ def train(config: Config, callbacks: Sequence[pl.Callback] = ()) -> dict[str, An
         return metrics
     job = prepare(config)
     ranks = job.ranks
-    data = ActivationDataModule(
-        job.source, config.batch_size, config.tokens, config.data_seed, ranks.rank, ranks.world
-    )  # fmt: skip
+    stream = job.source.stream(config.batch_size, config.tokens, config.data_seed, ranks.rank, ranks.world)
+    data = ActivationDataModule(stream, job.source.heldout(config.batch_size))
     with opened(job) as logger:
         at_end = [SaveRun(config, job.folder), *callbacks]
         has_begun = step_of(job.folder, job.module) > 0
@@ -70,7 +70,7 @@ def train(config: Config, callbacks: Sequence[pl.Callback] = ()) -> dict[str, An
         )  # fmt: skip
         metrics = read_metrics(job.folder)
         log_summary(logger, metrics)
-    del job, data, at_end
+    del job, stream, data, at_end
     gc.collect()  # trainer, module and callbacks hold each other
     return metrics
 
@@ -85,7 +85,7 @@ def prepare(config: Config) -> Job:
     refuse_another(folder, about)
     module = make_module(config, source)
     module.sae.batch = batch
-    about["start"] = {name: record.digest(getattr(module.sae, name)) for name in ("W_dec", "W_enc")}
+    about["start"] = {name: digest(getattr(module.sae, name)) for name in ("W_dec", "W_enc")}
     return Job(config, folder, about, source, module, ranks)
 
 

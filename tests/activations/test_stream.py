@@ -160,7 +160,7 @@ class Recorder(pl.LightningModule):
 
 def fit(cache: ActivationCache, module: Recorder, checkpoint: Path | None = None) -> Recorder:
     opened = ActivationCache(cache.path, cache.manifest, cache.verify, window_tokens=1100, prefetch_batches=3)
-    data = ActivationDataModule(opened, 128, 2 * N, seed=3)
+    data = ActivationDataModule(opened.stream(128, 2 * N, seed=3), opened.heldout(128))
     trainer = pl.Trainer(
         accelerator="cpu",
         max_epochs=1,

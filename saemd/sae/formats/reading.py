@@ -50,11 +50,10 @@ class Reading:
         if inexact:
             remedy = "no architecture here computes its latents; saemd stability compares its directions"
             raise UserError(f"{self.file}: {self.form}, {inexact}; {remedy}")
-        others, shift_F = dict(self.others), self.b_dec @ self.W_enc
-        if self.activation in ("topk", "gated"):  # here these subtract b_dec
-            shift_F = torch.zeros_like(shift_F) if self.subtracts_b_dec else shift_F
-        else:
-            shift_F = -shift_F if self.subtracts_b_dec else torch.zeros_like(shift_F)
+        others, shift_F = dict(self.others), torch.zeros(self.W_enc.shape[1])
+        is_subtracted = self.activation in ("topk", "gated")  # b_dec, by the architectures here
+        if is_subtracted != self.subtracts_b_dec:
+            shift_F = self.b_dec @ self.W_enc * (1 if is_subtracted else -1)
         sae: SAE
         if self.activation == "gated":
             sae = GatedSAE(*self.W_enc.shape)

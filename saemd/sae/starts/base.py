@@ -7,6 +7,7 @@ imported in `saemd.sae.starts`.
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -137,3 +138,8 @@ def check_even(config: InitConfig, d_sae: int) -> None:
     """Raise `UserError` for a width that [R, −R] cannot have."""
     if d_sae % 2:
         raise bad_value("d_sae", d_sae, f"init={config.name} consists of rows and their opposites; use an even number")
+
+
+def digest(weights: Tensor) -> str:
+    """sha256 of a tensor's float32 values, as `config.yaml` has it of the start."""
+    return hashlib.sha256(weights.detach().cpu().contiguous().numpy().tobytes()).hexdigest()

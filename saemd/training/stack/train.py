@@ -9,7 +9,8 @@ from typing import Any
 
 from lightning.pytorch.loggers import Logger
 
-from saemd.activations.joined import JoinedDataModule
+from saemd.activations.datamodule import ActivationDataModule
+from saemd.activations.joined import JoinedHeldout, JoinedStream
 from saemd.config import Config
 from saemd.errors import UserError
 from saemd.logging import log_summary
@@ -35,7 +36,8 @@ def train_together(
     first, jobs = configs[0], [prepare(config) for config in configs]
     sources, ranks = [job.source for job in jobs], jobs[0].ranks
     orders = [config.data_seed for config in configs]
-    data = JoinedDataModule(sources, first.batch_size, first.tokens, orders, ranks.rank, ranks.world)
+    stream = JoinedStream(sources, first.batch_size, first.tokens, orders, ranks.rank, ranks.world)
+    data = ActivationDataModule(stream, JoinedHeldout(sources, first.batch_size))
     folders = [job.folder for job in jobs]
     steps = {step_of(job.folder, job.module) for job in jobs}
     assert len(steps) == 1, f"jobs of one stack stand at steps {steps}"
@@ -60,7 +62,7 @@ def train_together(
                 continue
             outcomes.append(metrics := read_metrics(folder))
             log_summary(logger, metrics)
-    del jobs, sources, module, data, acts
+    del jobs, sources, module, stream, data, acts
     gc.collect()
     return outcomes
 
