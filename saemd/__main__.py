@@ -3,8 +3,6 @@
 `saemd <command> --help` shows a command's own examples; `python -m saemd.<command>` is the same command.
 """
 
-from __future__ import annotations
-
 import ast
 import sys
 from importlib import import_module

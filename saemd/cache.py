@@ -9,8 +9,6 @@
 The cache has the same bytes whatever the number of processes (docs/ranks.md). One that is finished is only read.
 """
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from saemd.activations.config import ActivationsConfig

@@ -4,8 +4,6 @@ Each room owns its part (`LMConfig` in `saemd.lm.config` and so on); this file p
 against each other. A key that nothing reads is a defect.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from dataclasses import dataclass, field

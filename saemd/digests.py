@@ -4,8 +4,6 @@ A file is identified by its path, size, times and inode. The system sets the cha
 modification time is noticed too. Where `digests.json` cannot be read or written, files are hashed again.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import os

@@ -1,7 +1,5 @@
 """Processes that would write the same files: one at a time, or several that know of each other."""
 
-from __future__ import annotations
-
 import errno
 import fcntl
 import time

@@ -1,7 +1,5 @@
 """Folders that are made once and kept: one process writes a partial folder, then renames it."""
 
-from __future__ import annotations
-
 import os
 import shutil
 from collections.abc import Callable

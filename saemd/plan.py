@@ -9,8 +9,6 @@ Times come from a measurement of about 20 seconds on this machine, or from rates
 where something does not fit, with a line on each.
 """
 
-from __future__ import annotations
-
 import math
 import sys
 from collections.abc import Sequence

@@ -1,7 +1,5 @@
 """Which of several processes this is, as torchrun and Slurm number those that they start together."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """Training with what follows it: the callback that compares a finished run with its other seeds."""
 
-from __future__ import annotations
-
 import os
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stderr, redirect_stdout

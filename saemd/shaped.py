@@ -1,7 +1,5 @@
 """Values of a JSON file as dataclasses: every key and every type is checked, for a file may be damaged."""
 
-from __future__ import annotations
-
 import dataclasses
 import math
 from types import UnionType

@@ -1,7 +1,5 @@
 """The number of CPU threads of a process: torch's, numba's and the tokenizer's."""
 
-from __future__ import annotations
-
 import os
 
 import torch

@@ -1,7 +1,5 @@
 """A batch made of slices of shards: read, widened from bfloat16 to float32 and scaled."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Iterator
 from functools import cache, partial

@@ -5,8 +5,6 @@ served in a random order. Seed, epoch and block number alone decide a block, so 
 block it stopped in. One block is served while the next one is harvested.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial

@@ -1,7 +1,5 @@
 """A finished activation cache on disk, read without the language model or the corpus: the usual `Source`."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from functools import lru_cache, partial
 from pathlib import Path

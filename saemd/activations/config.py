@@ -1,7 +1,5 @@
 """The keys `activations.…` of each source of activations, an option of the group `activations`."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any

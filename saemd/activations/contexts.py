@@ -3,8 +3,6 @@
 A token whose activation is not wanted (BOS, EOS, and what lies behind the last token asked for) is stored as `~id`.
 """
 
-from __future__ import annotations
-
 import hashlib
 import json
 import shutil

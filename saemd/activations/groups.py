@@ -1,7 +1,5 @@
 """The contexts of a corpus in groups of one size, each of which becomes a shard."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from itertools import islice
 from typing import NamedTuple

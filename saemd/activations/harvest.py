@@ -1,7 +1,5 @@
 """The language model and the text behind activations, and the cache on disk: opened, or written where it is missing."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, ExitStack
 from functools import cached_property, partial

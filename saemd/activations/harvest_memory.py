@@ -1,7 +1,5 @@
 """Activations in memory: read from a finished cache, or straight from the language model."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from weakref import WeakValueDictionary
 

@@ -1,7 +1,5 @@
 """Online activations, opened: the small cache of the first and the held-out ones, the tokenised text, the buffer."""
 
-from __future__ import annotations
-
 import dataclasses
 import os
 from contextlib import nullcontext

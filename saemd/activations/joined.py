@@ -3,8 +3,6 @@
 Activations that lie in a GPU's memory are gathered by index, the batches of all runs of a source at once.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Sequence
 from itertools import groupby
 from typing import Any

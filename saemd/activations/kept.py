@@ -1,7 +1,5 @@
 """What is kept of a batch of contexts, and the errors where that is nothing or no number."""
 
-from __future__ import annotations
-
 from collections.abc import Callable
 
 import numpy as np

@@ -5,8 +5,6 @@ the lock as reading. A call uses its caller's thread alone: the training step's 
 same time, and numba's default threads refuse two callers at once.
 """
 
-from __future__ import annotations
-
 import os
 
 import numpy as np

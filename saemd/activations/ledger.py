@@ -11,8 +11,6 @@ after each shard, so nothing depends on one of them. Where file locks do not hol
 bytes.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import fcntl
 import os

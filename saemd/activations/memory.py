@@ -5,8 +5,6 @@ finished cache of the same settings is read instead of running the language mode
 activations of the last settings.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial

@@ -4,8 +4,6 @@ A small cache on disk holds the first training activations and the held-out ones
 limit and what validation measures, so they depend on the settings alone, not on the seed.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
 from functools import partial

@@ -1,7 +1,5 @@
 """Results that threads make before they are asked for."""
 
-from __future__ import annotations
-
 from collections import deque
 from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor

@@ -1,7 +1,5 @@
 """The sources of activations, by the class of their configuration."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple

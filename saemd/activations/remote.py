@@ -4,8 +4,6 @@ The first batch waits for its own blocks alone. Threads fetch the blocks that th
 ahead. A shard that is complete is checked and kept for later epochs and runs.
 """
 
-from __future__ import annotations
-
 import errno
 import os
 import secrets

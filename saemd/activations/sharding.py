@@ -6,8 +6,6 @@ with one worker or several, made by one process or by several that take the grou
 This file knows neither a language model nor a corpus: `saemd.activations.harvest` passes them in.
 """
 
-from __future__ import annotations
-
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from contextlib import closing

@@ -3,8 +3,6 @@
 In memory they are numpy `uint16` arrays, since numpy has no bfloat16: a bfloat16 is the upper half of a float32.
 """
 
-from __future__ import annotations
-
 import hashlib
 import os
 import weakref

@@ -1,7 +1,5 @@
 """Sizes in bytes: shown, and compared with the memory that is free."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

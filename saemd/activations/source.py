@@ -4,8 +4,6 @@ To add a source, write its class, its dataclass of keys in `saemd.activations.co
 entry in `saemd.activations.registry.SOURCES` and its YAML in `conf/activations/`. Training needs no change.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any, Protocol
 

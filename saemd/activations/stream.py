@@ -1,7 +1,5 @@
 """Batches in a fixed order, with an exact state. Every source of activations returns such a stream."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from typing import Any

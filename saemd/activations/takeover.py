@@ -5,8 +5,6 @@ today's cache if no file of the model has changed since the cache was begun. The
 This file can go once nobody keeps a cache written before December 2026.
 """
 
-from __future__ import annotations
-
 import dataclasses
 import hashlib
 import os

@@ -4,8 +4,6 @@ They travel in bfloat16, as they are stored, and are widened and scaled there: t
 pinned memory a batch would be copied between two steps, and the thread that starts the kernels would wait.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import NamedTuple
 

@@ -1,7 +1,5 @@
 """Writing a cache: shards, and at the end `manifest.json`. One that was killed and resumed has the same bytes."""
 
-from __future__ import annotations
-
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager

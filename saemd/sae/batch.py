@@ -5,8 +5,6 @@ nothing from here. What is no such mean, as (L0 / target − 1)², a threshold o
 whole batch. Shape suffixes: B tokens in a device's part, F latents. A stack's tensors have one axis more in front.
 """
 
-from __future__ import annotations
-
 from collections.abc import Iterable
 from typing import Any
 

@@ -4,8 +4,6 @@ For single tokens, at inference, a threshold takes the batch's place, estimated 
 B tokens in a batch, D d_in, F latents.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from typing import Any
 

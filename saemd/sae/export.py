@@ -1,7 +1,5 @@
 """Save SAEs in SAELens's form, `sae_weights.safetensors` and `cfg.json`, for raw activations; load that and others."""
 
-from __future__ import annotations
-
 import json
 import warnings
 from collections.abc import Mapping

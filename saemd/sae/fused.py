@@ -1,7 +1,5 @@
 """Element-wise passes and sums over large tensors as few kernels on a GPU, through torch.compile."""
 
-from __future__ import annotations
-
 import functools
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar

@@ -3,8 +3,6 @@
 Shape suffixes: B tokens in a batch, D d_in, F latents.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

@@ -1,7 +1,5 @@
 """Float32 matrix products on a CPU: which library is exact on it, and which units it has."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from functools import lru_cache

@@ -1,7 +1,5 @@
 """The architectures by name: as configurations have it, and as saved SAEs do."""
 
-from __future__ import annotations
-
 from collections.abc import Mapping
 
 from saemd.errors import bad_value

@@ -1,7 +1,5 @@
 """An SAE's matrices as rows [F, D], and copies of them rounded to bfloat16 that are kept from step to step."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """A sparsity coefficient that follows the L0 which training shows, for losses that have no target of their own."""
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

@@ -4,8 +4,6 @@ On a GPU the step of a small SAE is many short kernels, and starting them takes 
 as many for S SAEs. The SAEs share memory with their stack: what one of them shows is what the stack has learned.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import TypeVar
 

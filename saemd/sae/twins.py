@@ -4,8 +4,6 @@ A twin is called as `twin(sae, x, at)`, gives what `sae.objective(x, at)` gives,
 add one: a file in a room of the architecture's own, a line in `_twin`, and a test that holds it to `objective`.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from functools import lru_cache
 from typing import Any

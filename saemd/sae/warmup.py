@@ -1,7 +1,5 @@
 """Linear warm-ups that are given in steps, and shortened to a fraction of a run that is too short for them."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 from typing import Any

@@ -1,7 +1,5 @@
 """Callbacks of training: the progress bar, the checkpoint, and the run's files."""
 
-from __future__ import annotations
-
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Sequence

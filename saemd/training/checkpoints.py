@@ -1,7 +1,5 @@
 """A run's `last.ckpt`: Lightning's checkpoint, written aside and renamed, and read without running what it may hold."""
 
-from __future__ import annotations
-
 import pickle
 import zipfile
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What `conf/recipe/` may say: the schedules and the optimizer, which all architectures share."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

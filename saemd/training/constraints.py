@@ -3,8 +3,6 @@
 Shape suffixes: D d_in, F latents. A stack's tensors have one axis more in front.
 """
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from typing import NamedTuple
 

@@ -5,8 +5,6 @@ it averages gradients in autograd, which fast twins do without. It also makes th
 and calls a collective in its handler of SIGTERM.
 """
 
-from __future__ import annotations
-
 import atexit
 import os
 import signal

@@ -1,7 +1,5 @@
 """What is logged of a training batch."""
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -1,7 +1,5 @@
 """Lightning's Trainer as every run uses it."""
 
-from __future__ import annotations
-
 import logging
 from collections.abc import Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """What a run's start is given: the shape of its language model, and the sources that it may draw on."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Protocol
 

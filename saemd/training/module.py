@@ -1,7 +1,5 @@
 """The LightningModule: one SAE of any architecture, its optimizer, and what is logged while it trains."""
 
-from __future__ import annotations
-
 import math
 import time
 from typing import Any

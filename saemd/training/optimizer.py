@@ -11,8 +11,6 @@ which never wait for it, on a CPU, where Adam has no first moment (β₁ = 0), n
 the reference of both.
 """
 
-from __future__ import annotations
-
 import math
 from typing import Any
 

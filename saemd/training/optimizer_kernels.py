@@ -3,8 +3,6 @@
 All arrays are C-contiguous float32. Shape suffixes: N rows, D their width.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numba import njit, prange
 

@@ -3,8 +3,6 @@
 Not multiprocessing's: its processes run the main module again, which in a user's script or notebook may be anything.
 """
 
-from __future__ import annotations
-
 import os
 import pickle
 import signal

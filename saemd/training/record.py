@@ -1,7 +1,5 @@
 """What `config.yaml` says of a run beside its identity, and how a finished run is recognised."""
 
-from __future__ import annotations
-
 import importlib.metadata
 import platform
 import subprocess

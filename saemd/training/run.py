@@ -1,7 +1,5 @@
 """One training job: from a checked configuration to a finished run directory. Called again, it goes on or is read."""
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager

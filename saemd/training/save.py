@@ -1,7 +1,5 @@
 """The files of an SAE in training, at its end or in a snapshot: weights, figures of each latent, `metrics.json`."""
 
-from __future__ import annotations
-
 import json
 import math
 from collections.abc import Mapping

@@ -1,7 +1,5 @@
 """What changes over a run: the learning rate, the encoder's decay, whether the decoder moves, the target L0."""
 
-from __future__ import annotations
-
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass

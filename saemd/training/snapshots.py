@@ -1,7 +1,5 @@
 """Snapshots: the SAE as it stands at given numbers of tokens, kept and measured in the run's folder while it trains."""
 
-from __future__ import annotations
-
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any

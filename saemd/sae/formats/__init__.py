@@ -3,8 +3,6 @@
 Nothing that is read may execute: weights are safetensors, arrays without pickled objects, or tensors alone.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 from pathlib import Path
 

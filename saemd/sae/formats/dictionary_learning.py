@@ -1,7 +1,5 @@
 """dictionary_learning's folders: `ae.pt`, a state dict, and `config.json`, which names its class."""
 
-from __future__ import annotations
-
 import pickle
 from pathlib import Path
 from typing import Any

@@ -1,7 +1,5 @@
 """Gemma Scope's `params.npz`, and Gemma Scope 2's `params.safetensors`: JumpReLU SAEs."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 import torch

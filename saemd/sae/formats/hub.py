@@ -1,7 +1,5 @@
 """Hub addresses of SAEs, downloaded with huggingface_hub: `hf://org/repository/folder`, or SAELens's release/sae_id."""
 
-from __future__ import annotations
-
 import importlib.util
 from collections.abc import Iterable
 from functools import lru_cache

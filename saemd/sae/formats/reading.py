@@ -1,7 +1,5 @@
 """What a reader of another library's files gives: weights under this project's names, and how latents come of them."""
 
-from __future__ import annotations
-
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path

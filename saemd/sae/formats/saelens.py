@@ -1,7 +1,5 @@
 """SAELens's folders: `sae_weights.safetensors` and `cfg.json`, of version 6 and of those before."""
 
-from __future__ import annotations
-
 from pathlib import Path
 from typing import Any
 

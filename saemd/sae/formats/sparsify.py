@@ -1,7 +1,5 @@
 """sparsify's folders: `sae.safetensors` and `cfg.json`; TopK SAEs whose encoder is stored as [F, D]."""
 
-from __future__ import annotations
-
 from pathlib import Path
 
 from saemd.files import DamagedFileError, read_json

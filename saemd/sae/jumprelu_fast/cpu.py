@@ -6,8 +6,6 @@ have a straight-through gradient. While few are, the other four products run ove
 at the start of training, over whole matrices.
 """
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import numpy as np

@@ -30,8 +30,6 @@ Python does meanwhile (Lightning's loop, some 40 launches) must take less than t
 graph would end that condition and is left out until a measurement asks for it.
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

@@ -4,8 +4,6 @@ All arrays are C-contiguous float32 but for the indices. Shape suffixes: B token
 of token b are those from `start_B1[b]` to `start_B1[b] + count_B[b]`, in the order of their latents.
 """
 
-from __future__ import annotations
-
 import numpy as np
 from numba import njit, prange, types
 from numba.extending import overload

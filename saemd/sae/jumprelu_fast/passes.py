@@ -7,8 +7,6 @@ Shape suffixes: B tokens in a batch, D d_in, F latents. A stack's tensors have o
 from the last one, and what is a number for one SAE has the shape [S].
 """
 
-from __future__ import annotations
-
 import torch
 from torch import Tensor
 

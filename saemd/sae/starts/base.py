@@ -5,8 +5,6 @@ a file of this package (with a dataclass where it has keys of its own) and a YAM
 imported in `saemd.sae.starts`.
 """
 
-from __future__ import annotations
-
 import hashlib
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass

@@ -1,7 +1,5 @@
 """The SAE at step 0: an architecture's parameters, filled by a start and an encoder."""
 
-from __future__ import annotations
-
 import torch
 
 from saemd.errors import UserError, bad_value

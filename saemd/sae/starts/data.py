@@ -1,7 +1,5 @@
 """A start that is made of activations."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 import torch

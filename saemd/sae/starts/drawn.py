@@ -1,7 +1,5 @@
 """Starts that are drawn at random and know nothing of the language model."""
 
-from __future__ import annotations
-
 import torch
 
 from saemd.sae.starts.base import (

@@ -1,7 +1,5 @@
 """What W_enc is where a start leaves it open (`init.encoder`)."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping
 
 import torch

@@ -1,7 +1,5 @@
 """The paper's start, W_dec = [U, −U] of an MLP's decoder U; and the same rotated, or disturbed by noise."""
 
-from __future__ import annotations
-
 import math
 from dataclasses import dataclass
 

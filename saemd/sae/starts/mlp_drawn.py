@@ -1,7 +1,5 @@
 """Starts that are drawn from an MLP: with its covariance alone, or some of its neurons and of its neighbours'."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass, field
 
 import torch

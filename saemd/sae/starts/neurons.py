@@ -1,7 +1,5 @@
 """What the starts share that are made of an MLP's decoder U: their keys, their rules, and the directions themselves."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 
 from torch import Tensor

@@ -1,7 +1,5 @@
 """A start from everything that writes into the residual stream: the term z that equation 6 of the paper leaves out."""
 
-from __future__ import annotations
-
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 

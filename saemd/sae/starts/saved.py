@@ -1,7 +1,5 @@
 """A start that is another SAE: a run goes on from it under another recipe, on other text, or with another target."""
 
-from __future__ import annotations
-
 from dataclasses import dataclass
 from pathlib import Path
 

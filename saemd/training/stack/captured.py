@@ -4,8 +4,6 @@ Starting the kernels of one step takes the host 1.6 ms (measured beside an H200)
 paper's SAE runs there, and longer than that of a small stack.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable
 from typing import TypeAlias
 

@@ -3,8 +3,6 @@
 So a stack that was stopped goes on as another stack, or as runs of their own.
 """
 
-from __future__ import annotations
-
 import copy
 from collections.abc import Container, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """Which jobs of a sweep are trained together, as one stack of SAEs."""
 
-from __future__ import annotations
-
 import dataclasses
 from collections.abc import Callable, Sequence
 from pathlib import Path

@@ -1,7 +1,5 @@
 """The LightningModule of a stack: the runs of several SAEs, made in common steps."""
 
-from __future__ import annotations
-
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 

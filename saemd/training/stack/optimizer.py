@@ -5,8 +5,6 @@ member is what its own run would have written. Learning rates and Adam's correct
 so does the number of the step, so that a step copies nothing to it and can be captured.
 """
 
-from __future__ import annotations
-
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 

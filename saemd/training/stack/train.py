@@ -1,7 +1,5 @@
 """Several training jobs as one stack of SAEs, each with its own run directory as if it had been trained alone."""
 
-from __future__ import annotations
-
 import gc
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
