@@ -14,13 +14,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from common import World, start, train
+from common import World, plant, recovered, start, train
 
 from saemd.progress import bar
 from saemd.sae import SAE
 from saemd.stability import compare
 from saemd.stability.consensus import clusters_by_size, mean_sae
-from saemd.stability.planted import plant, recovered
 from saemd.stability.recurrence import Recurrence, recurrence
 from saemd.threads import use_threads
 from saemd.training.config import RecipeConfig

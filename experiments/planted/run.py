@@ -10,10 +10,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from common import World, start, train
+from common import World, plant, recovered, start, told_apart, train
 
 from saemd.stability import compare
-from saemd.stability.planted import plant, recovered, told_apart
 from saemd.threads import use_threads
 from saemd.training.config import RecipeConfig
 

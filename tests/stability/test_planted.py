@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import runpy
-from pathlib import Path
-
 import pytest
 import torch
 
+from experiments.planted.common import World, plant, recovered, start, told_apart, train
 from saemd.runs import Weights
 from saemd.stability import compare
-from saemd.stability.planted import plant, recovered, told_apart
 from saemd.training.config import RecipeConfig
 from tests.stability_fakes import rows
 
@@ -38,9 +35,9 @@ def test_features_follow_zipf_and_fire_together(planted):
 
 def test_a_common_start_is_shared_and_not_recovered(planted):
     """a and b hold 20 features in another order, 10 rows of one start, and 10 rows of their own."""
-    start = rows(7, 10, 64)
-    a = torch.cat([planted.features[:20], start, rows(8, 10, 64)])
-    b = torch.cat([planted.features[:20].flip(0), start, rows(9, 10, 64)])
+    shared = rows(7, 10, 64)
+    a = torch.cat([planted.features[:20], shared, rows(8, 10, 64)])
+    b = torch.cat([planted.features[:20].flip(0), shared, rows(9, 10, 64)])
     latents, features = recovered(a, planted, 0.7)
     assert (latents.sum(), features.sum()) == (20, 20)
     shares = told_apart(compare(Weights(a.T, a), Weights(b.T, b)), latents, 0.7)
@@ -54,10 +51,9 @@ def test_signs_count(planted):
 
 def test_the_experiments_train_on_it(planted):
     """experiments/planted: an SAE of each architecture that it uses learns."""
-    common = runpy.run_path(str(Path(__file__).parents[2] / "experiments" / "planted" / "common.py"))
-    world = common["World"](planted)
+    world = World(planted)
     assert world.held_out.pow(2).sum(1).mean().item() == pytest.approx(1, rel=0.05)
     for architecture in ("topk", "jumprelu"):
-        sae = common["start"](world, architecture, 32, 4, "tied", seed=0)
-        kept = common["train"](sae, world, RecipeConfig(lr=1e-2), batch=256, steps=40, seed=1, kept=(0, 40))
+        sae = start(world, architecture, 32, 4, "tied", seed=0)
+        kept = train(sae, world, RecipeConfig(lr=1e-2), batch=256, steps=40, seed=1, kept=(0, 40))
         assert world.measure(kept[40])["fvu"] < 0.8 * world.measure(kept[0])["fvu"]
