@@ -98,6 +98,10 @@ class SAE(nn.Module, ABC):
         self.register_buffer("scale", torch.tensor(float(scale)))
         self.rounded = RoundedCopies()
         self.batch: Batch = WHOLE  # of which a step sees a part where several devices train
+        self.add_own()
+
+    def add_own(self) -> None:
+        """Add the parameters and buffers that only this architecture has."""
 
     @abstractmethod
     def latents(self, x_BD: Tensor) -> Tensor:

@@ -43,10 +43,8 @@ class BatchTopKSAE(TopKSAE):
     config: BatchTopKConfig
     threshold: Tensor
 
-    def __init__(
-        self, d_in: int, d_sae: int, config: Any = None, *, target_l0: float = 1.0, scale: float = 1.0
-    ) -> None:
-        super().__init__(d_in, d_sae, config, target_l0=target_l0, scale=scale)
+    def add_own(self) -> None:
+        super().add_own()
         self.register_buffer("threshold", torch.tensor(-1.0))  # below 0: not estimated yet
 
     def sparsify(self, acts_BF: Tensor, k: Any = None) -> Tensor:

@@ -38,12 +38,9 @@ class GatedSAE(SAE):
     config: GatedConfig
     seeking: Tensor
 
-    def __init__(
-        self, d_in: int, d_sae: int, config: Any = None, *, target_l0: float = 1.0, scale: float = 1.0
-    ) -> None:
-        super().__init__(d_in, d_sae, config, target_l0=target_l0, scale=scale)
+    def add_own(self) -> None:
         self.b_enc = None
-        self.b_gate, self.b_mag, self.r_mag = (nn.Parameter(torch.zeros(d_sae)) for _ in range(3))
+        self.b_gate, self.b_mag, self.r_mag = (nn.Parameter(torch.zeros(self.d_sae)) for _ in range(3))
         self.register_buffer("seeking", torch.tensor(1.0))  # what the coefficient has been multiplied by
 
     def paths(self, x_BD: Tensor) -> tuple[Tensor, Tensor]:

@@ -105,17 +105,14 @@ class JumpReLUSAE(SAE):
     seeking: Tensor  # with sparsity=tanh
     tokens_silent: Tensor  # with pre_activation_coefficient
 
-    def __init__(
-        self, d_in: int, d_sae: int, config: Any = None, *, target_l0: float = 1.0, scale: float = 1.0
-    ) -> None:
-        super().__init__(d_in, d_sae, config, target_l0=target_l0, scale=scale)
+    def add_own(self) -> None:
         if self.config.bias == "shared":
             self.b_enc = None
-        self.threshold = nn.Parameter(torch.full((d_sae,), float(self.config.threshold)))
+        self.threshold = nn.Parameter(torch.full((self.d_sae,), float(self.config.threshold)))
         if self.config.sparsity == "tanh":
             self.register_buffer("seeking", torch.tensor(1.0))  # what the coefficient has been multiplied by
         if self.config.pre_activation_coefficient:
-            self.register_buffer("tokens_silent", torch.zeros(d_sae, dtype=torch.long))  # since last active
+            self.register_buffer("tokens_silent", torch.zeros(self.d_sae, dtype=torch.long))  # since last active
 
     def pre_activations(self, x_BD: Tensor) -> Tensor:
         """What JumpReLU sees [B, F]."""

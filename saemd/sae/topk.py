@@ -39,11 +39,8 @@ class TopKSAE(SAE):
     config: TopKConfig
     tokens_silent: Tensor
 
-    def __init__(
-        self, d_in: int, d_sae: int, config: Any = None, *, target_l0: float = 1.0, scale: float = 1.0
-    ) -> None:
-        super().__init__(d_in, d_sae, config, target_l0=target_l0, scale=scale)
-        self.register_buffer("tokens_silent", torch.zeros(d_sae, dtype=torch.long))  # since a latent was last active
+    def add_own(self) -> None:
+        self.register_buffer("tokens_silent", torch.zeros(self.d_sae, dtype=torch.long))  # since last active
 
     def activations(self, x_BD: Tensor) -> Tensor:
         """What the k largest are taken from [B, F]."""
