@@ -45,13 +45,8 @@ def rows_of(file: Path, text_field: str) -> Rows:
     with open(file, "rb") as raw:
         if raw.read(40).startswith(b"version https://git-lfs.github.com/"):
             raise bad_value("corpus.path", file, "is a pointer of git-lfs; get its content with git lfs pull")
-    if form == ".txt":
-        return _txt(file, text_field)
-    if form == ".parquet":
-        return parquet_rows(file, text_field)
-    if form == ".arrow":
-        return arrow_rows(file, text_field)
-    return json_rows(file)
+    readers = {".txt": _txt, ".parquet": parquet_rows, ".arrow": arrow_rows}
+    return readers[form](file, text_field) if form in readers else json_rows(file)
 
 
 def _txt(file: Path, text_field: str) -> Rows:

@@ -8,7 +8,7 @@ from saemd.report.definitions import DEFINITIONS
 from saemd.report.figures import draw_all
 from saemd.report.scores import scores
 from saemd.report.similarity import over_training, shared_start_warning, similarity
-from saemd.report.table import number, percent
+from saemd.report.table import count, number, percent
 from saemd.runs import SEED_KEYS, Run, flatten
 from saemd.stability.root import Outcome
 from saemd.stability.siblings import NAMED
@@ -77,8 +77,8 @@ def _opening(outcome: Outcome) -> list[str]:
         f"partner, the less that feature depends on {key}."
     )
     pairs = f"{len(outcome.records)} {'pair' if len(outcome.records) == 1 else 'pairs'}"
-    count = f"{len(outcome.runs)} finished runs, {pairs} of {'runs' if outcome.across else 'seeds'} compared."
-    lines = [html.paragraph(lead, "lead"), html.paragraph(count, "soft")]
+    found = f"{len(outcome.runs)} finished runs, {pairs} of {'runs' if outcome.across else 'seeds'} compared."
+    lines = [html.paragraph(lead, "lead"), html.paragraph(found, "soft")]
     if not outcome.records:
         nothing = "Nothing to compare yet: no two finished runs share init, L0 and configuration under two seeds."
         if outcome.across:
@@ -109,8 +109,8 @@ def _quality(runs: list[Run]) -> str:
                 number(metrics["fvu"], 3),
                 number(metrics.get("explained_variance"), 3),
                 percent(dead),
-                _count(metrics.get("tokens")),
-                _count(metrics.get("tokens_per_second")),
+                count(metrics.get("tokens")),
+                count(metrics.get("tokens_per_second")),
                 number(None if seconds is None else seconds / 60, 1),
             ]
         )
@@ -140,7 +140,3 @@ def _values(runs: list[Run], key: str) -> str:
     """The values of one flattened key over all runs, each once."""
     configs = [flatten(run.config) for run in runs]
     return ", ".join(dict.fromkeys(str(config[key]) for config in configs if key in config))
-
-
-def _count(value: float | None) -> str:
-    return "–" if value is None else f"{value:,.0f}"

@@ -7,7 +7,7 @@ from typing import Any
 from saemd.report import html
 from saemd.report.cell_tables import cell_table, course_table, learned_table
 from saemd.report.figures import course_records, embedded_pairs, figure2_path
-from saemd.report.table import number, percent, shares_start, target
+from saemd.report.table import count, number, percent, shares_start, target
 from saemd.stability.cells import cells
 from saemd.stability.records import Record, is_named, label, seeds
 
@@ -132,7 +132,7 @@ def _main_table(records: list[Record], suffix: str) -> str:
             *_start(record),
             *(number(record[key + suffix], 3) for key in cosines),
             *(percent(record[key + suffix]) for key in ("same_match", "shared")),
-            _count(record["alive"]),
+            count(record["alive"]),
             " / ".join(number(value, 1) for value in record["achieved_l0"]),
             " / ".join(number(value, 3) for value in record["fvu"]),
         ]
@@ -153,8 +153,8 @@ def _detail_table(records: list[Record]) -> str:
             " / ".join(dict.fromkeys(str(encoder or "–") for encoder in record["encoder"])),
             " / ".join(_yes(record[key]) for key in ("same_start_dec", "same_start_enc")),
             " / ".join(f"{n:,}" for n in record.get("d_sae_each", [record["d_sae"]])),
-            " / ".join(_count(count) for count in record["alive_each"] or [None]),
-            _count(record["alive"]),
+            " / ".join(count(alive) for alive in record["alive_each"] or [None]),
+            count(record["alive"]),
             *(percent(record[key]) for key in shares),
             *(number(record[key], 3) for key in cosines),
         ]
@@ -166,10 +166,6 @@ def _detail_table(records: list[Record]) -> str:
 def _start(record: Record) -> list[str]:
     star = " *" if shares_start(record) else ""
     return [label(record), target(record["l0"]), seeds(record, ", ") + star]
-
-
-def _count(value: int | None) -> str:
-    return "–" if value is None else f"{value:,}"
 
 
 def _range(records: list[Record], key: str) -> str:

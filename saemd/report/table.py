@@ -23,11 +23,11 @@ def print_outcome(outcome: Outcome, run_root: Path) -> None:
     if outcome.records:
         print_table(outcome.records)
     else:
-        count = f"{len(outcome.runs)} finished {'run' if len(outcome.runs) == 1 else 'runs'}"
+        found = f"{len(outcome.runs)} finished {'run' if len(outcome.runs) == 1 else 'runs'}"
         if outcome.across:
-            print(f"{run_root}: {count}, but no two of them differ in {outcome.across} alone: nothing to compare.")
+            print(f"{run_root}: {found}, but no two of them differ in {outcome.across} alone: nothing to compare.")
         else:
-            print(f"{run_root}: {count}, but no two of them are siblings yet")
+            print(f"{run_root}: {found}, but no two of them are siblings yet")
             print("(the same init, L0 and configuration under two seeds), so there is nothing to compare.")
     for line in outcome.broken + outcome.remarks:
         print(f"left out: {line}")
@@ -97,6 +97,11 @@ def number(value: float | None, digits: int = 2) -> str:
 def percent(share: float | None, digits: int = 1) -> str:
     """A share as text; a dash for None."""
     return "–" if share is None else f"{share:.{digits}%}"
+
+
+def count(value: float | None) -> str:
+    """A whole number as text; a dash for None."""
+    return "–" if value is None else f"{value:,.0f}"
 
 
 def target(l0: float | None) -> str:

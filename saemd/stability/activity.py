@@ -13,8 +13,8 @@ from saemd.progress import bar
 from saemd.runs import Run
 from saemd.sae import SAE, load_finite
 from saemd.stability.comparison import Comparison, mean
-from saemd.stability.pairs import inputs_of, stored
-from saemd.stability.records import Record, pair_keys, record_name
+from saemd.stability.pairs import inputs_of, pair_path, stored
+from saemd.stability.records import Record
 from saemd.stability.siblings import Pair
 
 HeldOut = Callable[[Run], Iterable[Tensor]]  # raw activations [B, D] of a run; raises UserError where there are none
@@ -56,7 +56,7 @@ def correlate_pairs(folder: Path, pairs: list[Pair], held_out: HeldOut) -> list[
                     missing.append(str(error))
                 else:
                     inputs = np.array(inputs_of(folder, pair))
-                    with replacing(_path(folder, pair)) as aside:
+                    with replacing(pair_path(folder, pair, "activity")) as aside:
                         np.savez_compressed(aside, correlation=found, tokens=np.array(tokens), inputs=inputs)
             progress.advance()
     return list(dict.fromkeys(missing))
@@ -76,12 +76,8 @@ def correlated(folder: Path, pair: Pair, comparison: Comparison, threshold: floa
     return dict(zip(CORRELATED, values, strict=True))
 
 
-def _path(folder: Path, pair: Pair) -> Path:
-    return folder / "activity" / f"{record_name(pair_keys(pair))}.npz"
-
-
 def _stored(folder: Path, pair: Pair) -> tuple[np.ndarray, int] | None:
-    path = _path(folder, pair)
+    path = pair_path(folder, pair, "activity")
     if not path.is_file():
         return None
     try:

@@ -13,8 +13,8 @@ from saemd.runs import Weights, read_weights
 from saemd.stability.comparison import Comparison, compare, mean
 from saemd.stability.matching import match
 from saemd.stability.measures import learned, subspace
-from saemd.stability.pairs import inputs_of, read_comparison, stored, write_comparison
-from saemd.stability.records import Record, pair_keys, record_name
+from saemd.stability.pairs import inputs_of, pair_path, read_comparison, stored, write_comparison
+from saemd.stability.records import Record
 from saemd.stability.siblings import Pair
 from saemd.stability.starts import start_of
 
@@ -39,13 +39,13 @@ def measure_pairs(folder: Path, pairs: list[Pair], threshold: float, starts: Pat
                 figures = _figures(starts, pair, comparison, threshold)
                 content = {"inputs": inputs_of(folder, pair), "shared_threshold": threshold, "figures": figures}
                 content |= {"given": _given(pair)} if any(_given(pair)) else {}
-                write_json(_path(folder, pair), content)
+                write_json(pair_path(folder, pair, "measures", "json"), content)
             progress.advance()
 
 
 def measured(folder: Path, pair: Pair, threshold: float) -> Record | None:
     """The figures `MEASURED` of a pair from its file; None where there is none that fits. A damaged one is named."""
-    path = _path(folder, pair)
+    path = pair_path(folder, pair, "measures", "json")
     if not path.is_file():
         return None
     try:
@@ -63,10 +63,6 @@ def measured(folder: Path, pair: Pair, threshold: float) -> Record | None:
 def _given(pair: Pair) -> list[Any]:
     """What was given for each SAE beside its weights: see `saemd.stability.named`."""
     return [run.saved.get("given") for run in (pair.a, pair.b)]
-
-
-def _path(folder: Path, pair: Pair) -> Path:
-    return folder / "measures" / f"{record_name(pair_keys(pair))}.json"
 
 
 def _figures(starts: Path, pair: Pair, comparison: Comparison, threshold: float) -> Record:

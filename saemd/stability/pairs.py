@@ -19,8 +19,8 @@ from saemd.stability.siblings import Pair
 FLOOR_SEED = 0
 
 
-def pair_path(folder: Path, pair: Pair) -> Path:
-    return folder / "pairs" / f"{record_name(pair_keys(pair))}.npz"
+def pair_path(folder: Path, pair: Pair, kind: str = "pairs", ending: str = "npz") -> Path:
+    return folder / kind / f"{record_name(pair_keys(pair))}.{ending}"
 
 
 def stored(folder: Path, pair: Pair) -> Comparison | None:

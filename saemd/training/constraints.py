@@ -31,13 +31,16 @@ class ConstraintTable:
         self._shrink = self._moves = None  # [steps, S]
         self._cosine = self._start_SFD = None
         if any(recipe.encoder_decay for recipe in recipes):
-            rows = [[shrink(schedule, step) for schedule in schedules] for step in range(steps)]
+            rows = [
+                [1 - s.encoder_decay(step) * (s.recipe.lr * s.lr(step)) for s in schedules] for step in range(steps)
+            ]
             self._shrink = torch.tensor(rows, dtype=torch.float32, device=device)
         if any(recipe.freeze_decoder_after < 1 for recipe in recipes):
             rows = [[schedule.decoder_moves(step) for schedule in schedules] for step in range(steps)]
             self._moves = torch.tensor(rows, device=device)
         if any(recipe.decoder_cosine > -1 for recipe in recipes):
-            self._cosine = torch.tensor([least_cosine(schedule) for schedule in schedules], device=device)
+            least = [r.decoder_cosine if r.decoder_cosine > -1 else -2.0 for r in recipes]  # -2: free, also by rounding
+            self._cosine = torch.tensor(least, device=device)
             self._start_SFD = unit_starts(start_SFD)
 
     def at(self, step: Tensor) -> Constraints:
@@ -61,11 +64,6 @@ def constraints_of(schedule: Schedule, step: int, lr: float, start_FD: Tensor | 
 def shrink(schedule: Schedule, step: int) -> float:
     """The factor of W_enc in a step: 1 − decay · learning rate."""
     return 1 - schedule.encoder_decay(step) * (schedule.recipe.lr * schedule.lr(step))
-
-
-def least_cosine(schedule: Schedule) -> float:
-    """The least cosine that rows keep; -2, which rounding cannot reach, where they are free."""
-    return schedule.recipe.decoder_cosine if schedule.recipe.decoder_cosine > -1 else -2.0
 
 
 def unit_starts(start_FD: Tensor) -> Tensor:

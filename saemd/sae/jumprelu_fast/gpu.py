@@ -12,22 +12,9 @@ where ε is 1e-3), so that pairs closer than that to their threshold may change 
 rounded once, after their sum, as autocast does: with Adam's β₁ = 0 an update moves by at most 0.2 % of itself, and
 three passes over 170 MB are saved.
 
-One step at the paper's size (B = 2,048, D = 2,304, F = 18,432; B·F = 38 M, F·D = 42 M, B·D = 5 M), counted, and what
-a GPU with 600 TFLOP/s and 3 TB/s would need for it (a prediction; measured: see experiments/throughput):
-
-    five products, 10·D·F FLOPs a token     870 GFLOP                                                       1.45 ms
-    `activate`             4 + 2 bytes · B·F                              226 MB                            0.08 ms
-    `activate_backward`    4 + 2 + 2 bytes · B·F                          302 MB                            0.10 ms
-    `errors`, x to bfloat16                                               100 MB                            0.03 ms
-    the gradient's norm    2 bytes · 2·F·D, 4 · F·D for the projection    340 MB                            0.11 ms
-    Adam                   2 + 4·4 + 2 bytes · 2·F·D                    1,700 MB                            0.57 ms
-    together                                                            2,670 MB                            2.34 ms
-
-Adam writes the matrices' bfloat16 copies in its own pass (2 bytes an element): made at each step they would cost 6,
-another 340 MB or 0.11 ms. Memory, bytes for each of 2·F·D = 85 M: parameters, second moment and starting weights 4,
-copies 2, gradients 2, and 2 for the last step's, held until then; 1.5 GB, and 10 bytes · B·F, 0.4 GB, beside them. What
-Python does meanwhile (Lightning's loop, some 40 launches) must take less than the step; capturing the step as a CUDA
-graph would end that condition and is left out until a measurement asks for it.
+experiments/throughput counts the bytes and FLOPs of each pass. Adam writes the matrices' bfloat16 copies in its own
+pass. Memory, bytes for each of 2·F·D = 85 M: parameters, second moment and starting weights 4, copies 2, gradients 2,
+and 2 for the last step's, held until then; 1.5 GB, and 10 bytes · B·F, 0.4 GB, beside them.
 """
 
 import torch

@@ -1,7 +1,7 @@
 """What a step of `gpu.HalfLoss` does between its matrix products: each function is one pass over its tensors.
 
 Plain functions of tensors, compiled on CUDA (`fused`). Not hand-written Triton: a compiler kept by others, of which
-the byte counts in `gpu` are asked, against kernels that would have to be tuned for each GPU.
+the byte counts in experiments/throughput are asked, against kernels that would have to be tuned for each GPU.
 
 Shape suffixes: B tokens in a batch, D d_in, F latents. A stack's tensors have one axis more in front, so axes count
 from the last one, and what is a number for one SAE has the shape [S].
