@@ -64,7 +64,8 @@ class OnlineActivations:
                 f"tokens={tokens:,} are {tokens / self.store.tokens:.1f} epochs of the {self.store.tokens:,} training "
                 "tokens of text; each epoch runs the language model again (activations=cache would not)"
             )
-        print_line(f"training begins when the language model has run on {self._first_tokens:,} tokens")
+        first = self.store.tokens // -(-self.store.tokens // block_tokens(self.config))  # blocks are of about one size
+        print_line(f"training begins when the language model has run on {first:,} tokens")
         length = self.origin.context_length
         blocks = Blocks(
             self.store,
@@ -86,11 +87,6 @@ class OnlineActivations:
         size = batch_size // world
         rows = slice(rank * size, (rank + 1) * size)
         return OnlineStream(blocks, factor, tokens, order, rows, prefetch, self.overlaps)
-
-    @property
-    def _first_tokens(self) -> int:
-        """About as many as the first block has: blocks of an epoch are of nearly equal size."""
-        return self.store.tokens // -(-self.store.tokens // block_tokens(self.config))
 
 
 class OnlineStream(BatchStream):

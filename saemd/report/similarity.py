@@ -11,6 +11,8 @@ from saemd.report.table import count, number, percent, shares_start, target
 from saemd.stability.cells import cells
 from saemd.stability.records import Record, is_named, label, seeds
 
+KNOWN = {True: "yes", False: "no", None: "unknown"}
+
 
 def shared_start_warning(records: list[Record]) -> list[str]:
     """HTML of the warning; empty where no seeds share their start."""
@@ -151,7 +153,7 @@ def _detail_table(records: list[Record]) -> str:
         [
             *_start(record),
             " / ".join(dict.fromkeys(str(encoder or "–") for encoder in record["encoder"])),
-            " / ".join(_yes(record[key]) for key in ("same_start_dec", "same_start_enc")),
+            " / ".join(KNOWN[record[key]] for key in ("same_start_dec", "same_start_enc")),
             " / ".join(f"{n:,}" for n in record.get("d_sae_each", [record["d_sae"]])),
             " / ".join(count(alive) for alive in record["alive_each"] or [None]),
             count(record["alive"]),
@@ -174,7 +176,3 @@ def _range(records: list[Record], key: str) -> str:
         return "–"
     low, high = number(min(values)), number(max(values))
     return low if low == high else f"{low} to {high}"
-
-
-def _yes(value: bool | None) -> str:
-    return "unknown" if value is None else "yes" if value else "no"

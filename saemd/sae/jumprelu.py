@@ -15,8 +15,7 @@ from torch import Tensor, nn
 
 from saemd.errors import bad_value
 from saemd.sae.base import SAE, Loss, Progress, each_token
-from saemd.sae.seek import check_seek, seek_
-from saemd.sae.warmup import PenaltyConfig
+from saemd.sae.warmup import PenaltyConfig, check_seek, seek_
 
 
 @dataclass

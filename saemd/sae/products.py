@@ -46,11 +46,6 @@ def halves_are_faster() -> bool:
     return cpu_can("avx512_bf16")
 
 
-def has_amx() -> bool:
-    """Whether this CPU has units for whole tiles of bfloat16."""
-    return cpu_can("amx_bf16")
-
-
 @lru_cache
 def cpu_can(capability: str) -> bool:
     """Whether torch finds these units in this CPU; False for what it does not know."""

@@ -1,9 +1,13 @@
-"""Linear warm-ups that are given in steps, and shortened to a fraction of a run that is too short for them."""
+"""Linear warm-ups that are given in steps, and shortened to a fraction of a run that is too short for them.
+
+Also the coefficient of a sparsity term, which has such a warm-up, and which may follow the L0 that training shows.
+"""
 
 import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from saemd.errors import bad_value
@@ -58,3 +62,17 @@ class PenaltyConfig(SAEConfig):
             raise bad_value("sae.sparsity_coefficient", self.sparsity_coefficient, "use 0 or more")
         check_warmup("sae", self, "sparsity")
         refuse_long_warmup("sae", self, "sparsity", steps, decay_start)
+
+
+@torch.no_grad()
+def seek_(seeking: Tensor, rate: float, l0: Tensor, target: Any) -> None:
+    """Multiply `seeking`, the factor of the coefficient, by exp(rate · (L0/target − 1)), the exponent at most ±rate.
+
+    Of a stack, `seeking`, `l0` and `target` have the shape [S].
+    """
+    seeking.mul_((rate * (l0 / target - 1).clamp(-1, 1)).exp())
+
+
+def check_seek(rate: float) -> None:
+    if not 0 <= rate < math.inf:
+        raise bad_value("sae.seek_l0", rate, "use 0 (the coefficient stays) or more")

@@ -24,7 +24,7 @@ GIVE_BACK_AFTER = 32  # calls without whole matrices
 def dense_above(decoder_bytes: int) -> float:
     """Share of pairs above which whole matrices win (experiments/throughput)."""
     cached = decoder_bytes <= CACHED_BYTES
-    if products.has_amx():
+    if products.cpu_can("amx_bf16"):
         return 0.035 if cached else 0.018
     return 0.16 if cached else 0.05
 
