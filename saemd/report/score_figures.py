@@ -78,11 +78,7 @@ def figure4(records: list[Record], columns: int = COLUMNS) -> Figure:
 
 
 def draw_panels(
-    records: list[Record],
-    columns: int,
-    draw: Callable[[Axes, list[Record]], None],
-    handles: list[Any],
-    caption: str,
+    records: list[Record], columns: int, draw: Callable[[Axes, list[Record]], None], handles: list[Any], caption: str
 ) -> Figure:
     """One panel for each score, filled by `draw(axes, its records)`; a panel without a value says why."""
     panels = titles(records)

@@ -5,16 +5,7 @@ directions that write into the residual stream), `saved` (another SAE). `base` s
 """
 
 from saemd.sae.starts import data, drawn, mirror, mlp_drawn, pool, saved
-from saemd.sae.starts.base import (
-    INITS,
-    InitConfig,
-    Initializer,
-    ModelShape,
-    Sources,
-    Start,
-    initializer,
-    unit_rows,
-)
+from saemd.sae.starts.base import INITS, InitConfig, Initializer, ModelShape, Sources, Start, initializer, unit_rows
 from saemd.sae.starts.build import build, check_init
 from saemd.sae.starts.encoders import ENCODERS
 

@@ -5,24 +5,8 @@ from dataclasses import dataclass, field
 import torch
 
 from saemd.errors import bad_value
-from saemd.sae.starts.base import (
-    DrawnConfig,
-    ModelShape,
-    Sources,
-    Start,
-    check_even,
-    initializer,
-    mirrored,
-    unit_rows,
-)
-from saemd.sae.starts.neurons import (
-    MirrorConfig,
-    MLPConfig,
-    check_neurons,
-    check_offset,
-    check_postnorm,
-    neurons,
-)
+from saemd.sae.starts.base import DrawnConfig, ModelShape, Sources, Start, check_even, initializer, mirrored, unit_rows
+from saemd.sae.starts.neurons import MirrorConfig, MLPConfig, check_neurons, check_offset, check_postnorm, neurons
 
 
 @dataclass

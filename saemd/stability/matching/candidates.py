@@ -97,10 +97,7 @@ class Candidates:
         """Replace bounds by exact values wherever a list holds one of these pairs."""
         own_E = edges.row == edges.column
         self.diagonal[edges.row[own_E]] = edges.value[own_E]
-        for lists, line_E, index_E in (
-            (self.rows, edges.row, edges.column),
-            (self.columns, edges.column, edges.row),
-        ):
+        for lists, line_E, index_E in ((self.rows, edges.row, edges.column), (self.columns, edges.column, edges.row)):
             arrays = (lists.value, lists.index, lists.count, line_E, index_E, edges.value)
             in_parts(self.pool, len(line_E), partial(put, *arrays))
 
