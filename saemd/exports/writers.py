@@ -16,6 +16,8 @@ from saemd.runs import WEIGHTS, read_config
 from saemd.sae import SAE
 from saemd.sae.export import CONFIG, config_text
 from saemd.sae.export import read_config as read_sae_config
+from saemd.sae.formats.dictionary_learning import weights_of
+from saemd.sae.formats.sparsify import NAMES
 
 Writer = Callable[[Path, SAE, Path], None]  # the run's folder, its SAE, the folder to fill
 
@@ -32,12 +34,11 @@ def write_dictionary_learning(run: Path, sae: SAE, folder: Path) -> None:
 
     config.json names things as dictionary_learning's trainer and buffer do; what has no counterpart here is left out.
     """
-    if (theirs := sae.dictionary_learning()) is None:
+    if sae.dictionary_learning is None:
         raise bad_value("format", "dictionary_learning", f"it has no class for {run}'s architecture; use saelens")
-    dict_class, weights = theirs
-    config = read_config(run)["config"]
+    weights, config = weights_of(sae), read_config(run)["config"]
     trainer = {
-        "dict_class": dict_class,
+        "dict_class": sae.dictionary_learning,
         "activation_dim": sae.d_in,
         "dict_size": sae.d_sae,
         "lm_name": config["lm"]["name"],
@@ -56,12 +57,8 @@ def write_sparsify(run: Path, sae: SAE, folder: Path) -> None:
     """`sparsify.SparseCoder.load_from_disk(folder)`. Raises `UserError` for other architectures than TopK."""
     if sae.saelens != "topk":
         raise bad_value("format", "sparsify", f"it knows TopK alone, and {run} is {sae.saelens}; use saelens")
-    weights = {
-        "encoder.weight": sae.W_enc.T,
-        "encoder.bias": sae.get_parameter("b_enc"),
-        "W_dec": sae.W_dec,
-        "b_dec": sae.b_dec,
-    }
+    own = {theirs: sae.get_parameter(ours) for theirs, ours in NAMES.items()}
+    weights = {**own, "encoder.weight": sae.W_enc.T}
     save_file(_contiguous(weights), folder / "sae.safetensors")
     config = {"activation": "topk", "expansion_factor": max(1, sae.d_sae // sae.d_in), "normalize_decoder": True}
     config |= {"num_latents": sae.d_sae, "k": int(sae.target_l0), "multi_topk": False, "skip_connection": False}

@@ -78,6 +78,7 @@ class SAE(nn.Module, ABC):
 
     Config: ClassVar[type[SAEConfig]]
     saelens: ClassVar[str]  # SAELens's name of the architecture that `folded()` has
+    dictionary_learning: ClassVar[str | None] = None  # that library's class for `folded()`; None: it has none
     adam_beta1: ClassVar[float] = 0.0  # of the published training, where the recipe leaves it open
 
     scale: Tensor
@@ -155,9 +156,6 @@ class SAE(nn.Module, ABC):
     def saelens_config(self) -> dict[str, Any]:
         """Keys of `cfg.json` beside those that all architectures have, or in their place; of an SAE once folded."""
         return {}
-
-    def dictionary_learning(self) -> tuple[str, dict[str, Tensor]] | None:
-        """`dictionary_learning`'s class and its weights, of an SAE once folded; None where there is no such class."""
 
     def remarks(self) -> list[str]:
         """What users of an exported SAE should know of it."""

@@ -39,7 +39,7 @@ class BatchTopKSAE(TopKSAE):
     """Training keeps the k · B largest of ReLU((x − b_dec) W_enc + b_enc), inference all that are above `threshold`."""
 
     Config = BatchTopKConfig
-    saelens = "jumprelu"
+    saelens, dictionary_learning = "jumprelu", "JumpReluAutoEncoder"
     config: BatchTopKConfig
     threshold: Tensor
 

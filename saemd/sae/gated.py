@@ -33,7 +33,7 @@ class GatedSAE(SAE):
     """With p = (x − b_dec) W_enc: z = 1[p + b_gate > 0] · ReLU(exp(r_mag) · p + b_mag), x̂ = z W_dec + b_dec."""
 
     Config = GatedConfig
-    saelens = "gated"
+    saelens, dictionary_learning = "gated", "GatedAutoEncoder"
     config: GatedConfig
     seeking: Tensor
 
@@ -83,13 +83,3 @@ class GatedSAE(SAE):
 
     def saelens_config(self) -> dict[str, Any]:
         return {"apply_b_dec_to_input": True}
-
-    def dictionary_learning(self) -> tuple[str, dict[str, Tensor]]:
-        return "GatedAutoEncoder", {
-            "encoder.weight": self.W_enc.T,
-            "r_mag": self.r_mag,
-            "gate_bias": self.b_gate,
-            "mag_bias": self.b_mag,
-            "decoder.weight": self.W_dec.T,
-            "decoder_bias": self.b_dec,
-        }

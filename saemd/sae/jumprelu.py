@@ -99,7 +99,7 @@ class JumpReLUSAE(SAE):
     """
 
     Config = JumpReLUConfig
-    saelens = "jumprelu"
+    saelens, dictionary_learning = "jumprelu", "JumpReluAutoEncoder"
     config: JumpReLUConfig
     seeking: Tensor  # with sparsity=tanh
     tokens_silent: Tensor  # with pre_activation_coefficient
@@ -197,9 +197,6 @@ class JumpReLUSAE(SAE):
         copy.threshold.copy_(self.threshold * norm_F * self.scale)
         copy.b_dec.copy_(self.b_dec * self.scale)
         return copy
-
-    def dictionary_learning(self) -> tuple[str, dict[str, Tensor]]:
-        return "JumpReluAutoEncoder", dict(self.named_parameters())
 
     def remarks(self) -> list[str]:
         below = int((self.threshold < 0).sum())

@@ -34,7 +34,7 @@ class TopKSAE(SAE):
     """z = TopK_k(ReLU((x − b_dec) W_enc + b_enc)), x̂ = z W_dec + b_dec, with k = `target_l0`."""
 
     Config = TopKConfig
-    saelens = "topk"
+    saelens, dictionary_learning = "topk", "AutoEncoderTopK"
     adam_beta1 = 0.9
     config: TopKConfig
     tokens_silent: Tensor
@@ -115,16 +115,6 @@ class TopKSAE(SAE):
 
     def saelens_config(self) -> dict[str, Any]:
         return {"k": int(self.target_l0), "rescale_acts_by_decoder_norm": False, "apply_b_dec_to_input": True}
-
-    def dictionary_learning(self) -> tuple[str, dict[str, Tensor]]:
-        return "AutoEncoderTopK", {
-            "encoder.weight": self.W_enc.T,
-            "encoder.bias": self.get_parameter("b_enc"),
-            "decoder.weight": self.W_dec.T,
-            "b_dec": self.b_dec,
-            "k": torch.tensor(int(self.target_l0), dtype=torch.int),
-            "threshold": torch.tensor(-1.0),
-        }
 
     @classmethod
     def from_saelens(cls, d_in: int, d_sae: int, config: dict[str, Any]) -> Self:

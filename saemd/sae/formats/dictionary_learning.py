@@ -9,27 +9,28 @@ from torch import Tensor
 
 from saemd.errors import UserError
 from saemd.files import DamagedFileError, one_line, read_json
+from saemd.sae.base import SAE
 from saemd.sae.formats.reading import REMEDY, Reading, reading, refused
 
 FORM, CONFIG = "dictionary_learning", "config.json"
 LINEAR = {"encoder.weight": "W_enc", "encoder.bias": "b_enc", "decoder.weight": "W_dec"}  # both matrices transposed
+PLAIN = {name: name for name in ("W_enc", "W_dec", "b_enc", "b_dec", "threshold")}
 # The activation, the names of its weights, and whether b_dec is subtracted from the input.
 CLASSES: dict[str, tuple[str, dict[str, str], bool]] = {
     "AutoEncoder": ("relu", {**LINEAR, "bias": "b_dec"}, True),
     "AutoEncoderNew": ("relu", {**LINEAR, "decoder.bias": "b_dec"}, False),
     "GatedAutoEncoder": (
         "gated",
-        {**LINEAR, "decoder_bias": "b_dec", "gate_bias": "b_gate", "mag_bias": "b_mag", "r_mag": "r_mag"},
+        {
+            "encoder.weight": "W_enc", "r_mag": "r_mag", "gate_bias": "b_gate", "mag_bias": "b_mag",
+            "decoder.weight": "W_dec", "decoder_bias": "b_dec",
+        },
         True,
     ),
     "AutoEncoderTopK": ("topk", {**LINEAR, "b_dec": "b_dec"}, True),
     "BatchTopKSAE": ("jumprelu", {**LINEAR, "b_dec": "b_dec", "threshold": "threshold"}, True),
-    "MatryoshkaBatchTopKSAE": (
-        "jumprelu", {name: name for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")}, True
-    ),
-    "JumpReluAutoEncoder": (
-        "jumprelu", {name: name for name in ("W_enc", "b_enc", "W_dec", "b_dec", "threshold")}, False
-    ),
+    "MatryoshkaBatchTopKSAE": ("jumprelu", PLAIN, True),
+    "JumpReluAutoEncoder": ("jumprelu", PLAIN, False),
 }  # fmt: skip
 
 
@@ -52,6 +53,16 @@ def read(file: Path) -> Reading:
     k = int(k) if isinstance(k, int | float) or (isinstance(k, Tensor) and k.numel() == 1) else 0
     # Its AutoEncoder takes the decoder to unit norm when it is loaded.
     return reading(FORM, file, activation, ours, subtracts_b_dec, k=k, scales_by_norm=name == "AutoEncoder")
+
+
+def weights_of(sae: SAE) -> dict[str, Tensor]:
+    """The weights of a folded SAE, under the names of the class `sae.dictionary_learning`."""
+    activation, names, _ = CLASSES[str(sae.dictionary_learning)]
+    own = {theirs: sae.get_parameter(ours) for theirs, ours in names.items()}
+    weights: dict[str, Tensor] = {name: W.T if W.dim() == 2 and "." in name else W for name, W in own.items()}
+    if activation == "topk":
+        weights |= {"k": torch.tensor(int(sae.target_l0), dtype=torch.int), "threshold": torch.tensor(-1.0)}
+    return weights
 
 
 def _load(file: Path) -> dict[str, Tensor]:
