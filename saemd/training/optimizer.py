@@ -56,10 +56,7 @@ class SAEAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Any = None) -> Any:  # type: ignore[override]
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = closure() if closure else None  # Lightning's, which turns gradients on itself
         self._count()
         device = self.sae.W_dec.device.type
         if self.beta1 == 0 and self.recipe.fast and device == "cpu":

@@ -58,10 +58,7 @@ class StackAdam(torch.optim.Optimizer):
 
     @torch.no_grad()
     def step(self, closure: Callable[[], Any] | None = None) -> Any:  # type: ignore[override]
-        loss = None
-        if closure is not None:
-            with torch.enable_grad():
-                loss = closure()
+        loss = closure() if closure else None  # Lightning's, which turns gradients on itself
         if self.recipe.fast and multiplies_bfloat16(self.whole.W_dec.device.type):
             self.step_by_passes()
         else:
