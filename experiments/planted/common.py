@@ -21,6 +21,7 @@ from saemd.sae.twins import fast_twin
 from saemd.stability.comparison import Comparison
 from saemd.training.config import RecipeConfig
 from saemd.training.optimizer import SAEAdam
+from saemd.training.resampling import is_due, resample
 from saemd.training.schedules import schedule
 
 HELD_OUT, SAMPLE = 10**6, 10**6 + 1  # seeds that no run trains with
@@ -116,8 +117,10 @@ class World:
         }
 
 
-def start(world: World, architecture: str, d_sae: int, l0: float, encoder: str, seed: int) -> SAE:
-    """An SAE at a uniform random start."""
+def start(
+    world: World, architecture: str, d_sae: int, l0: float, encoder: str, seed: int, init: str = "uniform"
+) -> SAE:
+    """An SAE at a random start of its own: `init` is uniform or random_mirrored."""
 
     def absent(*_: Any) -> Any:
         raise AssertionError("a planted dictionary has no language model")
@@ -130,7 +133,7 @@ def start(world: World, architecture: str, d_sae: int, l0: float, encoder: str, 
         generator=torch.Generator().manual_seed(seed), shared_generator=torch.Generator().manual_seed(SHARED_SEED),
     )  # fmt: skip
     config = ARCHITECTURES[architecture].Config(name=architecture)
-    return build(DrawnConfig("uniform", "uniform", encoder), config, sources, target_l0=l0, scale=1.0)
+    return build(DrawnConfig(init, init, encoder), config, sources, target_l0=l0, scale=1.0)
 
 
 def train(
@@ -141,15 +144,21 @@ def train(
     optimizer = SAEAdam(sae, recipe, plan, sae.W_dec.detach().clone())
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, plan.lr)
     objective, copies = fast_twin(sae, CPU) or type(sae).objective, {}
+    last_fired = torch.zeros(sae.d_sae, dtype=torch.long)
     for step in range(steps + 1):
         if step in kept:
             copies[step] = sae.folded()
         if step == steps:
             break
         at: Progress = plan.at(step)
-        loss = objective(sae, world.sample(batch, generator), at)
+        loss = objective(sae, x_BD := world.sample(batch, generator), at)
+        last_fired.masked_fill_(loss.fired, step)
         optimizer.zero_grad()
         loss.backward(sae)
         optimizer.step()
         scheduler.step()
+        if is_due(plan, step + 1):
+            dead_F = last_fired < step + 1 - recipe.resample_steps
+            resample(sae, optimizer, dead_F, x_BD, (seed, step + 1))
+            last_fired.masked_fill_(dead_F, step + 1)
     return copies

@@ -166,6 +166,12 @@ class SAE(nn.Module, ABC):
         """An SAE whose parameters are those of `cfg.json`'s architecture, still to be filled."""
         return cls(d_in, d_sae)
 
+    def renew_rounded(self) -> None:
+        """Write the rounded copies of the matrices anew, in their own memory, which a captured step reads."""
+        for name, parameter in self.named_parameters():
+            if name in self.rounded:
+                self.rounded.renew(name, parameter)
+
     @torch.no_grad()
     def normalise_decoder(self) -> None:
         """Decoder rows to unit norm (as `dictionary_learning`: divided by norm + machine epsilon)."""

@@ -30,3 +30,7 @@ class RoundedCopies:
         """Take `rows_FD` for the matrix rounded as it stands now."""
         self._copies[name] = rows_FD, matrix._version
         return rows_FD
+
+    def renew(self, name: str, matrix: Tensor) -> None:
+        """Round the matrix as it stands now into the memory of the copy that is kept."""
+        self.keep(name, matrix, self._copies[name][0].copy_(rows(matrix)))

@@ -34,6 +34,9 @@ class RecipeConfig:
     decoder_cosine: float = -1.0  # -1: rows move freely
     l0_start: float = 1.0  # the target L0 of the first step, as a multiple of l0
     l0_fall_fraction: float = 0.5  # over this first part of the run the target falls linearly to l0
+    # Every so many steps, latents that were silent for as long start anew along errors (saemd.training.resampling).
+    resample_steps: int = 0  # 0: dead latents stay dead
+    resample_until: float = 0.8  # no resampling after this fraction of the run
     # Gradients in closed form where the architecture has a fast twin (saemd.sae.twins), Adam in few passes.
     fast: bool = True  # false: the plain reference, autograd in float32
 
@@ -47,7 +50,14 @@ def check_recipe(recipe: RecipeConfig) -> None:
             raise bad_value(f"recipe.{key}", getattr(recipe, key), "use a positive number")
     if recipe.lr_decay not in ("linear", "cosine"):
         raise bad_value("recipe.lr_decay", recipe.lr_decay, "known are linear, cosine")
-    for key in ("lr_decay_fraction", "lr_final", "encoder_decay_until", "freeze_decoder_after", "l0_fall_fraction"):
+    for key in (
+        "lr_decay_fraction",
+        "lr_final",
+        "encoder_decay_until",
+        "freeze_decoder_after",
+        "l0_fall_fraction",
+        "resample_until",
+    ):
         if not 0 <= (value := getattr(recipe, key)) <= 1:
             raise bad_value(f"recipe.{key}", value, "use a fraction from 0 to 1")
     if not 0 <= recipe.encoder_decay * recipe.lr < 1:
@@ -57,6 +67,11 @@ def check_recipe(recipe: RecipeConfig) -> None:
         raise bad_value("recipe.l0_start", recipe.l0_start, "use 1 (the target stays at l0) or more")
     if not -1 <= recipe.decoder_cosine <= 1:
         raise bad_value("recipe.decoder_cosine", recipe.decoder_cosine, "use a cosine from -1 (free) to 1")
+    if recipe.resample_steps < 0:
+        raise bad_value("recipe.resample_steps", recipe.resample_steps, "use 0 (never) or a number of steps")
+    if recipe.resample_steps and recipe.decoder_cosine > -1:
+        remedy = "recipe.decoder_cosine holds rows near their start, from which a new one leads away; leave one out"
+        raise bad_value("recipe.resample_steps", recipe.resample_steps, remedy)
     check_warmup("recipe", recipe, "lr")
     for key in ("adam_beta1", "adam_beta2"):
         if (value := getattr(recipe, key)) is not None and not 0 <= value < 1:

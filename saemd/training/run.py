@@ -31,6 +31,7 @@ from saemd.training.devices import join, training_device
 from saemd.training.fit import fit
 from saemd.training.given import sources_of
 from saemd.training.module import SAETraining
+from saemd.training.resampling import Resampling
 from saemd.training.snapshots import Snapshots
 
 
@@ -64,7 +65,7 @@ def train(config: Config, callbacks: Sequence[pl.Callback] = ()) -> dict[str, An
         has_begun = step_of(job.folder, job.module) > 0
         fit(
             job.module, data, config, run_name(config), job.folder / CHECKPOINT, has_begun, at_end, SafeCheckpoints(),
-            logger, [Snapshots([config])], ranks,
+            logger, [Snapshots([config]), Resampling([config])], ranks,
         )  # fmt: skip
         metrics = read_metrics(job.folder)
         log_summary(logger, metrics)

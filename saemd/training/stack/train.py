@@ -16,6 +16,7 @@ from saemd.runs import CHECKPOINT, read_metrics, run_name
 from saemd.training.callbacks import AtEnd, SaveRun
 from saemd.training.checkpoints import step_of
 from saemd.training.fit import fit
+from saemd.training.resampling import Resampling
 from saemd.training.run import opened, prepare
 from saemd.training.snapshots import Snapshots
 from saemd.training.stack.checkpoints import StackCheckpoints
@@ -49,7 +50,7 @@ def train_together(
         name = f"{len(jobs)} SAEs together" if jobs[1:] else run_name(first)
         fit(
             module, data, first, name, folders[0] / CHECKPOINT, steps != {0}, [acts],
-            StackCheckpoints(folders, failed), before_checkpoint=[Snapshots(configs)], ranks=ranks,
+            StackCheckpoints(folders, failed), before_checkpoint=[Snapshots(configs), Resampling(configs)], ranks=ranks,
         )  # fmt: skip
         if ranks.rank:
             return []

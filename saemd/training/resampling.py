@@ -1,0 +1,95 @@
+"""Dead latents start anew: Bricken et al. 2023 ("Towards Monosemanticity", neuron resampling), for every architecture.
+
+A latent that stays silent has no gradient and never returns by itself. Shape suffixes: B tokens in a batch, D d_in,
+F latents, K of them that are dead.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import lightning as pl
+import numpy as np
+import torch
+from torch import Tensor
+
+from saemd.config import Config
+from saemd.sae import SAE
+from saemd.training.module import SAETraining
+from saemd.training.optimizer import SAEAdam
+from saemd.training.schedules import Schedule
+from saemd.training.stack.module import StackTraining
+
+ENCODER_NORM = 0.5  # of a latent that starts anew, as a multiple of the living latents' mean
+
+
+def is_due(schedule: Schedule, steps_made: int) -> bool:
+    """Whether dead latents start anew after so many steps."""
+    every = schedule.recipe.resample_steps
+    is_within = steps_made < int(schedule.recipe.resample_until * schedule.steps) and schedule.decoder_moves(steps_made)
+    return bool(every) and steps_made % every == 0 and is_within
+
+
+@torch.no_grad()
+def resample(sae: SAE, optimizer: SAEAdam, dead_F: Tensor, x_BD: Tensor, seed: tuple[int, int]) -> None:
+    """Point the latents of `dead_F` along errors of the batch `x_BD`, drawn with a chance that grows as ‖error‖⁴.
+
+    W_dec's row and W_enc's column take the direction of x − x̂ of the token drawn, W_enc's with half the mean norm of
+    the living latents. Every other weight of the latent becomes the living ones' median, Adam's second moment their
+    mean.
+    """
+    K = int(dead_F.sum())
+    if not 0 < K < len(dead_F):
+        return
+    x_BD = x_BD.float()
+    error_BD = x_BD - sae.reconstruct(sae.latents(x_BD))
+    chance_B = error_BD.double().pow(2).sum(-1).pow(2).cpu().numpy()
+    if not chance_B.any():
+        return
+    drawn = np.random.default_rng(seed).choice(
+        len(chance_B), K, replace=bool(np.count_nonzero(chance_B) < K), p=chance_B / chance_B.sum()
+    )
+    directions_KD = torch.nn.functional.normalize(error_BD[torch.from_numpy(drawn).to(x_BD.device)], dim=1)
+    alive_F = ~dead_F
+    norm = sae.W_enc[:, alive_F].norm(dim=0).mean()
+    for name, parameter in sae.named_parameters():
+        if name == "b_dec":
+            continue
+        by_latent = parameter.T if name == "W_enc" else parameter  # [F, ...]
+        if name == "W_dec":
+            by_latent[dead_F] = directions_KD
+        elif name == "W_enc":
+            by_latent[dead_F] = directions_KD * norm * ENCODER_NORM
+        else:
+            by_latent[dead_F] = by_latent[alive_F].median(0).values
+        for key, moment in optimizer.state_of(name).items():
+            if key != "step":
+                rows = moment.T if name == "W_enc" else moment
+                rows[dead_F] = rows[alive_F].mean() if key == "square" else 0.0
+
+
+class Resampling(pl.Callback):
+    """Lets dead latents of each SAE in training, whose jobs are `configs`, start anew every `resample_steps` steps.
+
+    It acts before the checkpoint of a step is written, and what it draws depends on the seed and the step alone: a run
+    that was stopped ends with the same weights.
+    """
+
+    def __init__(self, configs: Sequence[Config]) -> None:
+        self.configs = configs
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+        for i, member, x_BD in _in_training(pl_module, batch):
+            step = trainer.global_step
+            if is_due(member.schedule, step):
+                dead_F = member.last_fired < step - member.recipe.resample_steps
+                resample(member.sae, member.optimizer, dead_F, x_BD, (self.configs[i].data_seed or 0, step))
+                member.last_fired.masked_fill_(dead_F, step)
+                pl_module.sae.renew_rounded()
+
+
+def _in_training(module: SAETraining | StackTraining, batch: Tensor) -> list[tuple[int, SAETraining, Tensor]]:
+    if isinstance(module, StackTraining):
+        return [(i, member, batch[i]) for i, member in module.running()]
+    return [(0, module, batch)]
