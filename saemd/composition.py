@@ -1,6 +1,7 @@
 """From Hydra overrides to checked configurations: one job, or every job of a sweep."""
 
 import dataclasses
+import functools
 import itertools
 import re
 from collections.abc import Mapping, Sequence
@@ -30,6 +31,7 @@ from saemd.training.config import RecipeConfig
 FLAGS = ("-m", "--multirun")
 
 
+@functools.cache
 def register() -> None:
     """Enter the typed schemas that the YAML files in `conf/` build on."""
     store = ConfigStore.instance()

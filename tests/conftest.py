@@ -1,14 +1,23 @@
 """What the tests share: one cache of downloads and converted models for all of them, kept between runs."""
 
+from __future__ import annotations
+
+import gc
 import os
 import sys
 from pathlib import Path
 
 import pytest
-from transformers import LlamaConfig
 
-from saemd import cli, jobs
-from tests.pipeline import WORDS, save_jsonl, save_model
+# Heavy packages are imported in fixtures: pytest-xdist's first process reads this file too, and runs no test.
+
+gc.disable()  # until all tests are known: nothing of them is garbage
+
+
+def pytest_collection_finish() -> None:
+    """Spare the collector what modules hold: training collects after each job, which takes as long as a tiny job."""
+    gc.enable()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session")
@@ -20,6 +29,11 @@ def cache_root() -> Path:
 @pytest.fixture(scope="session")
 def world(tmp_path_factory) -> list[str]:
     """Overrides that put a tiny model, its text and its cache in the place of the real ones."""
+    from transformers import LlamaConfig
+
+    import saemd.seeds  # noqa: F401 - and with it all that training needs, before `gc.freeze`
+    from tests.pipeline import WORDS, save_jsonl, save_model
+
     root = tmp_path_factory.mktemp("world")
     config = LlamaConfig(
         vocab_size=len(WORDS) + 3, hidden_size=16, intermediate_size=24, num_hidden_layers=3, num_attention_heads=2,
@@ -27,6 +41,8 @@ def world(tmp_path_factory) -> list[str]:
     )  # fmt: skip
     model = save_model(root / "model", config)
     text = save_jsonl(root / "text" / "documents.jsonl", 600)
+    gc.collect()
+    gc.freeze()
     return [
         "lm=hf", f"lm.name={model}", "corpus=files", f"corpus.path={text}", f"cache_root={root / 'cache'}", "layer=1",
         "activations.tokens=6000", "activations.heldout_tokens=600", "activations.context_length=32", "threads=1",
@@ -37,7 +53,8 @@ def world(tmp_path_factory) -> list[str]:
 
 @pytest.fixture
 def command(monkeypatch):
-    """Run an entry in this process, as typed; returns its exit code."""
+    """Run an entry in this process, as typed; returns its exit code. By default the entry is `saemd train`."""
+    from saemd import cli, jobs
 
     def run(*arguments: str, main=jobs.main) -> int:
         monkeypatch.setattr(sys, "argv", ["saemd", *arguments])
@@ -46,3 +63,19 @@ def command(monkeypatch):
         return int(ended.value.code or 0)
 
     return run
+
+
+@pytest.fixture
+def blank_figures(monkeypatch):
+    """Every figure is drawn as an empty one: what figures show is for tests/report."""
+    from saemd.report.style import new_figure
+
+    for name in (
+        "figure2.pair_figure",
+        "figure2.grid_figure",
+        "summary.summary_figure",
+        "rates.rates_figure",
+        "course.course_figure",
+        "recurrence.recurrence_figure",
+    ):
+        monkeypatch.setattr(f"saemd.report.{name}", lambda *_, **__: new_figure(1, 1))

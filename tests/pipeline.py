@@ -56,6 +56,19 @@ def add_to_snapshot(snapshot: Path, file: Path) -> None:
     (snapshot / file.name).symlink_to(Path("../../blobs") / blob.name)
 
 
+def train_all(*words: str) -> bool:
+    """Train the jobs of a sweep as `saemd train -m` does, less Hydra's own sweep and the report of the whole.
+
+    Returns whether a job failed. Tests of what jobs do use it: Hydra composes each job three times.
+    """
+    from saemd.composition import compose_all
+    from saemd.jobs import train_tasks
+    from saemd.preflight import check_jobs
+
+    configs = compose_all(["-m", *words])
+    return train_tasks(configs, check_jobs(configs), None)
+
+
 def weights(run: Path) -> dict[str, torch.Tensor]:
     """A run's saved parameters by name."""
     return load_file(run / "sae_weights.safetensors")

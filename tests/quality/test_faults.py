@@ -36,41 +36,42 @@ def test_an_sae_that_is_not_finite_fails_and_the_others_are_shown(run_root, argu
     assert "Traceback" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("content", ["", "null", "[]", "{", "{}", '{"status": "done", "weights": 3}'])
-def test_a_damaged_record_is_measured_again(content, run_root, arguments, run_evaluate, capsys):
+CONTENTS = ("", "null", "[]", "{", "{}", '{"status": "done", "weights": 3}')
+
+
+def test_a_damaged_record_is_measured_again(run_root, arguments, run_evaluate, capsys):
+    """Each kind of damage in the record of a run of its own; one record more has null for its value, as none damaged."""
     assert run_evaluate(*arguments) == 0
-    path = run_root / FIRST / "quality" / "core.json"
-    before: dict[str, Any] = json.loads(path.read_text())
-    path.write_text(content)
+    *paths, null, whole = sorted(run_root.rglob("core.json"))
+    before: dict[Path, dict[str, Any]] = {path: json.loads(path.read_text()) for path in (*paths, null, whole)}
+    for path, content in zip(paths, CONTENTS, strict=True):
+        path.write_text(content)
+    null.write_text(json.dumps({**without_checksum(before[null]), "value": None}))
+    written = whole.stat().st_mtime_ns
     capsys.readouterr()
     assert run_evaluate(*arguments) == 0
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith(f"{path}: ")]
-    assert said
-    assert all(line.endswith("so this score is measured again") for line in said)
-    assert json.loads(path.read_text())["value"] == before["value"]
+    said = capsys.readouterr().err.splitlines()
+    for path in paths:
+        of_path = [line for line in said if line.startswith(f"{path}: ")]
+        assert of_path, path
+        assert all(line.endswith("so this score is measured again") for line in of_path)
+    for path, record in before.items():
+        assert json.loads(path.read_text())["value"] == record["value"]
+    assert whole.stat().st_mtime_ns == written
 
 
-@pytest.mark.parametrize("damage", ["config: {}", "config: {lm: [1]}", "", "keep: keys"])
-def test_a_damaged_run_is_left_out_by_name(damage, run_root, arguments, run_evaluate, capsys):
-    path = run_root / FIRST / "config.yaml"
-    if damage == "keep: keys":  # the configuration alone is of another shape
-        saved = yaml.safe_load(path.read_text())
-        damage = yaml.safe_dump({**saved, "config": {**saved["config"], "layer": "first", "corpus": None}})
-    path.write_text(damage)
+def test_a_damaged_run_is_left_out_by_name(run_root, arguments, run_evaluate, capsys):
+    runs = [path.parent for path in sorted(run_root.rglob("config.yaml"))[:4]]
+    saved = yaml.safe_load((runs[0] / "config.yaml").read_text())
+    other_shape = yaml.safe_dump({**saved, "config": {**saved["config"], "layer": "first", "corpus": None}})
+    for run, content in zip(runs, ("config: {}", "config: {lm: [1]}", "", other_shape), strict=True):
+        (run / "config.yaml").write_text(content)
     assert run_evaluate(*arguments) == 1
     out, err = capsys.readouterr()
-    assert len([line for line in out.splitlines() if line.startswith(f"left out: run_dir={run_root / FIRST}: ")]) == 1
+    for run in runs:
+        assert len([line for line in out.splitlines() if line.startswith(f"left out: run_dir={run}: ")]) == 1
     assert "Traceback" not in err
-    assert {record["status"] for record in records(run_root)} == {"done"}
-
-
-def test_a_value_that_was_written_as_null_is_measured_again(run_root, arguments, run_evaluate):
-    assert run_evaluate(*arguments) == 0
-    path = run_root / FIRST / "quality" / "core.json"
-    before: dict[str, Any] = json.loads(path.read_text())
-    path.write_text(json.dumps({**without_checksum(before), "value": None}))
-    assert run_evaluate(*arguments) == 0
-    assert json.loads(path.read_text())["value"] == before["value"]
+    assert [record["status"] for record in records(run_root)] == ["done"] * 4
 
 
 def test_a_run_whose_language_model_is_gone_is_left_out_by_name(run_root, arguments, run_evaluate, capsys):

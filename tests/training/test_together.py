@@ -2,6 +2,8 @@
 
 import csv
 import json
+import re
+from pathlib import Path
 
 import pytest
 import torch
@@ -13,12 +15,14 @@ from saemd.training import callbacks, optimizer
 from saemd.training.stack import captured
 from saemd.training.stack import module as stack_module
 from saemd.training.stack import optimizer as stack_optimizer
-from tests.pipeline import same, weights
+from tests.pipeline import same, train_all, weights
 from tests.training.tape import Recording, record
+
+pytestmark = pytest.mark.usefixtures("blank_figures")
 
 # Three jobs that differ in start, target, learning rate and seeds; the plain reference is what a stack on a CPU runs.
 SWEEP = {
-    "init": "mirror,uniform", "l0": "4,6", "seed": "3", "tokens": "6400", "recipe.fast": "false",
+    "init": "mirror,uniform", "l0": "4,6", "seed": "3", "tokens": "3200", "recipe.fast": "false",
     "recipe.lr_warmup_fraction": "0.05",
 }  # fmt: skip
 
@@ -27,19 +31,39 @@ def runs(root) -> list:
     return sorted(path.parent.relative_to(root) for path in root.rglob("metrics.json"))
 
 
+def words_of(world: list[str], root: Path, *more: str) -> list[str]:
+    """The sweep into `root`, with other values for the keys in `more`."""
+    words = {**SWEEP, **dict(word.split("=", 1) for word in more)}
+    online = "activations=online" in more  # which has no such window
+    keys = [word for word in world if not (online and word.startswith("activations.window_tokens"))]
+    return [*keys, *(f"{key}={value}" for key, value in words.items()), f"run_root={root}"]
+
+
 @pytest.fixture
-def sweep(world, command, tmp_path):
+def sweep(world, tmp_path):
     """Train the sweep into `tmp_path / name`."""
 
-    def train(name: str, *more: str, code: int = 0):
-        words = {**SWEEP, **dict(word.split("=", 1) for word in more)}
-        sweep = [f"{key}={value}" for key, value in words.items()]
-        online = "activations=online" in more  # which has no such window
-        keys = [word for word in world if not (online and word.startswith("activations.window_tokens"))]
-        assert command(*keys, "-m", *sweep, f"run_root={tmp_path / name}") == code
+    def train(name: str, *more: str, fails: bool = False) -> Path:
+        assert train_all(*words_of(world, tmp_path / name, *more)) == fails
         return tmp_path / name
 
     return train
+
+
+@pytest.fixture(scope="module")
+def alone(world, tmp_path_factory) -> Path:
+    """The sweep, each job by itself."""
+    root = tmp_path_factory.mktemp("alone")
+    assert not train_all(*words_of(world, root))
+    return root
+
+
+@pytest.fixture(scope="module")
+def together(world, tmp_path_factory) -> Path:
+    """The sweep as one stack."""
+    root = tmp_path_factory.mktemp("together")
+    assert not train_all(*words_of(world, root, "together=4"))
+    return root
 
 
 @pytest.mark.parametrize("architecture", ARCHITECTURES)
@@ -119,15 +143,14 @@ def killed_at(monkeypatch):
 
 
 @pytest.mark.parametrize("goes_on", ["together=4", "together=3", "together=1"])
-def test_a_killed_stack_goes_on_as_stacks_or_alone(goes_on, sweep, killed_at, monkeypatch):
-    whole = sweep("whole", "together=4")
-    killed_at(40, 70)
-    killed = sweep("killed", "together=4", code=1)
+def test_a_killed_stack_goes_on_as_stacks_or_alone(goes_on, together, sweep, killed_at, monkeypatch):
+    killed_at(20, 35)
+    killed = sweep("killed", "together=4", fails=True)
     assert runs(killed) == []
     monkeypatch.undo()
     assert sweep("killed", goes_on) == killed
-    assert len(runs(whole)) == 4
-    assert all(same(whole / run, killed / run) for run in runs(whole))
+    assert len(runs(together)) == 4
+    assert all(same(together / run, killed / run) for run in runs(together))
 
 
 def test_a_member_that_is_left_alone_keeps_to_the_arithmetic_of_a_stack(sweep):
@@ -138,18 +161,16 @@ def test_a_member_that_is_left_alone_keeps_to_the_arithmetic_of_a_stack(sweep):
     assert same(left / run, plain / run)
 
 
-def test_a_stack_goes_on_with_runs_that_were_alone(sweep, killed_at, monkeypatch):
-    whole = sweep("whole")
-    killed_at(40, 70)
-    killed = sweep("killed", code=1)
+def test_a_stack_goes_on_with_runs_that_were_alone(alone, sweep, killed_at, monkeypatch):
+    killed_at(20, 35)
+    killed = sweep("killed", fails=True)
     monkeypatch.undo()
     sweep("killed", "together=auto")
-    assert len(runs(whole)) == 4
-    assert all(same(whole / run, killed / run) for run in runs(whole))
+    assert len(runs(alone)) == 4
+    assert all(same(alone / run, killed / run) for run in runs(alone))
 
 
-def test_checkpoints_hold_one_run_and_no_more(sweep):
-    alone, together = sweep("alone"), sweep("together", "together=4")
+def test_checkpoints_hold_one_run_and_no_more(alone, together):
     for run in runs(alone):
         ours, theirs = (root / run / "last.ckpt" for root in (together, alone))
         assert abs(ours.stat().st_size - theirs.stat().st_size) < 0.02 * theirs.stat().st_size
@@ -176,7 +197,7 @@ def assert_same(a, b, where="") -> None:
 
 def test_a_member_that_diverges_leaves_the_others_as_they_are(sweep, capsys):
     more = ["l0=4", "init=uniform", "seed=3,4"]
-    together = sweep("together", *more, "recipe.lr=1e-3,1e30", "together=4", code=1)
+    together = sweep("together", *more, "recipe.lr=1e-3,1e30", "together=4", fails=True)
     error = capsys.readouterr().err
     assert error.count("failed") == 2
     assert "recipe.lr=1e+30: train/" in error
@@ -186,17 +207,20 @@ def test_a_member_that_diverges_leaves_the_others_as_they_are(sweep, capsys):
 
 
 def test_a_stack_whose_members_all_diverge_ends_at_once(sweep, capsys):
-    sweep("together", "recipe.lr=1e30", "together=4", code=1)
+    sweep("together", "recipe.lr=1e30", "together=4", fails=True)
     assert capsys.readouterr().err.count("failed") == 4
 
 
-def test_each_run_has_its_own_log(sweep):
-    root = sweep("logged", "together=4", "logger=csv")
+def test_each_run_has_its_own_log(world, command, tmp_path):
+    """From the command to the report."""
+    root = tmp_path / "logged"
+    assert command("-m", *words_of(world, root, "together=4", "logger=csv")) == 0
+    assert (root / "stability" / "report.html").is_file()
     curves = []
     for run in runs(root):
         (path,) = (root / run).rglob("metrics.csv")
         rows = [row for row in csv.DictReader(path.open()) if row.get("train/loss")]
-        assert len(rows) == 11  # of 100 steps every tenth, and the last
+        assert len(rows) == 6  # of 50 steps every tenth, and the last
         curves.append([row["train/loss"] for row in rows])
         assert all(float(row["train/grad_norm"]) > 0 for row in rows)
     assert len({tuple(curve) for curve in curves}) == 4
@@ -230,7 +254,7 @@ def test_a_captured_step_is_the_step(sweep, as_on_a_gpu, monkeypatch):
     replays = []
     monkeypatch.setattr(Recording, "replay", lambda self, replay=Recording.replay: (replays.append(1), replay(self)))
     recorded = sweep("recorded", *more)
-    assert len(replays) == 100 - 11 - captured.EAGER_STEPS - 1  # all steps but the logged ones and the first three
+    assert len(replays) == 50 - 6 - captured.EAGER_STEPS - 1  # all steps but the logged ones and the first three
     monkeypatch.setattr(captured, "EAGER_STEPS", 1000)
     eager = sweep("eager", *more)
     assert len(runs(eager)) == 4
@@ -265,15 +289,15 @@ def test_on_a_gpu_one_sae_is_a_stack_of_one(sweep, as_on_a_gpu, monkeypatch):
     for name, value in weights(plain / run).items():
         torch.testing.assert_close(weights(captured_run / run)[name], value, rtol=1e-3, atol=1e-4)
     assert sweep("captured", *more) == captured_run
-    assert sweep("failing", *more, "recipe.lr=1e30", code=1)
+    assert sweep("failing", *more, "recipe.lr=1e30", fails=True)
 
 
 def test_a_captured_stack_goes_on_after_a_kill(sweep, as_on_a_gpu, killed_at, monkeypatch):
     more = ["recipe.fast=true", "together=4"]
     whole = sweep("whole", *more)
     as_it_is = callbacks.TimedCheckpoint.on_train_batch_end
-    killed_at(45, 70)
-    sweep("killed", *more, code=1)
+    killed_at(22, 35)
+    sweep("killed", *more, fails=True)
     monkeypatch.setattr(callbacks.TimedCheckpoint, "on_train_batch_end", as_it_is)
     killed = sweep("killed", *more)
     assert len(runs(whole)) == 4
@@ -302,11 +326,9 @@ BAD = {
 
 
 @pytest.mark.parametrize("case", BAD)
-def test_bad_input(case, sweep, capsys, tmp_path):
-    import re
-
+def test_bad_input(case, world, command, capsys, tmp_path):
     words, message = BAD[case]
-    sweep("bad", *words, code=2)
+    assert command("-m", *words_of(world, tmp_path, *words)) == 2
     error = capsys.readouterr().err
     assert re.search(f"^error: {message}", error, re.MULTILINE), error
-    assert not list((tmp_path / "bad").rglob("config.yaml"))
+    assert not list(tmp_path.rglob("config.yaml"))
