@@ -77,5 +77,7 @@ def blank_figures(monkeypatch):
         "rates.rates_figure",
         "course.course_figure",
         "recurrence.recurrence_figure",
+        "score_figures.figure3",
+        "score_figures.figure4",
     ):
         monkeypatch.setattr(f"saemd.report.{name}", lambda *_, **__: new_figure(1, 1))

@@ -8,6 +8,7 @@ import pytest
 from saemd import jobs, load_sae
 from saemd.consensus import main
 
+pytestmark = pytest.mark.usefixtures("blank_figures")
 SEEDS = "seed=1,2,3,4"
 
 

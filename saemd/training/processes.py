@@ -20,7 +20,6 @@ from pathlib import Path
 from typing import Any
 
 from saemd.errors import UserError
-from saemd.files import is_full_disk
 
 PROGRAM = "from saemd.training.processes import work; work()"
 SAVE_SECONDS = 120.0  # that the first process has to save its checkpoint and end; then it is killed
@@ -114,6 +113,8 @@ def work() -> None:
     except UserError as error:
         outcome = "refused", str(error)
     except Exception as error:
+        from saemd.files import is_full_disk  # and with it torch, which is here if the function needs it
+
         outcome = ("raised", error) if is_full_disk(error) else ("failed", traceback.format_exc())
     partial = answer.with_suffix(".partial")
     partial.write_bytes(pickle.dumps(outcome))

@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from saemd.checksums import without_checksum
 from saemd.composition import compose_all
+from saemd.config import Config
 from saemd.errors import UserError
 from saemd.files import read_json, read_npz, read_tensors, save_tensors, write_json
 from saemd.quality.records import read_records
@@ -66,9 +67,16 @@ def test_bytes_of_a_run(data, whole, tmp_path_factory):
     same_or_refused(lambda: content(run), expected)
 
 
+@pytest.fixture(scope="module")
+def of_values(world, tmp_path_factory) -> Config:
+    """The configuration of the run in `place(tmp_path_factory, "values")`."""
+    run_root = place(tmp_path_factory, "values").parents[2]
+    return compose_all([*world, *SHORT, f"run_root={run_root}"])[0]
+
+
 @few(20)
 @given(data=st.data())
-def test_values_of_a_run_that_has_no_checksums(data, whole, world, tmp_path_factory):
+def test_values_of_a_run_that_has_no_checksums(data, whole, of_values, tmp_path_factory):
     """As of an earlier version, or of another program: it is read, or refused in one line."""
     run = place(tmp_path_factory, "values")
     shutil.copytree(whole, run)
@@ -79,8 +87,7 @@ def test_values_of_a_run_that_has_no_checksums(data, whole, world, tmp_path_fact
     (run / name).write_bytes(as_json(damaged) if name != "config.yaml" else yaml.safe_dump(damaged).encode())
     other = shutil.copytree(whole, run.parent / "seed=1")
     refused(lambda: content(run))
-    (config,) = compose_all([*world, *SHORT, f"run_root={run.parents[2]}"])
-    refused(lambda: record.finished(config))
+    refused(lambda: record.finished(of_values))
     refused(lambda: compare_all(run.parents[2], 0.7))
     assert other.is_dir()
 

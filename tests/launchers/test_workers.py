@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import os
 import pickle
 import signal
-import subprocess
-import sys
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
 
 import pytest
 from hydra.core.config_store import ConfigStore
@@ -18,6 +20,8 @@ from saemd.errors import UserError
 from saemd.launchers import Workers, divide, find_launcher
 from saemd.launchers.by_joblib import JoblibWorkers, visible_gpus
 from saemd.launchers.worker import stops_on_sigterm, train_task
+from tests.activations.processes import context
+from tests.launchers.devices import hold_device
 
 SWEEP = ["-m", "init=uniform", "seed=0,1,2,3"]
 
@@ -32,8 +36,15 @@ class Fake(Workers):
         raise AssertionError("these workers run nothing")
 
 
-def jobs(world: list[str], *words: str) -> list[Config]:
-    return compose_all([*world, *SWEEP, *words])
+@functools.cache
+def composed(*words: str) -> list[Config]:
+    return compose_all([*words, *SWEEP])
+
+
+def jobs(world: list[str], *words: str, run_root: Path | None = None) -> list[Config]:
+    """The sweep's jobs, composed once for all tests."""
+    configs = composed(*world, *words)
+    return [dataclasses.replace(config, **({"run_root": str(run_root)} if run_root else {})) for config in configs]
 
 
 def seeds(tasks: list[list[Config]]) -> list[list[int]]:
@@ -52,7 +63,7 @@ def seeds(tasks: list[list[Config]]) -> list[list[int]]:
     ],
 )  # fmt: skip
 def test_tasks(words, workers: Workers, expected, world, tmp_path):
-    tasks = divide(jobs(world, *words, f"run_root={tmp_path}"), workers)
+    tasks = divide(jobs(world, *words, run_root=tmp_path), workers)
     assert sorted(seeds(tasks)) == sorted(expected)
     assert {config.together for task in tasks for config in task} == {
         int(word[9:]) if word[9:].isdigit() else word[9:] for word in words if word.startswith("together=")
@@ -61,13 +72,13 @@ def test_tasks(words, workers: Workers, expected, world, tmp_path):
 
 def test_too_large_a_stack_is_refused_before_the_launch(world, tmp_path):
     with pytest.raises(UserError, match=r"together=100000000: .* would fit"):
-        divide(jobs(world, "together=100000000", f"run_root={tmp_path}"), Fake())
+        divide(jobs(world, "together=100000000", run_root=tmp_path), Fake())
 
 
 def test_threads_are_the_workers_unless_given(world, tmp_path):
     words = [word for word in world if not word.startswith("threads=")]
-    assert {task[0].threads for task in divide(jobs(words, f"run_root={tmp_path}"), Fake())} == {3}
-    assert {task[0].threads for task in divide(jobs(world, f"run_root={tmp_path}"), Fake())} == {1}
+    assert {task[0].threads for task in divide(jobs(words, run_root=tmp_path), Fake())} == {3}
+    assert {task[0].threads for task in divide(jobs(world, run_root=tmp_path), Fake())} == {1}
 
 
 @pytest.mark.parametrize(
@@ -94,38 +105,29 @@ def test_visible_gpus(monkeypatch):
 
 def test_each_worker_has_a_gpu_of_its_own(tmp_path):
     """Three processes for two GPUs; a killed one's place is free again. torch has not looked for GPUs before."""
-    code = """
-import os, sys, torch
-from pathlib import Path
-from saemd.launchers.by_joblib import take_device
-assert not torch.cuda.is_initialized()
-take_device(Path(sys.argv[1]), 3, ["4", "7"])
-take_device(Path(sys.argv[1]), 3, ["4", "7"])  # of the process's next task
-print(os.environ["CUDA_VISIBLE_DEVICES"], flush=True)
-sys.stdin.read()
-"""
+    workers: list[BaseProcess] = []
 
-    def start() -> subprocess.Popen[str]:
-        words = [sys.executable, "-c", code, str(tmp_path)]
-        return subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    def start() -> Connection:
+        ours, theirs = context.Pipe()
+        workers.append(context.Process(target=hold_device, args=(tmp_path, theirs), daemon=True))
+        workers[-1].start()
+        return ours
 
-    def device(process: subprocess.Popen[str]) -> str:
-        assert process.stdout
-        return process.stdout.readline().strip()
+    def device(worker: Connection) -> str:
+        assert worker.poll(60)
+        return worker.recv()
 
-    workers = [start() for _ in range(3)]
-    try:
-        devices = [device(process) for process in workers]
-        assert sorted(devices) == ["4", "4", "7"]
-        alone = devices.index("7")
-        workers[alone].kill()
-        workers[alone].wait()
-        workers.append(start())
-        assert device(workers[-1]) == "7"
-    finally:
-        for process in workers:
-            process.kill()
-            process.communicate()
+    connections = [start() for _ in range(3)]
+    devices = [device(worker) for worker in connections]
+    assert sorted(devices) == ["4", "4", "7"]
+    alone = devices.index("7")
+    workers[alone].kill()
+    workers[alone].join()
+    connections.append(start())
+    assert device(connections[-1]) == "7"
+    for worker in workers:
+        worker.kill()
+        worker.join()
 
 
 def test_a_gpu_is_looked_for_where_the_job_runs(world, command, tmp_path, monkeypatch, capsys):
@@ -146,7 +148,7 @@ def test_memory_is_the_workers(world, monkeypatch, tmp_path):
     from saemd.preflight import check_jobs
 
     monkeypatch.setattr("os.sysconf", lambda name: 10)
-    configs = jobs(world, f"run_root={tmp_path}")
+    configs = jobs(world, run_root=tmp_path)
     with pytest.raises(UserError, match=r"d_sae=None: a run takes .* of memory, this machine has"):
         check_jobs(configs)
     assert check_jobs(configs, on_this_machine=False) == [None] * 4
@@ -159,7 +161,7 @@ def test_a_defect_is_one_traceback_a_task(world, monkeypatch, tmp_path):
         raise RuntimeError("broken")
 
     monkeypatch.setattr("saemd.seeds.train_together", fail)
-    first, second = train_task(jobs(world, "together=2", f"run_root={tmp_path}")[:2], os.getcwd())
+    first, second = train_task(jobs(world, "together=2", run_root=tmp_path)[:2], os.getcwd())
     assert (first.note, second.note) == ("broken", "broken")
     assert ("RuntimeError: broken" in first.trace, second.trace) == (True, "")
     pickle.loads(pickle.dumps(first))

@@ -55,6 +55,6 @@ def arguments(cache: Path, run_root: Path) -> list[str]:
 
 
 @pytest.fixture
-def run_evaluate(command: Callable[..., int]) -> Callable[..., int]:
-    """Runs `python -m saemd.evaluate` in this process; returns its exit code."""
+def run_evaluate(command: Callable[..., int], blank_figures: None) -> Callable[..., int]:
+    """Runs `saemd evaluate` in this process, with empty figures; returns its exit code."""
     return partial(command, main=evaluate.main)

@@ -12,6 +12,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
+from saemd import evaluate
 from saemd.errors import UserError
 from saemd.quality.config import compose_evaluation
 from saemd.quality.saebench import environment, gemma_scope
@@ -56,8 +57,9 @@ def test_gemma_scope_that_does_not_fit(run_root, arguments, run_evaluate, tmp_pa
     assert not written(run_root)
 
 
-def test_from_runs_to_report(run_root, arguments, run_evaluate, capsys):
-    assert run_evaluate(*arguments) == 0
+def test_from_runs_to_report(run_root, arguments, command, capsys):
+    """With all figures drawn."""
+    assert command(*arguments, main=evaluate.main) == 0
     found = records(run_root)
     assert [(r["init"], r["l0"], r["seed"]) for r in found] == [
         (init, l0, seed) for init in ("mirror", "uniform") for l0 in (4, 8) for seed in (24, 42)
@@ -81,7 +83,7 @@ def test_from_runs_to_report(run_root, arguments, run_evaluate, capsys):
     assert page.count("data:image/png") >= 4
 
     before = written(run_root)
-    assert run_evaluate(*arguments) == 0
+    assert command(*arguments, main=evaluate.main) == 0
     assert written(run_root) == before  # nothing was measured twice
 
 

@@ -14,35 +14,38 @@ from saemd.activations.cache import ActivationCache
 from saemd.activations.registry import describe_source, open_source
 from saemd.composition import compose_all
 from saemd.runs import identify, run_dir
-from tests.pipeline import same
+from saemd.stability import compare_root
+from tests.pipeline import same, train_all
+
+pytestmark = pytest.mark.usefixtures("blank_figures")
 
 SWEEP = ["documents=disjoint", "seed=3,5", "init=mirror", "tokens=1280", "activations.tokens=3000"]
 
 
 @pytest.mark.parametrize("words", [["together=2"], ["activations=memory"], ["activations=online"]])
-def test_every_source_serves_parts(words, world, command, tmp_path):
+def test_every_source_serves_parts(words, world, tmp_path):
     if "activations=online" in words:
         world = [word for word in world if not word.startswith("activations.window_tokens")]
         words = [*words, "activations.buffer_tokens=1024"]
-    sweep = ["-m", *world, *SWEEP, *words, f"run_root={tmp_path}"]
-    assert command(*sweep) == 0
-    first, second = compose_all(sweep)
+    sweep = [*world, *SWEEP, *words, f"run_root={tmp_path}"]
+    assert not train_all(*sweep)
+    first, second = compose_all(["-m", *sweep])
     saved = [yaml.safe_load((run_dir(config) / "config.yaml").read_text()) for config in (first, second)]
     assert [values["config"]["documents"] for values in saved] == ["disjoint:3-5"] * 2
     assert [values["cache"]["corpus"] for values in saved] == ["files part 0/2", "files part 1/2"]
     assert saved[0]["cache_fingerprint"] != saved[1]["cache_fingerprint"]
     assert saved[0]["sibling_fingerprint"] == saved[1]["sibling_fingerprint"]
-    (record,) = json.loads((tmp_path / "stability" / "stability.json").read_text())
+    (record,) = compare_root(tmp_path)
     assert (record["seeds"], record["same_documents"], record["same_start_dec"]) == ([3, 5], False, True)
 
 
 @pytest.mark.parametrize("source", ["cache", "memory"])
-def test_seeds_of_different_documents_share_a_stack(source, world, command, tmp_path, capsys):
+def test_seeds_of_different_documents_share_a_stack(source, world, tmp_path, capsys):
     """Each is trained and measured on its own part's activations."""
-    sweep = ["-m", *world, *SWEEP, "init=mirror,uniform", f"activations={source}", "recipe.fast=false"]
-    assert command(*sweep, f"run_root={tmp_path / 'alone'}") == 0
+    sweep = [*world, *SWEEP, "init=mirror,uniform", f"activations={source}", "recipe.fast=false"]
+    assert not train_all(*sweep, f"run_root={tmp_path / 'alone'}")
     capsys.readouterr()
-    assert command(*sweep, "together=4", f"run_root={tmp_path / 'together'}") == 0
+    assert not train_all(*sweep, "together=4", f"run_root={tmp_path / 'together'}")
     assert capsys.readouterr().err.count("4 SAEs together: done") == 1
     runs = [path.parent.relative_to(tmp_path / "alone") for path in (tmp_path / "alone").rglob("metrics.json")]
     assert len(runs) == 4

@@ -16,9 +16,8 @@ from tests.pipeline import WORDS, save_jsonl, save_model
 
 
 def test_table_1():
-    sweep = ["-m", "experiment=paper", "init=mirror,uniform", "seed=24,42", "l0=20,40,80,160,320"]
-    jobs = compose_all(sweep)
-    assert len({(job.init.name, job.seed, job.l0) for job in jobs}) == 20
+    jobs = compose_all(["-m", "experiment=paper", "init=mirror,uniform", "seed=24,42", "l0=20,320"])
+    assert len({(job.init.name, job.seed, job.l0) for job in jobs}) == 8
     for job in jobs:
         assert (job.lm.name, job.layer, job.d_sae) == ("google/gemma-2-2b", 12, 18_432)
         assert job.corpus.dataset == "monology/pile-uncopyrighted"

@@ -10,7 +10,9 @@ from saemd import load_sae
 from saemd.runs import read_run, read_snapshot, snapshots
 from saemd.training import callbacks
 from saemd.training import snapshots as snapshots_module
-from tests.pipeline import same
+from tests.pipeline import same, train_all
+
+pytestmark = pytest.mark.usefixtures("blank_figures")
 
 ASKED = "snapshots=[0,1000,2_050,4096]"  # in batches of 64: steps 0, 16, 32 and the last, 64
 RUN = ["tokens=4096", "init=uniform", "seed=0"]
@@ -69,10 +71,10 @@ class KilledError(Exception):
 
 
 @pytest.mark.parametrize(("saved", "seeds"), [(10, "0"), (20, "0"), (10, "0,1")])
-def test_a_killed_run_loses_none_and_doubles_none(saved, seeds, world, command, tmp_path, monkeypatch):
+def test_a_killed_run_loses_none_and_doubles_none(saved, seeds, world, tmp_path, monkeypatch):
     """Killed at step 40, it goes on from a checkpoint that lies before or behind a snapshot; two seeds are a stack."""
-    words = [*world, "-m", *RUN[:2], f"seed={seeds}", "recipe.fast=false", "together=2", ASKED]
-    assert command(*words, f"run_root={tmp_path / 'whole'}") == 0
+    words = [*world, *RUN[:2], f"seed={seeds}", "recipe.fast=false", "together=2", ASKED]
+    assert not train_all(*words, f"run_root={tmp_path / 'whole'}")
 
     def after(self, trainer, *_):
         if trainer.global_step == saved:
@@ -82,8 +84,8 @@ def test_a_killed_run_loses_none_and_doubles_none(saved, seeds, world, command, 
 
     with monkeypatch.context() as patch:
         patch.setattr(callbacks.TimedCheckpoint, "on_train_batch_end", after)
-        assert command(*words, f"run_root={tmp_path / 'killed'}") == 1
-    assert command(*words, f"run_root={tmp_path / 'killed'}") == 0
+        assert train_all(*words, f"run_root={tmp_path / 'killed'}")
+    assert not train_all(*words, f"run_root={tmp_path / 'killed'}")
     assert_same(tmp_path / "whole", tmp_path / "killed", 5 * len(seeds.split(",")))
 
 
@@ -96,10 +98,10 @@ def assert_same(root, other, count: int) -> None:
         assert figures(twin)["fvu"] == pytest.approx(figures(folder)["fvu"])
 
 
-def test_the_members_of_a_stack_keep_what_their_own_runs_keep(world, command, tmp_path):
-    words = [*world, "-m", *RUN[:2], "seed=0,1", "recipe.fast=false", ASKED]
+def test_the_members_of_a_stack_keep_what_their_own_runs_keep(world, tmp_path):
+    words = [*world, *RUN[:2], "seed=0,1", "recipe.fast=false", ASKED]
     for name, together in (("alone", 1), ("stack", 2)):
-        assert command(*words, f"together={together}", f"run_root={tmp_path / name}") == 0
+        assert not train_all(*words, f"together={together}", f"run_root={tmp_path / name}")
     assert_same(tmp_path / "alone", tmp_path / "stack", 10)
 
 
