@@ -6,8 +6,8 @@ S3 := .venv-s3
 BIN := $(VENV)/bin
 RUN_ROOT ?= runs
 INPUTS ?= inputs
-# Two processes of pytest take half the time of one.
-WORKERS := -n 2 --dist worksteal
+# Two processes of pytest take half the time of one. Each has one thread: threads that wait for a busy core cost most.
+PYTEST = OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n 2 --dist worksteal
 export OMP_NUM_THREADS ?= $(shell nproc)
 
 .DEFAULT_GOAL := help
@@ -46,7 +46,7 @@ study-gpu: setup ## the same at large on one GPU; INPUTS is the folder that expe
 	$(BIN)/python experiments/stability/study.py scale=gpu root=$(RUN_ROOT)/study-gpu inputs=$(INPUTS)
 
 test: setup ## every test, the slow ones on the real language model included
-	$(BIN)/python -m pytest $(WORKERS)
+	$(PYTEST)
 
 test-store: $(S3)/.ready ## the tests of cache_root=s3://… against a server on the loopback (an environment of its own, 0.2 GB)
 	$(S3)/bin/python -m pytest tests/remote/test_s3.py
@@ -59,7 +59,7 @@ $(S3)/.ready: requirements-s3.lock $(VENV)/.ready
 	@touch $@
 
 test-fast: setup ## the tests that need no download and little time (two to three minutes)
-	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
+	$(PYTEST) -m "not slow"
 
 check: setup ## formatting, lint and types
 	$(BIN)/ruff format --check .

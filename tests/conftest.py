@@ -20,6 +20,17 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """One thread for each of pytest-xdist's processes.
+
+    Where another process has its core, a thread that the others wait for takes the time of ten.
+    """
+    from saemd.threads import use_threads
+
+    use_threads(1)
+
+
 @pytest.fixture(scope="session")
 def cache_root() -> Path:
     """$SAEMD_CACHE, by default ~/.cache/saemd, as the entries use it."""

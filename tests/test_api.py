@@ -127,5 +127,3 @@ def test_all_public_names_are_there():
     assert all(getattr(saemd, name) is not None for name in saemd.__all__)
     with pytest.raises(AttributeError, match="no attribute 'trian'"):
         saemd.trian  # noqa: B018
-
-

@@ -13,7 +13,7 @@ import pytest
 
 NOTEBOOK = Path(__file__).parent.parent / "examples" / "quickstart.ipynb"
 CELLS = [cell for cell in json.loads(NOTEBOOK.read_text())["cells"] if cell["cell_type"] == "code"]
-SMALL = ["tokens=131_072", "activations.tokens=30_000", "activations.heldout_tokens=4_000"]
+SMALL = ["threads=1", "tokens=131_072", "activations.tokens=30_000", "activations.heldout_tokens=4_000"]
 
 
 def execute(settings: list[str]) -> dict[str, Any]:

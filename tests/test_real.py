@@ -17,7 +17,7 @@ def test_demo_in_small_on_smollm2(cache_root, tmp_path):
     """SmolLM2 and Wikipedia from their packages, four runs, the report; started again, it ends at once."""
     command = [
         sys.executable, "-m", "saemd.train", "-m", "experiment=demo", "init=mirror,uniform", "seed=24,42", "l0=320",
-        "activations.tokens=30_000", "activations.heldout_tokens=4_000", "tokens=131_072",
+        "activations.tokens=30_000", "activations.heldout_tokens=4_000", "tokens=131_072", "threads=1",
         f"cache_root={cache_root}", f"run_root={tmp_path / 'runs'}", "logger=csv",
     ]  # fmt: skip
     done = subprocess.run(command, capture_output=True, text=True)

@@ -95,11 +95,18 @@ DAMAGE: dict[str, dict[str, Damage]] = {
 CASES = [(name, case) for name, cases in DAMAGE.items() for case in cases]
 
 
-def damaged(run_root: Path, name: str, case: str) -> Path:
-    """Three siblings below `run_root`, of which the one that is returned is damaged."""
+@pytest.fixture(scope="module")
+def siblings(tmp_path_factory) -> Path:
+    """A run root of three siblings, to be copied."""
+    root = tmp_path_factory.mktemp("siblings")
     for seed in (7, 24, 42):
-        run = fake_run(run_root, seed=seed, config=CONFIG)
-        save_sae(random_sae(D, F), run)
+        save_sae(random_sae(D, F), fake_run(root, seed=seed, config=CONFIG))
+    return root
+
+
+def damaged(siblings: Path, run_root: Path, name: str, case: str) -> Path:
+    """Three siblings below `run_root`, of which the one that is returned is damaged."""
+    shutil.copytree(siblings, run_root, dirs_exist_ok=True)
     run = run_root / "init=uniform" / "l0=40" / "seed=7"
     DAMAGE[name][case](run / name)
     return run
@@ -112,8 +119,8 @@ def undrawn(monkeypatch):
 
 @pytest.mark.parametrize(("name", "case"), CASES)
 @pytest.mark.usefixtures("undrawn")
-def test_stability_names_it_and_compares_the_others(name, case, tmp_path, capsys):
-    run = damaged(tmp_path, name, case)
+def test_stability_names_it_and_compares_the_others(name, case, siblings, tmp_path, capsys):
+    run = damaged(siblings, tmp_path, name, case)
     assert stability([f"run_root={tmp_path}"]) == 2
     out = capsys.readouterr().out
     left_out = [line for line in out.splitlines() if "left out" in line]
@@ -129,8 +136,8 @@ def test_stability_names_it_and_compares_the_others(name, case, tmp_path, capsys
 @pytest.mark.parametrize(
     ("name", "case"), [c for c in CASES if c[0] != "latents.npz" and c != ("metrics.json", "folder")]
 )
-def test_export_names_it_and_writes_nothing(name, case, tmp_path, capsys):
-    run = damaged(tmp_path / "runs", name, case)
+def test_export_names_it_and_writes_nothing(name, case, siblings, tmp_path, capsys):
+    run = damaged(siblings, tmp_path / "runs", name, case)
     arguments = [f"run={run}", f"out={tmp_path / 'out'}", "format=dictionary_learning"]
     assert export.main(arguments) == 2
     pattern = rf"run={run}: cannot be read \({name} .*\); remove it and train it again"
@@ -141,8 +148,8 @@ def test_export_names_it_and_writes_nothing(name, case, tmp_path, capsys):
 @pytest.mark.parametrize(
     ("name", "case"), [case for case in CASES if case[0] in ("sae_weights.safetensors", "cfg.json")]
 )
-def test_load_sae_names_the_file(name, case, tmp_path):
-    run = damaged(tmp_path, name, case)
+def test_load_sae_names_the_file(name, case, siblings, tmp_path):
+    run = damaged(siblings, tmp_path, name, case)
     with pytest.raises(UserError, match=f"/{name}: ") as raised:
         load_sae(run)
     assert "\n" not in str(raised.value)

@@ -6,6 +6,7 @@ import sys
 from contextlib import nullcontext
 from typing import Any
 
+import numba
 import pytest
 import torch
 
@@ -73,6 +74,21 @@ def test_fast_equals_reference(monkeypatch, bias, step_on, step_gradient, thresh
         torch.testing.assert_close(
             found[name], reference[name], rtol=1e-4, atol=1e-5, msg=lambda m, n=name: f"{n}: {m}"
         )
+
+
+@pytest.mark.skipif(numba.config.NUMBA_NUM_THREADS < 2, reason="numba has one thread")  # type: ignore[attr-defined]
+@pytest.mark.parametrize("way", ["pairs", "whole"])
+def test_threads_that_share_the_loops_give_the_gradients_of_one(monkeypatch, way):
+    monkeypatch.setattr(cpu, "dense_above", lambda decoder_bytes: {"pairs": 2.0, "whole": -1.0}[way])
+    found, before = [], numba.get_num_threads()
+    try:
+        for threads in (1, 2):
+            numba.set_num_threads(threads)
+            found.append(gradients(random_sae(), FastLoss()))
+    finally:
+        numba.set_num_threads(before)
+    for name, value in found[0].items():
+        torch.testing.assert_close(found[1][name], value)
 
 
 @pytest.mark.parametrize("product", [exact_products, rounded_factors, rounded_products])
