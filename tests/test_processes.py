@@ -16,8 +16,9 @@ SCHEDULERS = (
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variables", SCHEDULERS, ids=["torchrun", "slurm"])
-@pytest.mark.parametrize("logger", ["csv", "wandb"])
+@pytest.mark.parametrize(
+    ("variables", "logger"), zip(SCHEDULERS, ("csv", "wandb"), strict=True), ids=["torchrun", "slurm"]
+)
 def test_a_task_of_a_scheduler_is_a_job_of_its_own(variables, logger, world, tmp_path):
     """Lightning reads a rank from these as it is imported; then nothing would be logged, or the run would fail."""
     arguments = [*world, "init=uniform", f"run_root={tmp_path}", f"logger={logger}"]

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from saemd import jobs
+
 Finished = subprocess.CompletedProcess[str]
 
 
@@ -25,13 +27,15 @@ def train(world) -> Callable[..., Finished]:
 
 @pytest.fixture(scope="session")
 def serial(world, tmp_path_factory) -> Callable[..., dict[str, str]]:
-    """The result of a sweep whose jobs run one after another; each is run once."""
+    """The result of a sweep whose jobs run one after another, in this process; each is run once."""
     known: dict[tuple[str, ...], dict[str, str]] = {}
 
     def run(*words: str) -> dict[str, str]:
         if words not in known:
             run_root = tmp_path_factory.mktemp("serial")
-            subprocess.run(sweep_command(world, *words, f"run_root={run_root}"), check=True, capture_output=True)
+            with pytest.MonkeyPatch.context() as patch:
+                patch.setattr(sys, "argv", ["saemd"])  # which the entry sets
+                assert jobs.main(["-m", *world, "init=uniform", *words, f"run_root={run_root}"]) == 0
             known[words] = result(run_root)
         return known[words]
 

@@ -40,7 +40,7 @@ CONTENTS = ("", "null", "[]", "{", "{}", '{"status": "done", "weights": 3}')
 
 
 def test_a_damaged_record_is_measured_again(run_root, arguments, run_evaluate, capsys):
-    """Each kind of damage in the record of a run of its own; one record more has null for its value, as none damaged."""
+    """Each kind of damage in the record of a run of its own, and null for the value of one record more."""
     assert run_evaluate(*arguments) == 0
     *paths, null, whole = sorted(run_root.rglob("core.json"))
     before: dict[Path, dict[str, Any]] = {path: json.loads(path.read_text()) for path in (*paths, null, whole)}
