@@ -8,15 +8,16 @@
     saemd train -m hydra/launcher=joblib seed=24,42             # several at a time; slurm, ray: on a cluster
     saemd train -m experiment=paper init=mirror,uniform seed=24,42 l0=20,40,80,160,320
 
-The same command again skips what is finished and goes on with what is not. Results: <run_root>, `runs` by default.
+The same command again skips what is finished and goes on with what is not. Given several times at once, as in several
+shells, the commands share a sweep's jobs. Results: <run_root>, `runs` by default.
 """
 
 from __future__ import annotations
 
 import sys
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 import hydra
 from hydra.core.hydra_config import HydraConfig
@@ -29,12 +30,14 @@ from saemd.composition import FLAGS, compose_all, is_sweep, job_overrides, regis
 from saemd.config import Config
 from saemd.errors import UserError
 from saemd.launchers import Launcher, find_launcher, launch
-from saemd.outcomes import report, report_failure, show, show_outcome
+from saemd.outcomes import report, report_failure, show
 from saemd.preflight import check_jobs
 from saemd.ranks import launched
 from saemd.remote.urls import url_of
+from saemd.runs import HeldError, refuse_held, run_dir
 
 SHOWS = {"-c", "--cfg", "-i", "--info", "--hydra-help", "--version"}  # what Hydra shows of itself, and starts nothing
+_held: list[Config] | None = None  # jobs of this process's sweep that other processes train
 
 
 class ReportedError(Exception):
@@ -49,37 +52,39 @@ def job(composed: DictConfig) -> dict[str, float]:
     try:
         return run(config)
     except Exception as error:
+        if _held is not None and isinstance(error, HeldError):  # None: in a process of another launcher
+            _held.append(config)
+            return {}
         report_failure(config, error)
         raise ReportedError(str(error)) from error
 
 
 def run(config: Config) -> dict[str, float]:
     from saemd.seeds import train
+    from saemd.training import record
 
+    if metrics := record.finished(config):
+        report(config, metrics, "finished before")
+        return metrics
+    refuse_held(run_dir(config))
     started = time.monotonic()
     metrics = train(config)
     report(config, metrics, f"{time.monotonic() - started:.0f} s")
     return metrics
 
 
-def train_tasks(configs: list[Config], finished: list[dict[str, Any] | None], launcher: Launcher | None) -> bool:
+def train_tasks(unfinished: list[Config], launcher: Launcher | None) -> bool:
     """Train the jobs in a launcher's workers or, without one, in stacks in this process; returns whether one failed."""
+    if not unfinished:
+        return False
+    from saemd.launchers.beside import train_all
     from saemd.launchers.worker import train_stacks
 
-    unfinished, failed = [], False
-    for config, metrics in zip(configs, finished, strict=True):
-        if metrics:
-            report(config, metrics, "finished before")
-        else:
-            unfinished.append(config)
-    for task, outcomes in launch(launcher, unfinished) if launcher else train_stacks(unfinished):
-        for config, outcome in zip(task, outcomes, strict=True):
-            show_outcome(config, outcome)
-            failed |= outcome.metrics is None
-    return failed
+    return train_all(unfinished, partial(launch, launcher) if launcher else train_stacks)
 
 
 def main(arguments: list[str]) -> int:
+    global _held
     if {"-h", "--help"} & set(arguments):
         print(__doc__)
         return 0
@@ -98,18 +103,18 @@ def main(arguments: list[str]) -> int:
 
         follow(configs[0])
         return 0
-    if not all(finished):
+    unfinished = [config for config, metrics in zip(configs, finished, strict=True) if not metrics]
+    if unfinished:
         from saemd.planning.outlook import outlook
 
         show(Text(outlook(configs, multirun)))
-    failed = False
+    failed, _held = False, [] if multirun else None
     try:
-        if all(finished):  # said here: Hydra would compose each job twice more
+        if not unfinished or launcher or any(config.together != 1 for config in configs):
             for config, metrics in zip(configs, finished, strict=True):
-                assert metrics
-                report(config, metrics, "finished before")
-        elif launcher or any(config.together != 1 for config in configs):
-            failed = train_tasks(configs, finished, launcher)
+                if metrics:
+                    report(config, metrics, "finished before")
+            failed = train_tasks(unfinished, launcher)
         elif multirun or any(word.startswith("hydra") for word in arguments):
             sys.argv[1:] = [*({*FLAGS} & {*arguments}), *job_overrides(arguments), *_hydra_folder(configs[0])]
             job()
@@ -119,7 +124,8 @@ def main(arguments: list[str]) -> int:
         if not multirun and error.__cause__:
             raise error.__cause__ from None
         failed = True  # what is finished is compared all the same
-    if multirun:
+    if _held is not None:  # a sweep
+        failed |= train_tasks(_held, None)
         conclude(configs)
     return int(failed)
 

@@ -2,6 +2,8 @@
 
 import errno
 import fcntl
+import os
+import platform
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -12,6 +14,7 @@ from saemd.errors import UserError
 
 _NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP}
 _ALONE_SECONDS = 2.0  # that a first sharer usually takes at most
+_LOOK_SECONDS = 0.2  # for which `holder`, called by another process, may have the lock
 
 
 @contextmanager
@@ -22,14 +25,34 @@ def locked(path: Path, taken: Callable[[], object] = lambda: None) -> Iterator[N
     removed one could be held twice. Raises `UserError` on a disk without file locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "w") as file:
-        if not try_lock(file, fcntl.LOCK_EX):
+    with open(path, "a") as file:
+        waits_until = time.monotonic() + _LOOK_SECONDS
+        while not (is_held := try_lock(file, fcntl.LOCK_EX)) and time.monotonic() < waits_until:
+            time.sleep(0.01)
+        if not is_held:
             taken()
             fcntl.flock(file, fcntl.LOCK_EX)
         try:
             yield
         finally:
             fcntl.flock(file, fcntl.LOCK_UN)  # closing alone would leave it to a forked child
+
+
+def sign(path: Path) -> None:
+    """Write into the lock file `path`, which this process holds, what `holder` tells others."""
+    path.write_text(f"process {os.getpid()} on {platform.node()}")
+
+
+def holder(path: Path) -> str | None:
+    """Who holds the lock file `path`, as `process 12 on node3`; None if nobody does."""
+    try:
+        with open(path, "r+") as file:  # NFS locks only files that are open for writing
+            if try_lock(file, fcntl.LOCK_SH):
+                fcntl.flock(file, fcntl.LOCK_UN)
+                return None
+            return file.read() or "another process"
+    except OSError:  # no such file; or one that this process cannot lock either, which `locked` says
+        return None
 
 
 @contextmanager

@@ -12,7 +12,7 @@ from saemd.cli import one_line
 from saemd.config import Config
 from saemd.errors import UserError
 from saemd.files import is_full_disk
-from saemd.runs import run_dir
+from saemd.runs import HeldError, run_dir
 
 
 @dataclass(frozen=True)
@@ -22,11 +22,13 @@ class Outcome:
     metrics: dict[str, Any] | None  # None: it failed
     note: str  # how long it took, or why it failed
     trace: str = ""  # the traceback, where the failure is a defect of this program
+    is_held: bool = False  # it was not tried, as another process trains this run
 
 
 def failure(error: Exception) -> Outcome:
     is_expected = isinstance(error, UserError) or is_full_disk(error)
-    return Outcome(None, one_line(error), "" if is_expected else "".join(traceback.format_exception(error)))
+    trace = "" if is_expected else "".join(traceback.format_exception(error))
+    return Outcome(None, one_line(error), trace, isinstance(error, HeldError))
 
 
 def show_outcome(config: Config, outcome: Outcome) -> None:

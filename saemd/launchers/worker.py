@@ -17,7 +17,7 @@ from saemd.errors import UserError
 from saemd.outcomes import Outcome, failure
 from saemd.preflight import check_hardware
 from saemd.progress import quiet_libraries
-from saemd.runs import run_dir
+from saemd.runs import refuse_held, run_dir
 from saemd.training import record
 
 
@@ -27,24 +27,30 @@ def train_stack(stack: Sequence[Config]) -> list[Outcome]:
 
     started = time.monotonic()
     try:
+        for config in stack:
+            refuse_held(run_dir(config))
         # With `together` also a job that is left alone, so that its bits do not depend on which others go on with it.
         results = [train(stack[0])] if stack[0].together == 1 else train_together(stack)
     except Exception as error:
         first = failure(error)
-        return [first, *(Outcome(None, first.note) for _ in stack[1:])]  # one traceback
+        return [first, *(dataclasses.replace(first, trace="") for _ in stack[1:])]  # one traceback
     note = f"{time.monotonic() - started:.0f} s" + (f", with {len(stack) - 1} more" if len(stack) > 1 else "")
     return [failure(result) if isinstance(result, UserError) else Outcome(result, note) for result in results]
 
 
 def train_stacks(configs: Sequence[Config]) -> Iterator[tuple[list[Config], list[Outcome]]]:
-    """Train unfinished jobs in this process, in stacks of at most `together`: each stack with its outcomes."""
+    """Train unfinished jobs in this process, in stacks of at most `together`: each stack with its outcomes.
+
+    Each stack is divided once more before it starts, since other processes may have trained a part of it on.
+    """
     from saemd.training.checkpoints import step_of
     from saemd.training.stack.grouping import stack_size, stacks
 
     parts = len({config.corpus.part for config in configs})
     sized = [dataclasses.replace(config, together=stack_size(config, parts)) for config in configs]
     for stack in stacks(sized, lambda config: step_of(run_dir(config))):
-        yield stack, train_stack(stack)
+        for part in stacks(stack, lambda config: step_of(run_dir(config))):
+            yield part, train_stack(part)
 
 
 def train_task(task: Sequence[Config], folder: str) -> list[Outcome]:

@@ -23,7 +23,7 @@ from saemd.remote.urls import local_root, masked, upload_url
 
 NAME = ".claim"
 LAPSE_SECONDS, RENEW_SECONDS, POLL_SECONDS = 300.0, 60.0, 10.0
-_WITHOUT = ("hf",)  # a file is a commit there: renewing it would fill the history
+_WITHOUT = ("hf://",)  # a file is a commit there: renewing it would fill the history
 
 
 @contextmanager
@@ -33,7 +33,7 @@ def claimed(folder: Path, taken: Callable[[str], object]) -> Iterator[None]:
     If another machine holds it, `taken` is called with a line that says so. Then this one waits, unless `taken` raises.
     """
     url = upload_url(folder)
-    if url is None or url.startswith(tuple(f"{protocol}://" for protocol in _WITHOUT)):
+    if url is None or url.startswith(_WITHOUT):
         yield
         return
     claim = _Claim(f"{url}/{NAME}")
@@ -54,6 +54,15 @@ def claimed(folder: Path, taken: Callable[[str], object]) -> Iterator[None]:
         claim.release()
 
 
+def holder(folder: Path) -> str | None:
+    """The other machine whose claim of the folder holds, as `the machine node3`; None without one."""
+    url = upload_url(folder)
+    if url is None or url.startswith(_WITHOUT):
+        return None
+    claim = _Claim(f"{url}/{NAME}")
+    return f"the machine {other['machine']}" if (other := claim.other()) else None
+
+
 class _Claim:
     def __init__(self, url: str) -> None:
         self.url, self.machine = url, _machine()
@@ -66,13 +75,17 @@ class _Claim:
             store.retried(self.url, lambda: self.fs.pipe_file(self.path, self._content(), mode="create"))
             return None
         except FileExistsError:
-            other = self._read()
-        if other and other["id"] != self.machine and other["until"] > time.time():
-            return other
+            if other := self.other():
+                return other
         self._write()
         time.sleep(1)  # two machines may find a lapsed claim at once: the later one has it
         other = self._read()
         return other if other and other["id"] != self.machine else None
+
+    def other(self) -> dict[str, Any] | None:
+        """The claim of another machine, unless it has lapsed."""
+        claim = self._read()
+        return claim if claim and claim["id"] != self.machine and claim["until"] > time.time() else None
 
     def renew(self, ended: threading.Event) -> None:
         while not ended.wait(RENEW_SECONDS):

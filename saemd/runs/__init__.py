@@ -16,10 +16,13 @@ from saemd.runs.files import (
     METRICS,
     SAE_CONFIG,
     WEIGHTS,
+    HeldError,
     held,
+    holder,
     read_config,
     read_metrics,
     refuse_foreign,
+    refuse_held,
     write_config,
 )  # fmt: skip
 from saemd.runs.finished import Run, Weights, find_runs, read_run, read_weights
@@ -29,8 +32,9 @@ from saemd.runs.remote import fetch_run, fetch_runs
 from saemd.runs.snapshots import read_snapshot, refuse_missed, snapshot_dir, snapshots
 
 __all__ = [
-    "CHECKPOINT", "CONFIG", "LATENTS", "METRICS", "SAE_CONFIG", "SEED_KEYS", "WEIGHTS", "Run", "Weights", "differences",
-    "fetch_run", "fetch_runs", "find", "find_runs", "flatten", "held", "identify", "is_among_runs", "read_config",
-    "read_metrics", "read_run", "read_snapshot", "read_weights", "refuse_another", "refuse_foreign", "refuse_missed",
-    "run_dir", "run_name", "snapshot_dir", "snapshots", "write_config",
+    "CHECKPOINT", "CONFIG", "LATENTS", "METRICS", "SAE_CONFIG", "SEED_KEYS", "WEIGHTS", "HeldError", "Run", "Weights",
+    "differences", "fetch_run", "fetch_runs", "find", "find_runs", "flatten", "held", "holder", "identify",
+    "is_among_runs", "read_config", "read_metrics", "read_run", "read_snapshot", "read_weights", "refuse_another",
+    "refuse_foreign", "refuse_held", "refuse_missed", "run_dir", "run_name", "snapshot_dir", "snapshots",
+    "write_config",
 ]  # fmt: skip

@@ -7,15 +7,16 @@ from typing import Any
 
 import yaml
 
+from saemd import locks
 from saemd.checksums import with_checksum
 from saemd.errors import UserError
 from saemd.files import DamagedFileError, read_json, read_yaml, remove_partial, unwritable, write_text
-from saemd.locks import locked
-from saemd.remote.claims import claimed
+from saemd.remote import claims
 from saemd.sae.export import CONFIG as SAE_CONFIG
 from saemd.sae.export import WEIGHTS
 
 CONFIG, CHECKPOINT, LATENTS, METRICS = "config.yaml", "last.ckpt", "latents.npz", "metrics.json"
+LOCK = ".lock"
 
 _NUMBERS = (
     "tokens", "steps", "target_l0", "l0", "fvu", "explained_variance", "loss", "dead_fraction", "drift_dec",
@@ -76,27 +77,47 @@ def refuse_foreign(folder: Path) -> None:
             raise UserError(f"{folder / name}: a folder, where a run keeps a file; remove it")
 
 
+class HeldError(UserError):
+    """Another process or machine trains a run."""
+
+
 @contextmanager
 def held(folder: Path) -> Iterator[None]:
     """Hold a run's directory, so that one process trains it; remove what a killed process left half-written.
 
-    Raises `UserError` where another process or machine trains it, or it cannot be written.
+    Raises `HeldError` where another process or machine trains it, and `UserError` where it cannot be written.
     """
 
     def refuse() -> None:
-        raise UserError(f"{folder}: another process is training this run; wait for it, or stop it")
+        raise _held_by(folder, locks.holder(folder / LOCK) or "another process")
 
     def refuse_machine(line: str) -> None:
-        raise UserError(f"{line}; wait for it, or stop it")
+        raise HeldError(f"{line}; wait for it, or stop it")
 
     with ExitStack() as lock:
         try:
-            lock.enter_context(locked(folder / ".lock", refuse))
+            lock.enter_context(locks.locked(folder / LOCK, refuse))
+            locks.sign(folder / LOCK)
             remove_partial(folder)
         except OSError as error:
             raise unwritable(folder, error) from error
-        lock.enter_context(claimed(folder, refuse_machine))
+        lock.enter_context(claims.claimed(folder, refuse_machine))
         yield
+
+
+def holder(folder: Path) -> str | None:
+    """Who trains the run in `folder` now, as `process 12 on node3`; None if nobody does."""
+    return locks.holder(folder / LOCK) or claims.holder(folder)
+
+
+def refuse_held(folder: Path) -> None:
+    """Raise `HeldError` where another process or machine trains the run now, before anything is read for it."""
+    if who := holder(folder):
+        raise _held_by(folder, who)
+
+
+def _held_by(folder: Path, who: str) -> HeldError:
+    return HeldError(f"{folder}: {who} is training this run; wait for it, or stop it")
 
 
 def _fault(key: str, values: dict[str, Any]) -> str:

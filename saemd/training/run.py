@@ -16,11 +16,11 @@ from saemd.activations.harvest_memory import resident
 from saemd.activations.registry import open_source
 from saemd.activations.source import Source
 from saemd.config import Config
-from saemd.errors import UserError
 from saemd.logging import finish, log_summary, make_logger, run_id
 from saemd.ranks import Ranks
 from saemd.remote.mirror import sync
 from saemd.runs import CHECKPOINT, METRICS, held, read_metrics, refuse_another, run_dir, run_name, write_config
+from saemd.runs.files import HeldError
 from saemd.sae import build
 from saemd.sae.starts.base import digest
 from saemd.threads import use_threads
@@ -108,7 +108,7 @@ def opened(job: Job, failed: Callable[[], bool] = lambda: False) -> Iterator[Log
         return
     with held(job.folder):
         if (job.folder / METRICS).is_file():  # it was not when this job was looked at
-            raise UserError(f"{job.folder}: another process has just finished this run; the same command reads it")
+            raise HeldError(f"{job.folder}: another process has just finished this run; the same command reads it")
         write_config(job.folder, job.about)
         logger = open_logger(job.config, job.folder, job.about)
         try:

@@ -13,7 +13,6 @@ from pathlib import Path
 
 import pytest
 
-from saemd.runs import held
 from tests.launchers.conftest import failures, result, sweep_command
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(1800)]  # several sweeps each, in new processes
@@ -30,12 +29,12 @@ LONG = ["seed=5,6", "tokens=131072", "checkpoint_minutes=0.001"]
 @pytest.mark.parametrize("launcher", LAUNCHERS)
 def test_workers_give_the_same_bits_and_one_failed_job_is_one_line(launcher, train, serial, tmp_path):
     words, runs = [*SEEDS, f"run_root={tmp_path}", *launcher], tmp_path / "init=uniform" / "l0=4"
-    with held(runs / "seed=1"):
-        done = train(*words)
+    (runs / "seed=1" / ".lock").mkdir(parents=True)  # which cannot be opened
+    done = train(*words)
+    (runs / "seed=1" / ".lock").rmdir()
     assert done.returncode == 1
-    assert failures(done) == [
-        f"failed {runs / 'seed=1'}: {runs / 'seed=1'}: another process is training this run; wait for it, or stop it"
-    ]
+    remedy = "cannot be written (Is a directory); mend that, or choose another folder"
+    assert failures(done) == [f"failed {runs / 'seed=1'}: {runs / 'seed=1'}: {remedy}"]
     assert "Traceback" not in done.stderr
     assert all((runs / f"seed={seed}" / "metrics.json").is_file() for seed in (0, 2))
     assert [r["seeds"] for r in json.loads((tmp_path / "stability" / "stability.json").read_text())] == [[0, 2]]

@@ -12,7 +12,7 @@ from saemd.activations.joined import JoinedHeldout, JoinedStream
 from saemd.config import Config
 from saemd.errors import UserError
 from saemd.logging import log_summary
-from saemd.runs import CHECKPOINT, read_metrics, run_name
+from saemd.runs import CHECKPOINT, HeldError, read_metrics, run_name
 from saemd.training.callbacks import AtEnd, SaveRun
 from saemd.training.checkpoints import step_of
 from saemd.training.fit import fit
@@ -38,11 +38,14 @@ def train_together(
     stream = JoinedStream(sources, first.batch_size, first.tokens, orders, ranks.rank, ranks.world)
     data = ActivationDataModule(stream, JoinedHeldout(sources, first.batch_size))
     folders = [job.folder for job in jobs]
-    steps = {step_of(job.folder, job.module) for job in jobs}
-    assert len(steps) == 1, f"jobs of one stack stand at steps {steps}"
     with ExitStack() as directories:
         failed: dict[int, UserError] = {}
         loggers = [directories.enter_context(opened(job, lambda i=i: i in failed)) for i, job in enumerate(jobs)]
+        steps = {step_of(job.folder, job.module) for job in jobs}
+        if len(steps) > 1:  # since the stack was put together
+            raise HeldError(
+                f"{folders[0]}: another process has trained a part of this stack on; give the command again"
+            )
         module = StackTraining(
             [job.module for job in jobs], [source.fingerprint for source in sources], loggers, failed
         )
