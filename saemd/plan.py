@@ -5,8 +5,9 @@
     saemd plan -m experiment=paper init=mirror,uniform seed=24,42 --tflops=400 --disk-gbps=2    # for another machine
 
 Times come from a measurement of about 20 seconds on this machine, or from rates: --tflops (10¹² FLOP/s), of which
---efficiency (0.3) is reached, and --disk-gbps (0.5; 10⁹ bytes/s). Nothing is fetched or written. The exit code is 2
-where something does not fit, with a line on each.
+--efficiency (0.3) is reached, and --disk-gbps (0.5; 10⁹ bytes/s). Where this machine has no GPU, accelerator=gpu is
+planned with --tflops, or for the workers of hydra/launcher=slurm|ray, then without times. Nothing is fetched or written.
+The exit code is 2 where something does not fit, with a line on each.
 """
 
 import math
@@ -19,6 +20,7 @@ from saemd.cli import entry
 from saemd.composition import compose_all, is_sweep
 from saemd.config import Config
 from saemd.errors import UserError, bad_value
+from saemd.launchers import find_launcher
 from saemd.remote.urls import url_of
 
 NUMBERS = ("--tflops", "--disk-gbps", "--efficiency")
@@ -33,6 +35,7 @@ class Request:
     is_sweep: bool
     measures: bool
     numbers: dict[str, float]
+    is_remote: bool  # a launcher's workers compute, on other machines
 
 
 def parse(arguments: Sequence[str]) -> Request:
@@ -53,7 +56,9 @@ def parse(arguments: Sequence[str]) -> Request:
         raise bad_value("--efficiency", numbers["--efficiency"], "use a share of the rate, from above 0 to 1")
     if "--efficiency" in numbers and "--tflops" not in numbers:
         raise bad_value("--efficiency", numbers["--efficiency"], "a share of --tflops; give both, or neither")
-    return Request(compose_all(words), is_sweep(words), measures, numbers)
+    configs = compose_all(words)
+    launcher = find_launcher(words, configs)
+    return Request(configs, is_sweep(words), measures, numbers, launcher is not None and launcher.is_remote)
 
 
 def _number(flag: str, text: str) -> float:
@@ -68,8 +73,10 @@ def _number(flag: str, text: str) -> float:
 
 def plan(request: Request) -> list[str]:
     """Print the plan; returns a line for each thing that does not fit."""
+    import torch
+
     from saemd.planning import costs, estimate, fit
-    from saemd.planning.measure import dtype_of
+    from saemd.planning.measure import device_of, dtype_of
     from saemd.planning.table import print_plan
     from saemd.planning.work import find_work
     from saemd.preflight import check_inputs, check_settings
@@ -80,10 +87,12 @@ def plan(request: Request) -> list[str]:
         for key in ("run_root", "cache_root"):
             if url := url_of(Path(getattr(config, key))):
                 raise bad_value(key, url, "a plan is about this machine's disk; leave it out, or name a folder")
-    check_inputs(request.configs)
+    numbers = request.numbers
+    check_inputs(request.configs, on_this_machine=not (request.is_remote or "--tflops" in numbers))
+    lacks_gpu = device_of(request.configs[0]) == "cuda" and not torch.cuda.is_available()
+    measures = request.measures and not lacks_gpu
     use_threads(request.configs[0].threads)
     work = find_work(request.configs, request.is_sweep)
-    numbers = request.numbers
     rates = estimate.Rates(
         numbers["--tflops"] * 1e12 if "--tflops" in numbers else None,
         numbers.get("--efficiency", estimate.EFFICIENCY),
@@ -91,20 +100,21 @@ def plan(request: Request) -> list[str]:
     )
     disk = list(costs.disk(work.harvests, work.jobs))
     is_chosen = request.configs[0].activations.lm_dtype != "auto"  # else it depends on what is faster
-    bytes_each = dtype_of(request.configs[0]).itemsize if request.measures or is_chosen else costs.FLOAT
-    wrong = list(fit.misfits(work, disk, bytes_each))
+    bytes_each = dtype_of(request.configs[0]).itemsize if measures or is_chosen else costs.FLOAT
+    wrong = list(fit.misfits(work, disk, bytes_each, on_this_machine=not (request.is_remote or lacks_gpu)))
     if rates.flops:
         times, how = estimate.by_rates(work, rates), (
             f"Times: estimates by {rates.flops / 1e12:g} TFLOP/s, of which {rates.efficiency:.0%} are reached, and "
             f"{rates.disk / 1e9:g} GB/s of disk. What follows no such rate, as the comparison, is left open."
         )  # fmt: skip
-    elif request.measures:
+    elif measures:
         times, how = estimate.measured(work, rates), (
             "Times: from short samples on this machine, beside what else runs on it now; without fetching, W&B, and "
             f"the {estimate.STARTING:.0f} seconds or so in which the program is loaded."
         )  # fmt: skip
     else:
-        times, how = estimate.unknown(work), f"Times: not measured ({NO_MEASURE})."
+        why = "this machine has no GPU; --tflops gives the rate of one" if lacks_gpu else NO_MEASURE
+        times, how = estimate.unknown(work), f"Times: not measured, {why}."
     print_plan(work, times, disk, *fit.memory(work, bytes_each), how)
     return wrong
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from saemd.activations.harvest import lm_device
 from saemd.activations.shards import disk_bytes
 from saemd.config import Config
 from saemd.lm.workers import worker_count
+from saemd.planning.measure import device_of
 from saemd.planning.model import LanguageModel
 from saemd.planning.work import Comparison, Harvest, Job
 from saemd.runs import CHECKPOINT, WEIGHTS, run_dir
@@ -161,7 +161,7 @@ def harvest_memory(harvest: Harvest, bytes_each: int) -> list[Need]:
     config, model = harvest.config, harvest.model
     shard = 3 * disk_bytes(config.activations.shard_tokens, model.d_model)
     a_token = 3 * model.mlp_width + 8 * model.d_model
-    workers = 1 if harvest.source == "online" else worker_count(lm_device(config.accelerator))
+    workers = 1 if harvest.source == "online" else worker_count(device_of(config))
     passes = workers * FLOAT * max(config.activations.lm_batch_tokens, config.activations.context_length) * a_token
     weights = bytes_each * model.parameters(config.layer + 1)
     return [Need(f"layers 0 to {config.layer} and embeddings", weights), Need("shard, passes", shard + passes)]

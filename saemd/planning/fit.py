@@ -18,9 +18,14 @@ from saemd.planning.work import Work
 HEADROOM = 1.05  # of free disk over what is needed, as the cache's writer asks for
 
 
-def misfits(work: Work, disk: list[Need], bytes_each: int) -> Iterator[str]:
-    """One line for each disk and each memory that is too small. `bytes_each`: of a language model's weight."""
+def misfits(work: Work, disk: list[Need], bytes_each: int, on_this_machine: bool = True) -> Iterator[str]:
+    """One line for each disk and each memory that is too small. `bytes_each`: of a language model's weight.
+
+    The memory is this machine's, and is left out for work on others.
+    """
     yield from _disks(disk)
+    if not on_this_machine:
+        return
     host, gpu = memory(work, bytes_each)
     total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if (needed := peak(host)) > total:

@@ -39,8 +39,9 @@ _OUTLIERS = 10.0  # median norms, as `activations.outlier_factor`
 
 
 def device_of(config: Config) -> str:
-    """Where the command would compute."""
-    return "cuda" if config.accelerator != "cpu" and torch.cuda.is_available() else "cpu"
+    """Where the command would compute: for accelerator=gpu a GPU, also where this machine has none."""
+    is_asked = config.accelerator in ("gpu", "cuda")
+    return "cuda" if is_asked or (config.accelerator == "auto" and torch.cuda.is_available()) else "cpu"
 
 
 def dtype_of(config: Config) -> torch.dtype:

@@ -127,6 +127,31 @@ def test_memory_that_does_not_suffice_is_said(world, planned, tmp_path, monkeypa
     assert re.fullmatch(r"does not fit this machine: memory: .* this machine has 4.1 MB; use a smaller d_sae.*\n", err)
 
 
+@pytest.mark.parametrize(
+    ("more", "time", "how"),
+    [
+        (
+            ["-m", "hydra/launcher=ray"],
+            "–",
+            "Times: not measured, this machine has no GPU; --tflops gives the rate of one.",
+        ),
+        (["--tflops=400"], r"\d.*s", "Times: estimates by 400 TFLOP/s"),
+    ],
+    ids=["launcher", "rates"],
+)
+def test_a_gpu_is_planned_where_this_machine_has_none(more, time, how, world, planned, tmp_path, monkeypatch):
+    """Bytes, tokens and FLOPs need no GPU. Without a launcher or rates it is refused, as training is."""
+    monkeypatch.setattr("torch.cuda.is_available", lambda: False)
+    words = [*world, f"run_root={tmp_path / 'runs'}", f"cache_root={tmp_path / 'cache'}", "seed=0", "accelerator=gpu"]
+    code, out, err = planned(*words, *more)
+    assert (code, err) == (0, "")
+    assert re.search(rf"train init=mirror l0=4 seed=0: 128 steps +8,192 +\S+ MFLOP +{time}", out)
+    assert "GPU memory" in out
+    assert how in " ".join(out.split())
+    code, _, err = planned(*words)
+    assert (code, "accelerator=gpu: this machine has no GPU that torch can use" in err) == (2, True)
+
+
 BAD = {
     "an unknown flag": (["--speed=3"], r"--speed=3: the flags are --tflops, "),
     "no number": (["--tflops=fast"], r"--tflops=fast: use a positive number"),
