@@ -6,8 +6,8 @@
 
 Times come from a measurement of about 20 seconds on this machine, or from rates: --tflops (10¹² FLOP/s), of which
 --efficiency (0.3) is reached, and --disk-gbps (0.5; 10⁹ bytes/s). Where this machine has no GPU, accelerator=gpu is
-planned with --tflops, or for the workers of hydra/launcher=slurm|ray, then without times. Nothing is fetched or written.
-The exit code is 2 where something does not fit, with a line on each.
+planned with --tflops, or for the workers of hydra/launcher=slurm|ray, then without times. Nothing is fetched or
+written. The exit code is 2 where something does not fit, with a line on each.
 """
 
 import math
