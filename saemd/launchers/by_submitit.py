@@ -1,7 +1,9 @@
 """`hydra/launcher=submitit_slurm`: each task is a SLURM job; `submitit_local`: the same as processes of this machine.
 
-Before its time is up, SLURM signals a job. The job saves `last.ckpt` behind the step that runs and is queued again, up
-to `max_num_timeout` times. The queued one goes on from there, as the same command does.
+SLURM signals a job before its time is up (submitit's signal, USR2), and before it gives the machine to another job
+(SIGTERM). The job saves `last.ckpt` after its step and ends, and the queued one goes on from there, as the same command
+does. Who queues it: after USR2 the job itself, up to `max_num_timeout` times; after SIGTERM SLURM, or, in a grace time,
+which a job that ends by itself forfeits, again the job.
 """
 
 from __future__ import annotations
@@ -9,6 +11,7 @@ from __future__ import annotations
 import os
 import shutil
 import signal
+import subprocess
 import time
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -21,7 +24,7 @@ from saemd.cli import one_line
 from saemd.config import Config
 from saemd.errors import UserError, bad_value
 from saemd.launchers import dead_worker
-from saemd.launchers.worker import train_task
+from saemd.launchers.worker import stops_on_sigterm, train_task
 from saemd.outcomes import Outcome, show
 
 POLL_SECONDS = 2.0
@@ -32,7 +35,7 @@ _GPU = ("gpus_per_node", "gpus_per_task", "gres")
 
 
 class SubmititTask:
-    """A task that submitit's own signal, which comes before the time is up, saves and queues again."""
+    """A task that saves and ends when SLURM stops it, and goes on when SLURM starts it again."""
 
     def __init__(self, folder: str) -> None:
         self.folder = folder
@@ -47,20 +50,30 @@ class SubmititTask:
             signal.raise_signal(signal.SIGTERM)
 
         signal.signal(number, stop)
-        while True:
-            try:
+        try:
+            with stops_on_sigterm():  # submitit's own handler would ignore one that comes before training begins
                 return train_task(task, self.folder)
-            except KeyboardInterrupt:
-                if signals and callable(queue_again):
-                    queue_again(number, None)  # ends the process
-                if submitit.JobEnvironment().cluster != "slurm":
-                    raise
-                # SIGTERM alone: SLURM will kill a job that it cancels, or preempts and queues again. The job goes on
-                # until then, because one that ends in its grace time is not queued again.
+        except KeyboardInterrupt:
+            signal.signal(signal.SIGTERM, signal.SIG_IGN)  # SLURM sends a second one
+            if callable(queue_again) and (signals or _is_running()):
+                queue_again(number, None)  # ends the process
+            raise
 
     def checkpoint(self, task: list[Config]) -> submitit.helpers.DelayedSubmission:
         """What submitit queues in the place of an interrupted task."""
         return submitit.helpers.DelayedSubmission(self, task)
+
+
+def _is_running() -> bool:
+    """Whether this is a SLURM job that SLURM counts as running, though SIGTERM came: one in its grace time.
+
+    SLURM has already ended a job that is cancelled, and already queued one that it starts again without a grace time.
+    """
+    environment = submitit.JobEnvironment()
+    if environment.cluster != "slurm":
+        return False
+    command = ["scontrol", "show", "job", environment.job_id]
+    return "JobState=RUNNING" in subprocess.run(command, capture_output=True, text=True, timeout=60).stdout
 
 
 class SubmititWorkers:

@@ -1,4 +1,4 @@
-"""SLURM's commands on one machine, as far as submitit uses them: sbatch, srun, scontrol requeue, sacct.
+"""SLURM's commands on one machine, as far as the launcher uses them: sbatch, srun, scontrol, sacct.
 
 One file under four names on the PATH. $FAKE_SLURM holds a folder for each job, with its state.
 """
@@ -21,7 +21,7 @@ def sbatch(script: str) -> None:
     for task in range(int(array[1]) + 1) if array else [None]:
         name = job if task is None else f"{job}_{task}"
         (STATE / name).mkdir()
-        report(name, "PENDING")
+        report(STATE / name, "PENDING")
         more = {"SLURM_JOB_ID": job, "SLURM_PROCID": "0", "SLURM_NTASKS": "1", "SLURM_JOB_NUM_NODES": "1"}
         if task is not None:
             more |= {"SLURM_ARRAY_JOB_ID": job, "SLURM_ARRAY_TASK_ID": str(task)}
@@ -34,14 +34,15 @@ def sbatch(script: str) -> None:
 
 
 def run(name: str, script: str) -> None:
-    """One job, as often as it is queued again."""
+    """One job, as often as it is queued again: by `scontrol requeue`, or by SLURM itself."""
     while True:
-        report(name, "RUNNING")
+        report(STATE / name, "RUNNING")
         code = subprocess.run(["bash", script]).returncode
         if not (STATE / name / "requeue").exists():
             break
         (STATE / name / "requeue").rename(STATE / name / "requeued")
-    report(name, "FAILED" if code else "COMPLETED")
+    if (STATE / name / "state").read_text() != "CANCELLED":
+        report(STATE / name, "FAILED" if code else "COMPLETED")
 
 
 def srun(*words: str) -> None:
@@ -56,9 +57,14 @@ def srun(*words: str) -> None:
     os.execv(words[start], words[start:])
 
 
-def scontrol(action: str, job: str) -> None:
+def scontrol(action: str, *words: str) -> None:
+    job = words[-1]
+    if action == "show":
+        print(f"JobId={job} JobName=saemd\n   JobState={(STATE / job / 'state').read_text()} Reason=None")
+        return
     assert action == "requeue"
     (STATE / job / "requeue").touch()
+    (STATE / job / "by itself").touch()
 
 
 def sacct(*_: str) -> None:
@@ -68,9 +74,9 @@ def sacct(*_: str) -> None:
             print(f"{folder.name}|{(folder / 'state').read_text()}|here")
 
 
-def report(name: str, state: str) -> None:
-    (STATE / name / "state.new").write_text(state)
-    os.replace(STATE / name / "state.new", STATE / name / "state")
+def report(job: Path, state: str) -> None:
+    (job / "state.new").write_text(state)
+    os.replace(job / "state.new", job / "state")
 
 
 if __name__ == "__main__":

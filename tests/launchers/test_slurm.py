@@ -31,20 +31,45 @@ def state(tmp_path, monkeypatch) -> Path:
     return state
 
 
-@pytest.mark.parametrize("number", [signal.SIGUSR2, signal.SIGTERM])
-def test_a_job_goes_on(number, state, world, serial, tmp_path):
-    """SIGUSR2 comes before the time is up: queued again. SIGTERM comes before a kill: saved, and trained until then."""
+def stop_jobs(state: Path, run_root: Path, kind: str) -> None:
+    """As SLURM does: it says what becomes of a job before it signals the job's process."""
+    for job in filter(Path.is_dir, state.iterdir()):
+        if kind == "cancelled":
+            fake_slurm.report(job, "CANCELLED")
+        if kind == "preempted at once":
+            fake_slurm.report(job, "PENDING")
+            (job / "requeue").touch()
+    for pid in processes("submitit.core._submit", str(run_root)):
+        os.kill(pid, signal.SIGUSR2 if kind == "out of time" else signal.SIGTERM)
+
+
+@pytest.mark.parametrize("kind", ["out of time", "preempted in a grace time", "preempted at once", "cancelled"])
+def test_a_stopped_job(kind, state, world, serial, train, tmp_path):
+    """It saves and ends. One that is out of time or in its grace time queues itself, one that is cancelled does not."""
     run_root = tmp_path / "runs"
-    words = [*LONG, f"run_root={run_root}", *SLURM]
+    words, runs = [*LONG, f"run_root={run_root}", *SLURM], run_root / "init=uniform" / "l0=4"
     with started(world, *words) as sweep:
         for seed in (5, 6):
-            wait_for(run_root / "init=uniform" / "l0=4" / f"seed={seed}" / "last.ckpt", sweep)
-        for pid in processes("submitit.core._submit", str(run_root)):
-            os.kill(pid, number)
+            wait_for(runs / f"seed={seed}" / "last.ckpt", sweep)
+        stop_jobs(state, run_root, kind)
         _, err = sweep.communicate(timeout=300)
-    assert (sweep.returncode, "submitted 2 tasks" in err) == (0, True), err
-    assert len(list(state.glob("*/requeued"))) == (2 if number == signal.SIGUSR2 else 0)
+    assert "submitted 2 tasks" in err
+    assert len(list(state.glob("*/requeued"))) == (0 if kind == "cancelled" else 2)
+    by_itself = kind in ("out of time", "preempted in a grace time")
+    assert len(list(state.glob("*/by itself"))) == (2 if by_itself else 0)
+    if kind == "cancelled":
+        lines = [line for line in err.splitlines() if line.startswith("failed")]
+        assert (sweep.returncode, len(lines)) == (1, 2), err
+        assert all("its worker ended (job 100_" in line and "cancelled; log" in line for line in lines)
+        assert not list(runs.rglob("metrics.json"))
+        assert train(*words).returncode == 0
+    else:
+        assert sweep.returncode == 0, err
     assert result(run_root) == serial(*LONG)
+
+
+def test_what_is_asked_of_slurm(state, train, tmp_path):
+    assert train("seed=0,1", f"run_root={tmp_path / 'runs'}", *SLURM).returncode == 0
     (script,) = state.glob("*.sh")
     asked = {line.removeprefix("#SBATCH --") for line in script.read_text().splitlines()}
     assert asked > {"array=0-1%2", "cpus-per-task=1", "job-name=saemd", "mem=64GB", "requeue", "time=1440"}
