@@ -1,7 +1,8 @@
 """Checksums inside files, so that a flipped bit in a figure or a weight is noticed when the file is read.
 
-A mapping (JSON, YAML) carries its own under the key `checksum`; tensors carry theirs in the header of their file. What
-earlier versions or other programs wrote has none, and is read as it is.
+A mapping (JSON, YAML) carries its own under the key `checksum`, as does each row of a table (a JSON list of mappings).
+Tensors carry theirs in the header of their file. What earlier versions or other programs wrote has none, and is read
+as it is.
 """
 
 from __future__ import annotations
@@ -29,11 +30,20 @@ def with_checksum(values: Mapping[str, Any]) -> dict[str, Any]:
     return {KEY: _of_values(values), **values}
 
 
-def without_checksum(values: Any) -> Any:
-    """The values as they were before `with_checksum`. Values without a checksum stay as they are.
+def sealed(value: Any) -> Any:
+    """A mapping with its checksum, a list with those of the mappings in it; anything else as it is."""
+    if isinstance(value, list):
+        return [sealed(row) if isinstance(row, dict) else row for row in value]
+    return with_checksum(value) if isinstance(value, dict) else value
 
-    Raises `ChecksumError` where the checksum is that of other values.
+
+def without_checksum(values: Any) -> Any:
+    """A mapping, or the rows of a table, as before `with_checksum`. Values without a checksum stay as they are.
+
+    Raises `ChecksumError` where a checksum is that of other values.
     """
+    if isinstance(values, list):
+        return [without_checksum(row) if isinstance(row, dict) else row for row in values]
     if not isinstance(values, dict) or KEY not in values:
         return values
     own = {key: value for key, value in values.items() if key != KEY}

@@ -21,7 +21,7 @@ import yaml
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
-from saemd.checksums import KEY, ChecksumError, of_tensors, with_checksum, without_checksum
+from saemd.checksums import KEY, ChecksumError, of_tensors, sealed, without_checksum
 from saemd.errors import UserError
 from saemd.remote.mirror import push
 
@@ -75,10 +75,11 @@ def write_text(path: Path, text: str) -> None:
 
 
 def write_json(path: Path, value: Any) -> None:
-    """Strict JSON: what is not finite becomes null, and a mapping gets a checksum; see `replacing`."""
-    plain = _finite(value)
-    sealed = with_checksum(plain) if isinstance(plain, dict) else plain
-    write_text(path, json.dumps(sealed, indent=1, allow_nan=False) + "\n")
+    """Strict JSON: what is not finite becomes null, and a mapping, or each row of a table, gets a checksum.
+
+    See `replacing`.
+    """
+    write_text(path, json.dumps(sealed(_finite(value)), indent=1, allow_nan=False) + "\n")
 
 
 def save_torch(value: Any, path: Path) -> None:

@@ -69,6 +69,29 @@ def test_a_digit_of_a_record(tmp_path):
     assert read_json(path, "mend it") == {"mean_cosine": 0.135}
 
 
+def test_a_digit_of_a_table(tmp_path):
+    """As stability.json and quality.json: the file is a list, and each row has a checksum."""
+    path, rows = tmp_path / "table.json", [{"seeds": [1, 2], "shared": 0.125}, {"seeds": [1, 3], "shared": 0.25}]
+    write_json(path, rows)
+    assert read_json(path, "mend it") == rows
+    assert [row.pop("checksum") != "" for row in json.loads(path.read_text())] == [True, True]
+    replaced(path, "0.25", "0.35")
+    with pytest.raises(DamagedFileError, match=r"table.json: differs from its checksum: .*; mend it"):
+        read_json(path, "mend it")
+    path.write_text(re.sub('"checksum": "[0-9a-f]+",', "", path.read_text()))
+    assert read_json(path, "mend it")[1] == {"seeds": [1, 3], "shared": 0.35}
+
+
+def test_a_digit_of_a_table_of_scores_is_left_out_of_the_report(tmp_path, capsys):
+    row = {"init": "a", "score": "core", "title": "t", "status": "done", "achieved_l0": 1.0, "value": 0.5, "std": None}
+    path, rows = tmp_path / "quality.json", [row | {"values": {}, "data": {}, "l0": 40, "seed": 1, "reason": None}]
+    write_json(path, rows)
+    assert read_records(path) == rows
+    replaced(path, "0.5", "0.7")
+    assert read_records(path) == []
+    assert "quality.json: differs from its checksum" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize(("name", "read"), [("manifest.json", read_manifest), ("progress.json", read_progress)])
 def test_a_digit_of_a_cache(name, read, tmp_path):
     folder = caches.write(tmp_path / "cache")

@@ -8,6 +8,7 @@ from pathlib import Path
 from statistics import fmean
 from typing import Any
 
+from saemd.files import read_json
 from saemd.logging import names
 from saemd.logging.account import resolve_mode, server
 from saemd.logging.config import LoggerConfig, check
@@ -38,7 +39,7 @@ def log_folder(config: LoggerConfig, run_root: Path, group: str, name: str, make
     if config.name != "wandb" or (mode := resolve_mode(config)) == "disabled":
         return
     folder, file = run_root / name, run_root / name / f"{name}.json"
-    records = json.loads(file.read_text()) if file.is_file() else []
+    records = read_json(file, "the same command makes it again") if file.is_file() else []
     if not records:
         return
     pictures = [path for path in sorted(folder.rglob("*.png")) if "wandb" not in path.relative_to(folder).parts]

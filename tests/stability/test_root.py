@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 
 from saemd.errors import UserError
+from saemd.files import read_json
 from saemd.stability import compare_root, compare_run
 from saemd.stability import pairs as pairs_module
 from saemd.stability import root as root_module
@@ -33,7 +34,7 @@ def counted(monkeypatch):
 
 
 def stored(run_root):
-    return json.loads((run_root / "stability" / "stability.json").read_text())
+    return read_json(run_root / "stability" / "stability.json", "")
 
 
 def test_a_whole_fake_sweep(tmp_path):
