@@ -27,8 +27,8 @@ from saemd.composition import changed, restored
 from saemd.config import Config
 from saemd.errors import UserError, bad_value
 from saemd.files import read_json, replacing, write_text
-from saemd.remote.urls import is_url, masked
-from saemd.runs import LATENTS, SAE_CONFIG, SEED_KEYS, Run, find_runs, run_dir
+from saemd.remote.urls import CACHE_ROOT, RUN_ROOT, local_folder
+from saemd.runs import LATENTS, SAE_CONFIG, SEED_KEYS, Run, fetch_runs, find_runs, run_dir
 from saemd.sae.starts.saved import SavedConfig
 from saemd.stability.consensus_runs import SUFFIX, Made, groups, make
 
@@ -58,15 +58,12 @@ def main(words: list[str]) -> int:
     from saemd.stability.__main__ import main as compare
     from saemd.stability.comparison import SHARED_THRESHOLD
 
-    if is_url(values["run_root"]):
-        raise bad_value(
-            "run_root", masked(values["run_root"]), "the SAE it makes is a folder here; copy the runs first"
-        )
-    run_root, threshold = Path(values["run_root"]).expanduser(), values.get("shared_threshold", str(SHARED_THRESHOLD))
+    run_root, threshold = local_folder(RUN_ROOT, values["run_root"]), values.get("shared_threshold", SHARED_THRESHOLD)
+    fetch_runs(run_root)
     runs, broken = find_runs(run_root)
     chosen = groups(runs, int(values["seeds"]) if "seeds" in values else None, values.get("init"), values.get("l0"))
     if not chosen:
-        raise bad_value("run_root", run_root, nothing(values))
+        raise bad_value("run_root", values["run_root"], nothing(values))
     tokens = int(values["tokens"]) if "tokens" in values else None
     made = [make(run_root, group, float(threshold)) for group in chosen]
     configs = [config_of(group, sae.folder, tokens, recipe) for group, sae in zip(chosen, made, strict=True)]
@@ -93,6 +90,7 @@ def config_of(group: Sequence[Run], folder: Path, tokens: int | None, recipe: Ma
     first = group[0]
     config = restored(first.config)
     config.run_root = str(first.run_root)
+    config.cache_root = str(local_folder(CACHE_ROOT, config.cache_root))
     config.d_sae = first.d_sae
     config.init = SavedConfig(name="saved", label=f"{first.init}{SUFFIX}", sae=str(folder))
     config.tokens = tokens or max(config.batch_size, config.tokens // SHARE)

@@ -7,7 +7,8 @@
 Times come from a measurement of about 20 seconds on this machine, or from rates: --tflops (10¹² FLOP/s), of which
 --efficiency (0.3) is reached, and --disk-gbps (0.5; 10⁹ bytes/s). Where this machine has no GPU, accelerator=gpu is
 planned with --tflops, or for the workers of hydra/launcher=slurm|ray, then without times. Nothing is fetched or
-written. The exit code is 2 where something does not fit, with a line on each.
+written, but for finished runs of a run_root in a store. The exit code is 2 where something does not fit, with a line on
+each.
 """
 
 import math
@@ -21,7 +22,9 @@ from saemd.composition import compose_all, is_sweep
 from saemd.config import Config
 from saemd.errors import UserError, bad_value
 from saemd.launchers import find_launcher
-from saemd.remote.urls import url_of
+from saemd.remote.store import check_store
+from saemd.remote.urls import CACHE_ROOT, url_of
+from saemd.runs import fetch_runs
 
 NUMBERS = ("--tflops", "--disk-gbps", "--efficiency")
 NO_MEASURE = "--no-measure"
@@ -83,10 +86,11 @@ def plan(request: Request) -> list[str]:
     from saemd.threads import use_threads
 
     check_settings(request.configs)
-    for config in request.configs:
-        for key in ("run_root", "cache_root"):
-            if url := url_of(Path(getattr(config, key))):
-                raise bad_value(key, url, "a plan is about this machine's disk; leave it out, or name a folder")
+    for run_root in {config.run_root for config in request.configs}:
+        fetch_runs(Path(run_root))
+    for cache_root in {config.cache_root for config in request.configs}:
+        if url := url_of(Path(cache_root)):
+            check_store(CACHE_ROOT, url, writes=False)
     numbers = request.numbers
     check_inputs(request.configs, on_this_machine=not (request.is_remote or "--tflops" in numbers))
     lacks_gpu = device_of(request.configs[0]) == "cuda" and not torch.cuda.is_available()

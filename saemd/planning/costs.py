@@ -15,6 +15,7 @@ from saemd.lm.workers import worker_count
 from saemd.planning.measure import device_of
 from saemd.planning.model import LanguageModel
 from saemd.planning.work import Comparison, Harvest, Job
+from saemd.remote.urls import url_of
 from saemd.runs import CHECKPOINT, WEIGHTS, run_dir
 from saemd.sae.base import SAE, Progress, SAEConfig
 from saemd.sae.registry import ARCHITECTURES
@@ -25,6 +26,7 @@ TOKEN = 4  # bytes, of the text's tokens that `activations=online` keeps
 SMALL_FILES = 12_000  # bytes of config.yaml, cfg.json and metrics.json
 PROCESS = 800_000_000  # bytes of a process that has imported torch, transformers and Lightning
 BYTES_PER_TOKEN = 4.5  # of English text, as SmolLM2's tokenizer cuts it
+LOCAL_COPIES = "local copies"
 BLOCK_ROWS = 1024  # of the cosines that the matching computes at once
 
 
@@ -101,12 +103,26 @@ def disk(harvests: list[Harvest], jobs: list[Job]) -> Iterator[Need]:
             what = f"activations of layer {harvest.config.layer}"
             here = disk_bytes(harvest.done, harvest.d_in)
             asked = disk_bytes(harvest.tokens, harvest.d_in) if harvest.is_needed else here
-            yield Need(what, asked, here, root / "activations")
+            if url := url_of(root):
+                yield Need(f"{what}, in {url}", asked, here)
+                yield _local_copies(harvest, asked)
+            else:
+                yield Need(what, asked, here, root / "activations")
     for run_root in sorted({job.config.run_root for job in jobs}):
         mine = [job for job in jobs if job.config.run_root == run_root]
         here = sum(_size(run_dir(job.config)) for job in mine)
         asked = sum(_size(run_dir(job.config)) if job.is_finished else run_bytes(job) for job in mine)
-        yield Need(f"{len(mine)} run directories" if len(mine) > 1 else "run directory", asked, here, Path(run_root))
+        what, url = f"{len(mine)} run directories" if len(mine) > 1 else "run directory", url_of(Path(run_root))
+        yield Need(f"{what}, as in {url}" if url else what, asked, here, Path(run_root))
+
+
+def _local_copies(harvest: Harvest, asked: int) -> Need:
+    """What this machine keeps of a cache in a store."""
+    most = (
+        min(asked, int(1e9 * getattr(harvest.config.activations, "local_gigabytes", 0.0))) if harvest.is_needed else 0
+    )
+    here = sum(path.stat().st_size for path in harvest.folder.glob("*.bin")) if harvest.folder else 0
+    return Need(f"{LOCAL_COPIES} of them", max(most, here), here, Path(harvest.config.cache_root))
 
 
 def run_bytes(job: Job) -> int:

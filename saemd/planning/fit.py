@@ -78,6 +78,8 @@ def _disks(needs: list[Need]) -> Iterator[str]:
 
 
 def _less(need: Need) -> str:
+    if need.what.startswith(costs.LOCAL_COPIES):
+        return "lower activations.local_gigabytes, or set SAEMD_LOCAL to a folder on a larger disk"
     if "activations" in need.what:
         return "use fewer activations.tokens, or set cache_root to a larger disk"
     if "run" in need.what:

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from saemd.activations.cache import ActivationCache
 from saemd.activations.config import OnlineConfig
 from saemd.activations.manifest import MANIFEST
+from saemd.activations.remote import is_remote
 from saemd.activations.shards import count_non_finite, to_bits
 from saemd.activations.statistics import Sums, norms
 from saemd.config import Config
@@ -103,12 +104,13 @@ def harvest_seconds(harvest: Harvest, seconds: float) -> HarvestSeconds:
 
 
 def activations(harvest: Harvest, tokens: int) -> Tensor:
-    """Raw activations [tokens, D] to train on for a moment: of the finished cache, else random ones.
+    """Raw activations [tokens, D] to train on for a moment: of the finished cache on disk, else random ones.
 
     The random ones have a mean, and axes of falling strength, as activations have.
     """
-    if harvest.folder is not None and (harvest.folder / MANIFEST).is_file():
-        return ActivationCache.open(harvest.folder).sample(tokens)
+    folder = harvest.folder
+    if folder is not None and (folder / MANIFEST).is_file() and not is_remote(folder):
+        return ActivationCache.open(folder).sample(tokens)
     generator, D = torch.Generator().manual_seed(0), harvest.d_in
     axes_D = torch.arange(1, D + 1).float().pow(-0.25)
     mean_D = torch.randn(D, generator=generator)

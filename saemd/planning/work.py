@@ -1,6 +1,6 @@
 """What a command has to do: activations to harvest, SAEs to train, pairs of seeds to compare; and what is done already.
 
-Files are read, none is written, and nothing is fetched.
+Files are read, none is written, and nothing is fetched, but for the manifests of caches in a store.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from typing import Any
 from saemd.activations.harvest import cache_folder
 from saemd.activations.manifest import MANIFEST, Origin, read_manifest, read_progress
 from saemd.activations.registry import describe_source
+from saemd.activations.remote import fetch_records
 from saemd.config import Config, width
 from saemd.errors import bad_value
 from saemd.planning.model import LanguageModel, describe
@@ -157,6 +158,7 @@ def _harvest(config: Config, model: LanguageModel, origin: Origin | None, unfini
     if origin is None or source != "cache":
         return Harvest(config, model, wanted, 0, unfinished > 0, None, source)
     folder, done = cache_folder(origin, Path(config.cache_root)), 0
+    fetch_records(folder)
     if (folder / MANIFEST).is_file():
         done = wanted = sum(split.tokens for split in read_manifest(folder).splits.values())  # the text may be shorter
     elif progress := read_progress(folder):

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from saemd.errors import UserError, bad_value
 from saemd.files import DamagedFileError, read_npz
+from saemd.remote.urls import recorded
 from saemd.runs.files import LATENTS, WEIGHTS, read_config, read_metrics
 from saemd.runs.folders import find, place_of
 from saemd.runs.identity import SEED_KEYS, flatten
@@ -79,7 +80,9 @@ def find_runs(run_root: Path) -> tuple[list[Run], list[str]]:
     """All finished runs below `run_root`, ordered by init, L0, parts and seed; and a line for each unreadable one."""
     if not run_root.is_dir():
         what = "a file, not a folder" if run_root.exists() else "no such folder"
-        raise bad_value("run_root", run_root, f"{what}; give the run_root that the sweep was trained with")
+        raise bad_value(
+            "run_root", recorded(str(run_root)), f"{what}; give the run_root that the sweep was trained with"
+        )
     runs, broken = [], []
     for folder in find(run_root):
         try:

@@ -62,6 +62,8 @@ def changes_runs(key: str) -> bool:
 def identify(config: Config, origin: Origin) -> dict[str, Any]:
     """What decides whether two runs are the same, or siblings. `origin` is that of the activations."""
     values = dataclasses.asdict(config)
+    if "sae" in values["init"]:  # of init=saved: in a store it is the same SAE for all machines
+        values["init"]["sae"] = recorded(values["init"]["sae"])
     roots = {key: recorded(values[key]) for key in ("run_root", "cache_root")}
     return {
         "config": {**values, **roots},

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -119,11 +120,65 @@ def test_a_sweep_is_compared_and_exported_from_the_store(
     assert "out=memory://bucket/x: name a folder of this machine" in capsys.readouterr().err
 
 
+def test_a_consensus_of_runs_in_the_store(
+    inputs: list[str], bucket: str, command, machine: Callable[[str], None], tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+) -> None:  # fmt: skip
+    """It has the bits of one from folders, and on another machine it is the same run."""
+    assert command("-m", *inputs, "seed=0,1", "tokens=1280", "together=2") == 0
+    shutil.copytree(local_folder(RUN_ROOT, f"{bucket}/runs"), tmp_path / "disk")
+    words = ["seeds=2", "tokens=640", "shared_threshold=0.2"]
+    assert command(f"run_root={tmp_path / 'disk'}", *words, main=consensus.main) == 0
+    assert command(f"run_root={bucket}/runs", *words, main=consensus.main) == 0
+    made = "init=mirror-consensus/l0=4/of=2/seed=0"
+    there = objects(f"{bucket}/runs")
+    assert f"sae: {bucket}/runs/consensus/mirror-l0=4-0-1-" in there[f"{made}/config.yaml"].decode()
+
+    machine("second")
+    capsys.readouterr()
+    assert command(f"run_root={bucket}/runs", *words, main=consensus.main) == 0
+    assert "a consensus of 2 seeds" in capsys.readouterr().err
+    assert same(local_folder(RUN_ROOT, f"{bucket}/runs/{made}"), tmp_path / "disk" / made)
+    again = objects(f"{bucket}/runs")
+    assert {name: again[name] for name in there if "stability/" not in name} == {
+        name: there[name] for name in there if "stability/" not in name
+    }
+
+
+def test_a_plan_with_urls(
+    inputs: list[str], bucket: str, command, machine: Callable[[str], None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Seed 0 is trained on one machine; another one's plan of two seeds leaves it and the activations out."""
+    assert command(*inputs) == 0
+    before = objects(bucket)
+    machine("second")
+    capsys.readouterr()
+    words = ["-m", *inputs, "seed=0,1"]
+    assert command("--no-measure", *words, main=plan.main) == 0
+    out, err = capsys.readouterr()
+    assert err.startswith(f"files from and to {bucket}/runs: done")
+    assert err.count("\n") == 1
+    assert out.startswith("2 jobs (1 finished)")
+    assert "harvest layer 1: there already" in out
+    assert "compare 1 pair of seeds" in out
+    flat = " ".join(out.split())
+    assert f"activations of layer 1, in {bucket}/caches" in flat
+    assert "local copies of them" in flat
+    assert f"2 run directories, as in {bucket}/runs" in flat
+    assert objects(bucket) == before
+
+
 @pytest.mark.parametrize(
     ("words", "main", "said"),
     [
-        (["run_root=memory://bucket/runs"], consensus.main, "copy the runs first"),
-        (["run_root=memory://bucket/runs"], plan.main, "this machine's disk"),
+        (
+            ["run_root=memory://bucket/runs"],
+            consensus.main,
+            "run_root=memory://bucket/runs: no such folder",
+        ),
+        (["run_root=memory://nobucket/runs"], consensus.main, "no such bucket"),
+        (["run_root=memory://nobucket/runs"], plan.main, "no such bucket"),
+        (["cache_root=memory://nobucket/caches"], plan.main, "no such bucket"),
         (["run_root=memory://nobucket/runs"], stability.main, "no such bucket"),
         (["run_root=nostore://b/runs"], export.main, "out=…"),
         (["run_root=nostore://b/runs", "out=x"], export.main, "no store is known"),
