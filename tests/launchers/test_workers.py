@@ -7,12 +7,11 @@ import functools
 import os
 import pickle
 import signal
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
 from pathlib import Path
 
 import pytest
 from hydra.core.config_store import ConfigStore
+from joblib.externals.loky import ProcessPoolExecutor
 
 from saemd.composition import compose_all
 from saemd.config import Config
@@ -20,8 +19,6 @@ from saemd.errors import UserError
 from saemd.launchers import Workers, divide, find_launcher
 from saemd.launchers.by_joblib import JoblibWorkers, visible_gpus
 from saemd.launchers.worker import stops_on_sigterm, train_task
-from tests.activations.processes import context
-from tests.launchers.devices import hold_device
 
 SWEEP = ["-m", "init=uniform", "seed=0,1,2,3"]
 
@@ -89,7 +86,7 @@ def test_workers_of_joblib(n_jobs, gpus, cores, count, threads, world, monkeypat
     monkeypatch.setattr("torch.cuda.device_count", lambda: gpus)
     monkeypatch.setattr("joblib.cpu_count", lambda: cores)
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
-    settings = {"n_jobs": n_jobs, "verbose": 0, "timeout": None, "pre_dispatch": "all", "temp_folder": None}
+    settings = {"n_jobs": n_jobs}
     workers = JoblibWorkers(settings, jobs(world, "accelerator=auto"))
     assert (workers.count, workers.have_gpu, workers.threads) == (count, gpus > 0, threads)
     assert not JoblibWorkers(settings, jobs(world, "accelerator=cpu")).have_gpu
@@ -103,31 +100,23 @@ def test_visible_gpus(monkeypatch):
     assert visible_gpus() == ["3", "GPU-5a"]
 
 
-def test_each_worker_has_a_gpu_of_its_own(tmp_path):
-    """Three processes for two GPUs; a killed one's place is free again. torch has not looked for GPUs before."""
-    workers: list[BaseProcess] = []
+def test_each_worker_has_a_gpu_of_its_own(world, monkeypatch, tmp_path):
+    """Three workers for two GPUs, and one for both. A worker's process starts with the variable."""
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,7")
+    configs = jobs(world, "accelerator=auto", run_root=tmp_path)
 
-    def start() -> Connection:
-        ours, theirs = context.Pipe()
-        workers.append(context.Process(target=hold_device, args=(tmp_path, theirs), daemon=True))
-        workers[-1].start()
-        return ours
+    def devices(n_jobs: int) -> list[str | None]:
+        workers = JoblibWorkers({"n_jobs": n_jobs}, configs)
+        return [workers.environment(k).get("CUDA_VISIBLE_DEVICES") for k in range(n_jobs)]
 
-    def device(worker: Connection) -> str:
-        assert worker.poll(60)
-        return worker.recv()
-
-    connections = [start() for _ in range(3)]
-    devices = [device(worker) for worker in connections]
-    assert sorted(devices) == ["4", "4", "7"]
-    alone = devices.index("7")
-    workers[alone].kill()
-    workers[alone].join()
-    connections.append(start())
-    assert device(connections[-1]) == "7"
-    for worker in workers:
-        worker.kill()
-        worker.join()
+    assert devices(3) == ["4", "7", "4"]
+    assert devices(1) == [None]
+    assert "CUDA_VISIBLE_DEVICES" not in JoblibWorkers({"n_jobs": 2}, jobs(world, "accelerator=cpu")).environment(0)
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    with ProcessPoolExecutor(1, env=JoblibWorkers({"n_jobs": 2}, configs).environment(1)) as worker:
+        seen = worker.submit(os.getenv, "CUDA_VISIBLE_DEVICES"), worker.submit(os.getenv, "OMP_NUM_THREADS")
+        assert [found.result() for found in seen] == ["7", str(max(1, (os.cpu_count() or 1) // 2))]
 
 
 def test_a_gpu_is_looked_for_where_the_job_runs(world, command, tmp_path, monkeypatch, capsys):
