@@ -28,13 +28,15 @@ def train_all(configs: Sequence[Config], train: Train) -> bool:
     A run that another process trains comes last. It is waited for, and trained here if the other process leaves it
     unfinished. Each run is tried once.
     """
-    left, failed, waited = list(configs), False, set[Path]()
+    left, failed = list(configs), False
+    seen, announced = set[Path](), set[Path]()  # runs that others have held, and those that a line has named
     while left:
-        holders = {run_dir(config): holder(run_dir(config)) for config in left}
+        holders = {run_dir(config): who for config in left if (who := holder(run_dir(config)))}
+        seen |= holders.keys()
         free: list[Config] = []
-        for config in [config for config in left if not holders[run_dir(config)]]:
+        for config in [config for config in left if run_dir(config) not in holders]:
             left.remove(config)
-            if outcome := _found(config, run_dir(config) in waited):
+            if outcome := _found(config, run_dir(config) in seen):
                 show_outcome(config, outcome)
                 failed |= outcome.metrics is None
             else:
@@ -43,15 +45,16 @@ def train_all(configs: Sequence[Config], train: Train) -> bool:
             for config, outcome in zip(task, outcomes, strict=True):
                 if outcome.is_held:
                     left.append(config)
+                    seen.add(run_dir(config))
                     continue
                 show_outcome(config, outcome)
                 failed |= outcome.metrics is None
         if left and not free:
-            if new := [folder for folder in holders if holders[folder] and folder not in waited]:
+            if new := [folder for folder in holders if folder not in announced]:
                 named = ", ".join(f"{folder} ({holders[folder]})" for folder in new[:_NAMED])
                 more = f" and {len(new) - _NAMED} more" if len(new) > _NAMED else ""
                 show(Text(f"waiting for runs that others train: {named}{more}"))
-            waited |= {run_dir(config) for config in left}
+            announced |= holders.keys()
             poll = STORE_POLL_SECONDS if url_of(Path(left[0].run_root)) else POLL_SECONDS
             time.sleep(poll * random.uniform(0.5, 1.5))  # so that two that wait do not take one run at the same time
     return failed

@@ -104,7 +104,8 @@ class SubmititWorkers:
                 try:
                     yield i, job.result()
                 except (UncompletedJobError, FailedJobError):
-                    yield i, dead_worker(tasks[i], f"job {job.job_id}, {job.state.lower()}; log {job.paths.stderr}")
+                    why = f"job {job.job_id} left no result, {job.state.lower()}; log {job.paths.stderr}"
+                    yield i, dead_worker(tasks[i], why)
             if waiting:
                 time.sleep(POLL_SECONDS)
 

@@ -19,8 +19,8 @@ from saemd.config import Config
 from saemd.logging import finish, log_summary, make_logger, run_id
 from saemd.ranks import Ranks
 from saemd.remote.mirror import sync
-from saemd.runs import CHECKPOINT, METRICS, held, read_metrics, refuse_another, run_dir, run_name, write_config
-from saemd.runs.files import HeldError
+from saemd.runs import CHECKPOINT, METRICS, HeldError, fetch_run, held, read_metrics, refuse_another, run_dir, run_name
+from saemd.runs.files import write_config
 from saemd.sae import build
 from saemd.sae.starts.base import digest
 from saemd.threads import use_threads
@@ -107,7 +107,8 @@ def opened(job: Job, failed: Callable[[], bool] = lambda: False) -> Iterator[Log
         yield None
         return
     with held(job.folder):
-        if (job.folder / METRICS).is_file():  # it was not when this job was looked at
+        fetch_run(job.folder)  # another machine may have been here since this job was looked at
+        if (job.folder / METRICS).is_file():
             raise HeldError(f"{job.folder}: another process has just finished this run; the same command reads it")
         write_config(job.folder, job.about)
         logger = open_logger(job.config, job.folder, job.about)

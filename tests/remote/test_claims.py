@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import json
+import os
+import platform
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import fsspec
 import pytest
 
+from saemd.composition import compose_all
+from saemd.config import Config
 from saemd.errors import UserError
+from saemd.launchers import beside
+from saemd.outcomes import Outcome
 from saemd.remote import claims
 from saemd.remote.claims import claimed
 from saemd.remote.urls import RUN_ROOT, local_folder
-from saemd.runs import held
+from saemd.runs import held, holder, run_dir
 from tests.remote.conftest import objects
 
 Machine = Callable[[str], None]
@@ -43,6 +49,36 @@ def test_a_second_machine_is_refused_while_the_first_one_trains(bucket: str, mac
     machine("second")
     with held(run()):
         pass
+
+
+def test_it_says_who_trains(bucket: str, machine: Machine) -> None:
+    assert holder(run()) is None
+    with held(run()):
+        assert holder(run()) == f"process {os.getpid()} on {platform.node()}"
+        machine("second")
+        assert holder(run()) == f"the machine {platform.node()}"
+        machine("first")
+    machine("second")
+    assert holder(run()) is None
+
+
+def test_a_sweep_takes_over_what_another_machine_leaves(
+    world: list[str], bucket: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It waits for the claim to end, and then has the other machine's checkpoint."""
+    (config,) = compose_all([*world, "init=uniform", "seed=0", "run_root=memory://bucket/runs"])
+    memory, place = fsspec.filesystem("memory"), "/bucket/runs/init=uniform/l0=4/seed=0"
+    theirs = {"id": "other", "machine": "far", "until": time.time() + 100}
+    memory.pipe_file(f"{place}/.claim", json.dumps(theirs).encode())
+    monkeypatch.setattr(beside.time, "sleep", lambda seconds: memory.rm_file(f"{place}/.claim"))
+
+    def train(asked: list[Config]) -> Iterator[tuple[list[Config], list[Outcome]]]:
+        assert (run_dir(config) / "last.ckpt").read_bytes() == b"of the other machine"
+        yield asked, [Outcome({"l0": 4.0, "target_l0": 4, "fvu": 0.5, "dead_fraction": 0.0}, "1 s")]
+
+    memory.pipe_file(f"{place}/last.ckpt", b"of the other machine")
+    assert not beside.train_all([config], train)
+    assert f"{run_dir(config)} (the machine far)" in capsys.readouterr().err
 
 
 def test_one_that_waits_goes_on_when_the_claim_ends(bucket: str, machine: Machine) -> None:

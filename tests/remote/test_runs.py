@@ -11,9 +11,12 @@ import fsspec
 import pytest
 
 from saemd import consensus, export, load_sae, plan
+from saemd.composition import compose_all
 from saemd.remote import mirror
 from saemd.remote.mirror import sync
 from saemd.remote.urls import RUN_ROOT, local_folder
+from saemd.runs.files import HeldError
+from saemd.seeds import train
 from saemd.stability import __main__ as stability
 from saemd.training.callbacks import ProgressBar
 from tests.pipeline import same
@@ -90,6 +93,21 @@ def test_another_machine_goes_on_with_an_interrupted_run(
     assert command(*inputs) == 0
     assert "finished before" in capsys.readouterr().err
     assert not (local_folder(RUN_ROOT, f"{bucket}/runs/{RUN}") / "last.ckpt").exists()  # nobody needs it here
+
+
+def test_a_run_that_another_machine_finishes_meanwhile_is_not_trained_again(
+    inputs: list[str], bucket: str, command, machine: Callable[[str], None]
+) -> None:
+    """It has not looked at the store since the sweep's check."""
+    (config,) = compose_all(inputs)
+    machine("second")
+    assert train(compose_all(inputs)[0])["steps"] == 128
+    before = objects(f"{bucket}/runs/{RUN}")
+    machine("first")
+    with pytest.raises(HeldError, match="another process has just finished this run"):
+        train(config)
+    assert objects(f"{bucket}/runs/{RUN}") == before
+    assert (local_folder(RUN_ROOT, f"{bucket}/runs/{RUN}") / "metrics.json").read_bytes() == before["metrics.json"]
 
 
 @pytest.mark.slow
