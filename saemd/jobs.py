@@ -30,6 +30,7 @@ from saemd.composition import FLAGS, compose_all, is_sweep, job_overrides, regis
 from saemd.config import Config
 from saemd.errors import UserError
 from saemd.launchers import Launcher, find_launcher, launch
+from saemd.locks import locked
 from saemd.outcomes import report, report_failure, show
 from saemd.preflight import check_jobs
 from saemd.ranks import launched
@@ -132,9 +133,7 @@ def main(arguments: list[str]) -> int:
 
 def _hydra_folder(config: Config) -> list[str]:
     """Overrides for Hydra's own folder, which by default is what run_root says: here the local folder of a URL."""
-    if not url_of(Path(config.run_root)):
-        return []
-    return [f"hydra.{mode}.dir='{config.run_root}'" for mode in ("run", "sweep")]
+    return [f"hydra.{mode}.dir='{config.run_root}'" for mode in ("run", "sweep") if url_of(Path(config.run_root))]
 
 
 def conclude(configs: list[Config]) -> None:
@@ -145,6 +144,6 @@ def conclude(configs: list[Config]) -> None:
 
     use_threads(configs[0].threads)
     for run_root in sorted({config.run_root for config in configs}):
-        compare([f"run_root={run_root}"])
-        if (Path(run_root) / "stability" / "stability.json").is_file():
+        with locked(Path(run_root) / "stability" / ".conclude.lock"):  # identical commands end together
+            compare([f"run_root={run_root}"])
             log_stability(configs[0].logger, Path(run_root), group=Path(run_root).name)

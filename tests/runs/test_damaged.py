@@ -14,13 +14,12 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from saemd import export, load_sae
+from saemd import export, load_sae, seeds
 from saemd.checksums import without_checksum
 from saemd.errors import UserError
 from saemd.sae import save_sae
 from saemd.stability import compare_root, compare_run
 from saemd.stability.__main__ import main as stability
-from saemd.training import run as training
 from tests.runs.short_run import PLACE, SHORT, interrupted, one_error
 from tests.sae.test_jumprelu import random_sae
 from tests.stability_fakes import D, F, fake_run
@@ -179,14 +178,14 @@ def test_a_run_without_its_configuration_is_not_gone_on_with(world, command, who
 def test_a_run_that_another_process_finishes_meanwhile_is_left_as_it_is(
     world, command, whole, tmp_path, capsys, monkeypatch
 ):
-    prepare = training.prepare
+    prepare = seeds.run.prepare
 
     def slow(config):
         job = prepare(config)
         shutil.copytree(whole, tmp_path / PLACE)
         return job
 
-    monkeypatch.setattr(training, "prepare", slow)
+    monkeypatch.setattr(seeds.run, "prepare", slow)
     assert command(*world, *SHORT, f"run_root={tmp_path}") == 2
     assert "another process has just finished this run" in one_error(capsys)
     assert (tmp_path / PLACE / "metrics.json").read_bytes() == (whole / "metrics.json").read_bytes()
