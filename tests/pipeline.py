@@ -66,7 +66,8 @@ def train_all(*words: str) -> bool:
     from saemd.preflight import check_jobs
 
     configs = compose_all(["-m", *words])
-    return train_tasks(configs, check_jobs(configs), None)
+    unfinished = [config for config, metrics in zip(configs, check_jobs(configs), strict=True) if not metrics]
+    return train_tasks(unfinished, None)
 
 
 def weights(run: Path) -> dict[str, torch.Tensor]:
