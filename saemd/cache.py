@@ -12,7 +12,7 @@ The cache has the same bytes whatever the number of processes (docs/ranks.md). O
 from pathlib import Path
 
 from saemd.activations.config import ActivationsConfig
-from saemd.activations.harvest import ensure_cache
+from saemd.activations.harvest.open import ensure_cache
 from saemd.cli import entry
 from saemd.composition import compose_all
 from saemd.errors import bad_value

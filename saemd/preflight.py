@@ -10,7 +10,7 @@ from typing import Any, TypeVar
 
 import torch
 
-from saemd.activations.manifest import Origin
+from saemd.activations.disk.manifest import Origin
 from saemd.config import Config, width
 from saemd.corpus import check_corpus
 from saemd.errors import UserError, bad_value
@@ -81,8 +81,8 @@ def check_inputs(configs: Sequence[Config], on_this_machine: bool = True) -> Non
 
 def check_caches(configs: Sequence[Config], on_this_machine: bool = True) -> list[Origin]:
     """The activations that each job needs. Raises `UserError` where they could not be written."""
-    from saemd.activations.harvest import cache_folder
-    from saemd.activations.remote import fetch_records
+    from saemd.activations.disk.remote import fetch_records
+    from saemd.activations.harvest.open import cache_folder
 
     check_inputs(configs, on_this_machine)
     for cache_root in {config.cache_root for config in configs}:

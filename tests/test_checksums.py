@@ -13,8 +13,8 @@ import torch
 import yaml
 from safetensors.torch import load_file, save_file
 
-from saemd.activations.contexts import ContextStore, write_contexts
-from saemd.activations.manifest import read_manifest, read_progress
+from saemd.activations.disk.manifest import read_manifest, read_progress
+from saemd.activations.online.contexts import ContextStore, write_contexts
 from saemd.checksums import ChecksumError, with_checksum, without_checksum
 from saemd.errors import UserError
 from saemd.files import DamagedFileError, read_json, read_npz, read_tensors, save_tensors, write_json

@@ -42,6 +42,7 @@ BELOW: dict[str, set[str]] = {
     "report": {"tools", "stability", "quality", "runs"},
 }
 EVERYTHING = {*BELOW, "entries"}
+ACTIVATIONS = ("streams", "disk", "harvest", "memory", "online")  # its own rooms: each may know those before it
 
 
 def module_of(path: Path) -> str:
@@ -95,3 +96,15 @@ def test_rooms_know_only_what_lies_below():
         if room_of(module) != "entries" and room_of(other) not in BELOW[room_of(module)] | {room_of(module)}
     }
     assert not upward
+
+
+def test_the_rooms_of_activations_know_only_those_before_them():
+    def place(module: str) -> int | None:
+        name = module.removeprefix("saemd.activations.").split(".")[0]
+        return ACTIVATIONS.index(name) if name in ACTIVATIONS else None
+
+    own = [module for module in MODULES if module.startswith("saemd.activations.")]
+    places = [(module, other, place(module), place(other)) for module in own for other in imported(module)]
+    upward = {(module, other) for module, other, a, b in places if a is not None and b is not None and b > a}
+    assert not upward
+    assert {place(module) for module in own} == {None, *range(len(ACTIVATIONS))}

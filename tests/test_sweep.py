@@ -15,8 +15,8 @@ import torch
 import yaml
 
 from saemd import cache, jobs, load_sae
-from saemd.activations import harvest
-from saemd.activations.cache import ActivationCache
+from saemd.activations.disk.cache import ActivationCache
+from saemd.activations.harvest import open as harvest
 from saemd.errors import UserError
 from saemd.runs import held
 from saemd.training.callbacks import ProgressBar

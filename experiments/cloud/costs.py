@@ -25,9 +25,9 @@ from moto.server import ThreadedMotoServer
 from torch import Tensor
 
 from saemd.activations.config import ActivationsConfig
-from saemd.activations.manifest import SPLITS, Origin, SplitName
-from saemd.activations.remote import RemoteCache, fetch_records, open_cache
-from saemd.activations.write import begin, write_shards
+from saemd.activations.disk.manifest import SPLITS, Origin, SplitName
+from saemd.activations.disk.remote import RemoteCache, fetch_records, open_cache
+from saemd.activations.harvest.write import begin, write_shards
 from saemd.files import replacing
 from saemd.remote.urls import CACHE_ROOT, RUN_ROOT, local_folder
 from saemd.runs import held

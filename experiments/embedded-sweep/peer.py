@@ -22,8 +22,8 @@ import torch
 from omegaconf import MISSING, OmegaConf
 from torch.nn.functional import cosine_similarity
 
-from saemd.activations.cache import ActivationCache
 from saemd.activations.config import ActivationsConfig
+from saemd.activations.disk.cache import ActivationCache
 from saemd.cli import entry
 from saemd.progress import bar
 from saemd.sae import JumpReLUConfig, JumpReLUSAE

@@ -30,11 +30,11 @@ from typing import Any
 
 import torch
 
-from saemd.activations import harvest
-from saemd.activations.cache import ActivationCache
 from saemd.activations.config import ActivationsConfig
-from saemd.activations.order import Part, batched
-from saemd.activations.shards import disk_bytes
+from saemd.activations.disk.cache import ActivationCache
+from saemd.activations.disk.order import Part, batched
+from saemd.activations.disk.shards import disk_bytes
+from saemd.activations.harvest import open as harvest
 from saemd.composition import compose_all
 from saemd.lm.workers import divided_threads
 

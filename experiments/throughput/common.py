@@ -9,10 +9,20 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from saemd.activations.cache import ActivationCache
-from saemd.activations.manifest import MANIFEST, SPLITS, Manifest, Origin, Outliers, Shard, Split, SplitName, write_json
-from saemd.activations.shards import to_bits, write_shard
-from saemd.activations.statistics import Sums, norms
+from saemd.activations.disk.cache import ActivationCache
+from saemd.activations.disk.manifest import (
+    MANIFEST,
+    SPLITS,
+    Manifest,
+    Origin,
+    Outliers,
+    Shard,
+    Split,
+    SplitName,
+    write_json,
+)
+from saemd.activations.disk.shards import to_bits, write_shard
+from saemd.activations.disk.statistics import Sums, norms
 from saemd.sae import JumpReLUConfig, JumpReLUSAE
 from saemd.training.config import RecipeConfig
 

@@ -44,10 +44,10 @@ from typing import Any
 import lightning as pl
 import torch
 
-from saemd.activations.cache import ActivationCache
 from saemd.activations.datamodule import ActivationDataModule
+from saemd.activations.disk.cache import ActivationCache
 from saemd.activations.joined import JoinedHeldout, JoinedStream
-from saemd.activations.memory import MemoryActivations, read_cache
+from saemd.activations.memory.activations import MemoryActivations, read_cache
 from saemd.activations.source import Source
 from saemd.sae import Progress, twins
 from saemd.sae.jumprelu_fast.gpu import HalfLoss

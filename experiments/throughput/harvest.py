@@ -26,9 +26,9 @@ from typing import Any
 import torch
 
 from saemd.activations.config import ActivationsConfig
-from saemd.activations.harvest import LMOnText, describe
-from saemd.activations.manifest import read_manifest
-from saemd.activations.write import begin, write_shards
+from saemd.activations.disk.manifest import read_manifest
+from saemd.activations.harvest.open import LMOnText, describe
+from saemd.activations.harvest.write import begin, write_shards
 from saemd.composition import compose_all
 
 sys.path.insert(0, str(Path(__file__).parent))

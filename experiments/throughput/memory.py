@@ -24,12 +24,12 @@ from typing import Any, cast
 
 import torch
 
-from saemd.activations.cache import ActivationCache
 from saemd.activations.config import ActivationsConfig
-from saemd.activations.manifest import MANIFEST, Manifest, Origin, Outliers, Shard, Split, SplitName, write_json
-from saemd.activations.shards import disk_bytes
-from saemd.activations.statistics import Statistics
-from saemd.activations.stream import BatchStream
+from saemd.activations.disk.cache import ActivationCache
+from saemd.activations.disk.manifest import MANIFEST, Manifest, Origin, Outliers, Shard, Split, SplitName, write_json
+from saemd.activations.disk.shards import disk_bytes
+from saemd.activations.disk.statistics import Statistics
+from saemd.activations.streams.stream import BatchStream
 from saemd.composition import compose_all
 from saemd.training.given import SAMPLE_TOKENS
 

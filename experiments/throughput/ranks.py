@@ -26,8 +26,8 @@ from subprocess import DEVNULL, PIPE
 import torch
 
 from saemd.activations.config import ActivationsConfig
-from saemd.activations.harvest import LMOnText, describe
-from saemd.activations.write import begin, joined, write_shards
+from saemd.activations.harvest.open import LMOnText, describe
+from saemd.activations.harvest.write import begin, joined, write_shards
 from saemd.composition import compose_all
 from saemd.threads import use_threads
 

@@ -22,7 +22,7 @@ from sae_lens.training.sae_trainer import SAETrainer
 from safetensors.torch import load_file
 from torch import Tensor
 
-from saemd.activations.cache import ActivationCache
+from saemd.activations.disk.cache import ActivationCache
 
 BANDWIDTH, LR, B = 0.001, 3e-4, 2048
 

@@ -22,15 +22,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saemd.activations.cache import ActivationCache
 from saemd.activations.config import ActivationsConfig, OnlineConfig
-from saemd.activations.contexts import open_contexts
-from saemd.activations.groups import Context
-from saemd.activations.kept import kept_bits
-from saemd.activations.manifest import SPLITS, Origin, SplitName
-from saemd.activations.online import OnlineActivations
+from saemd.activations.disk.cache import ActivationCache
+from saemd.activations.disk.manifest import SPLITS, Origin, SplitName
+from saemd.activations.harvest.groups import Context
+from saemd.activations.harvest.kept import kept_bits
+from saemd.activations.harvest.write import begin, write_shards
+from saemd.activations.online.activations import OnlineActivations
+from saemd.activations.online.contexts import open_contexts
 from saemd.activations.source import Source
-from saemd.activations.write import begin, write_shards
 from saemd.composition import compose_all
 from saemd.config import Config
 from saemd.corpus import contexts, documents

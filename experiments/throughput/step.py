@@ -31,8 +31,8 @@ import lightning as pl
 import torch
 from safetensors.torch import save_file
 
-from saemd.activations.cache import ActivationCache
-from saemd.activations.stream import BatchStream
+from saemd.activations.disk.cache import ActivationCache
+from saemd.activations.streams.stream import BatchStream
 from saemd.sae import Progress
 from saemd.sae.twins import fast_twin
 from saemd.training.module import SAETraining

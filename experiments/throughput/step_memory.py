@@ -22,8 +22,8 @@ from typing import Any
 import lightning as pl
 import torch
 
-from saemd.activations.cache import ActivationCache
 from saemd.activations.datamodule import ActivationDataModule
+from saemd.activations.disk.cache import ActivationCache
 from saemd.sae import INITS, SAE, JumpReLUConfig, ModelShape, Sources, build, load_sae
 from saemd.training.config import RecipeConfig
 from saemd.training.module import SAETraining

@@ -6,7 +6,7 @@ from typing import Any
 import lightning as pl
 
 from saemd.activations.joined import JoinedStream
-from saemd.activations.stream import BatchStream
+from saemd.activations.streams.stream import BatchStream
 
 
 class ActivationDataModule(pl.LightningDataModule):

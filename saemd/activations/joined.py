@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saemd.activations.memory import MemoryActivations
+from saemd.activations.memory.activations import MemoryActivations
 from saemd.activations.source import Source
 
 

@@ -5,10 +5,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from saemd.activations.config import ActivationsConfig, HarvestConfig, MemoryConfig, OnlineConfig
-from saemd.activations.harvest import describe, ensure_cache
-from saemd.activations.harvest_memory import check_memory, open_memory
-from saemd.activations.harvest_online import check_buffer, open_online
-from saemd.activations.manifest import Origin
+from saemd.activations.disk.manifest import Origin
+from saemd.activations.harvest.open import describe, ensure_cache
+from saemd.activations.memory.open import check_memory, open_memory
+from saemd.activations.online.open import check_buffer, open_online
 from saemd.activations.source import Source
 from saemd.corpus.config import CorpusConfig
 from saemd.lm.config import LMConfig

@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
-from saemd.activations.manifest import Origin
-from saemd.activations.stream import BatchStream
+from saemd.activations.disk.manifest import Origin
+from saemd.activations.streams.stream import BatchStream
 
 
 class Source(Protocol):

@@ -9,7 +9,7 @@ from pathlib import Path
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from saemd.activations.shards import disk_bytes
+from saemd.activations.disk.shards import disk_bytes
 from saemd.config import Config
 from saemd.lm.workers import worker_count
 from saemd.planning.measure import device_of

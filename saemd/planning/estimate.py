@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
-from saemd.activations.shards import disk_bytes
+from saemd.activations.disk.shards import disk_bytes
 from saemd.planning.costs import harvest_flops, run_bytes, training_flops
 from saemd.planning.measure import activations, device_of, harvest_seconds, matching_seconds
 from saemd.planning.trial import Start, StepSeconds, make_start, time_steps

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from saemd.activations.write import human
+from saemd.activations.harvest.write import human
 from saemd.planning import costs
 from saemd.planning.costs import Need
 from saemd.planning.measure import device_of

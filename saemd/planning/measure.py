@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from saemd.activations.cache import ActivationCache
 from saemd.activations.config import OnlineConfig
-from saemd.activations.manifest import MANIFEST
-from saemd.activations.remote import is_remote
-from saemd.activations.shards import count_non_finite, to_bits
-from saemd.activations.statistics import Sums, norms
+from saemd.activations.disk.cache import ActivationCache
+from saemd.activations.disk.manifest import MANIFEST
+from saemd.activations.disk.remote import is_remote
+from saemd.activations.disk.shards import count_non_finite, to_bits
+from saemd.activations.disk.statistics import Sums, norms
 from saemd.config import Config
 from saemd.corpus import contexts, some_documents
 from saemd.lm.load import fastest_dtype, load_lm, residual_stream

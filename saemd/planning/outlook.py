@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from saemd.activations.shards import disk_bytes
-from saemd.activations.write import human
+from saemd.activations.disk.shards import disk_bytes
+from saemd.activations.harvest.write import human
 from saemd.config import Config
 from saemd.planning import costs
 from saemd.planning.work import find_work

@@ -8,7 +8,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from saemd.activations.write import human
+from saemd.activations.harvest.write import human
 from saemd.planning import costs
 from saemd.planning.costs import Need
 from saemd.planning.estimate import Times

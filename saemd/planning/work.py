@@ -13,10 +13,10 @@ from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-from saemd.activations.harvest import cache_folder
-from saemd.activations.manifest import MANIFEST, Origin, read_manifest, read_progress
+from saemd.activations.disk.manifest import MANIFEST, Origin, read_manifest, read_progress
+from saemd.activations.disk.remote import fetch_records
+from saemd.activations.harvest.open import cache_folder
 from saemd.activations.registry import describe_source
-from saemd.activations.remote import fetch_records
 from saemd.config import Config, width
 from saemd.errors import bad_value
 from saemd.planning.model import LanguageModel, describe

@@ -15,8 +15,8 @@ from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from saemd import __version__
-from saemd.activations import harvest
 from saemd.activations.config import RESIDUAL, HarvestConfig, schema
+from saemd.activations.harvest import open as harvest
 from saemd.corpus.config import CorpusConfig
 from saemd.corpus.documents import documents
 from saemd.corpus.documents import fingerprint as corpus_fingerprint

@@ -86,7 +86,7 @@ def held_out(tokens: int) -> HeldOut:
 
     def batches(run: Run) -> Iterator[Tensor]:
         from saemd.activations.config import ActivationsConfig
-        from saemd.activations.remote import fetch_named, open_cache
+        from saemd.activations.disk.remote import fetch_named, open_cache
 
         root = local_folder(CACHE_ROOT, run.config["cache_root"]) / "activations"
         name = f"*-layer{run.config['layer']}-{run.saved['cache_fingerprint'][:12]}"

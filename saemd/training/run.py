@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.loggers import Logger
 
 from saemd.activations.datamodule import ActivationDataModule
-from saemd.activations.harvest_memory import resident
+from saemd.activations.memory.open import resident
 from saemd.activations.registry import open_source
 from saemd.activations.source import Source
 from saemd.config import Config

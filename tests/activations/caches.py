@@ -11,10 +11,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saemd.activations.cache import ActivationCache
 from saemd.activations.config import ActivationsConfig
-from saemd.activations.manifest import MANIFEST, SPLITS, Origin, SplitName
-from saemd.activations.write import begin, write_shards
+from saemd.activations.disk.cache import ActivationCache
+from saemd.activations.disk.manifest import MANIFEST, SPLITS, Origin, SplitName
+from saemd.activations.harvest.write import begin, write_shards
 
 D = 8
 HELDOUT = 1_000_000  # held-out tokens are numbered from here
@@ -52,7 +52,7 @@ def origin(config: ActivationsConfig = CONFIG, **changes: object) -> Origin:
 def write_cache(
     folder: Path, origin: Origin, config: ActivationsConfig, contexts: Any, forward: Any, dtype: str, workers: int = 1
 ) -> None:
-    """As `saemd.activations.harvest.ensure_cache`, of any contexts and activations."""
+    """As `saemd.activations.harvest.open.ensure_cache`, of any contexts and activations."""
     if not (folder / MANIFEST).is_file():
         write_shards(begin(folder, origin, config, contexts, dtype), config, contexts, forward, workers)
 

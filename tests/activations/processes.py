@@ -12,8 +12,8 @@ from pathlib import Path
 
 import torch
 
-from saemd.activations.manifest import SPLITS
-from saemd.activations.write import joined
+from saemd.activations.disk.manifest import SPLITS
+from saemd.activations.harvest.write import joined
 from tests.activations.caches import CONFIG, contexts, forward, origin, write_cache
 
 Activations = Callable[[torch.Tensor], torch.Tensor]

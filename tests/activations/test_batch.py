@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 import torch
 
-from saemd.activations import batch, kernels
-from saemd.activations.batch import BatchPlan
-from saemd.activations.shards import ShardFile, disk_bytes
+from saemd.activations.disk import batch, kernels
+from saemd.activations.disk.batch import BatchPlan
+from saemd.activations.disk.shards import ShardFile, disk_bytes
 from saemd.errors import UserError
 
 
@@ -56,8 +56,8 @@ def test_reference_is_taken_without_numba(tmp_path: Path, monkeypatch: pytest.Mo
     batch._kernels.cache_clear()
     with monkeypatch.context() as patched:
         patched.setitem(sys.modules, "numba", None)
-        patched.delitem(sys.modules, "saemd.activations.kernels")
-        patched.delattr("saemd.activations.kernels")
+        patched.delitem(sys.modules, "saemd.activations.disk.kernels")
+        patched.delattr("saemd.activations.disk.kernels")
         assert batch._kernels() is None
         plan.announce()
         assert torch.equal(plan.read(np.float32(0.5)), made)
@@ -102,7 +102,7 @@ def test_a_shard_is_closed_with_its_last_user(tmp_path: Path) -> None:
 
 def test_a_shard_is_checked_once_by_all_threads(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file, calls, start = shard(tmp_path / "a", bits(100, 3)), [], threading.Barrier(4)
-    monkeypatch.setattr("saemd.activations.shards.check_content", lambda *given: calls.append(given))
+    monkeypatch.setattr("saemd.activations.disk.shards.check_content", lambda *given: calls.append(given))
 
     def work() -> None:
         start.wait()

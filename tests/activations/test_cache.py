@@ -15,11 +15,11 @@ import numpy as np
 import pytest
 import torch
 
-from saemd.activations.cache import ActivationCache
 from saemd.activations.config import ActivationsConfig, check_activations
-from saemd.activations.manifest import SPLITS, Origin, Shard, SplitName
-from saemd.activations.shards import disk_bytes, to_bits, to_float
-from saemd.activations.write import begin, lock, write_shards
+from saemd.activations.disk.cache import ActivationCache
+from saemd.activations.disk.manifest import SPLITS, Origin, Shard, SplitName
+from saemd.activations.disk.shards import disk_bytes, to_bits, to_float
+from saemd.activations.harvest.write import begin, lock, write_shards
 from saemd.checksums import without_checksum
 from saemd.errors import UserError
 from tests.activations.caches import CONFIG, HELDOUT, D, contexts, forward, make, numbers, origin, write, write_cache
@@ -246,7 +246,7 @@ def test_heldout_batches_hold_every_token_once_normalised(cache: ActivationCache
 def test_second_writer_waits_for_the_first(tmp_path: Path) -> None:
     code = f"""
 from pathlib import Path
-from saemd.activations.write import begin, lock, write_shards
+from saemd.activations.harvest.write import begin, lock, write_shards
 with lock(Path({str(tmp_path / "cache")!r})):
     print("mine")
 """

@@ -7,10 +7,12 @@ import pytest
 import torch
 import yaml
 
-from saemd.activations import harvest_memory, sizes, stream, transfer
-from saemd.activations.cache import ActivationCache
+from saemd.activations import sizes
+from saemd.activations.disk.cache import ActivationCache
 from saemd.activations.joined import JoinedStream
-from saemd.activations.memory import MemoryActivations, read_cache
+from saemd.activations.memory import open as harvest_memory
+from saemd.activations.memory.activations import MemoryActivations, read_cache
+from saemd.activations.streams import stream, transfer
 from saemd.composition import compose_all
 from saemd.runs import run_dir
 from tests.activations.caches import make

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 
-from saemd.activations.cache import ActivationCache
 from saemd.activations.config import OnlineConfig
-from saemd.activations.contexts import ContextStore, open_contexts
-from saemd.activations.kept import kept_bits
-from saemd.activations.online import OnlineActivations
-from saemd.activations.shards import to_float
-from saemd.activations.statistics import norms
+from saemd.activations.disk.cache import ActivationCache
+from saemd.activations.disk.shards import to_float
+from saemd.activations.disk.statistics import norms
+from saemd.activations.harvest.kept import kept_bits
+from saemd.activations.online.activations import OnlineActivations
+from saemd.activations.online.contexts import ContextStore, open_contexts
 from saemd.errors import UserError
 from tests.activations.caches import CONFIG, D, contexts, forward, make, numbers, origin
 

@@ -18,9 +18,10 @@ import yaml
 from transformers import Gemma2Config
 
 from saemd import cache as cache_entry
-from saemd.activations import harvest, harvest_online
 from saemd.activations.config import OnlineConfig
+from saemd.activations.harvest import open as harvest
 from saemd.activations.joined import JoinedStream
+from saemd.activations.online import open as harvest_online
 from saemd.activations.registry import describe_source, open_source
 from saemd.composition import compose_all
 from saemd.errors import UserError

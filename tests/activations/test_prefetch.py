@@ -9,7 +9,7 @@ from functools import partial
 
 import pytest
 
-from saemd.activations.prefetch import prefetched
+from saemd.activations.streams.prefetch import prefetched
 
 
 def makers(make: Callable[[int], int], n: int = 50) -> Iterator[Callable[[], int]]:

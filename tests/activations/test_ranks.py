@@ -15,12 +15,12 @@ import pytest
 import torch
 
 from saemd import cache
-from saemd.activations.cache import ActivationCache
 from saemd.activations.config import ActivationsConfig
-from saemd.activations.harvest import LMOnText
-from saemd.activations.ledger import UNFINISHED
-from saemd.activations.manifest import read_progress
-from saemd.activations.write import joined, lock
+from saemd.activations.disk.cache import ActivationCache
+from saemd.activations.disk.manifest import read_progress
+from saemd.activations.harvest.ledger import UNFINISHED
+from saemd.activations.harvest.open import LMOnText
+from saemd.activations.harvest.write import joined, lock
 from saemd.corpus.config import CorpusConfig
 from saemd.lm.config import LMConfig
 from tests.activations.caches import forward

@@ -16,11 +16,11 @@ import numpy as np
 import pytest
 import torch
 
-from saemd.activations.batch import BatchPlan
-from saemd.activations.cache import ActivationCache
 from saemd.activations.datamodule import ActivationDataModule
-from saemd.activations.shards import to_float
-from saemd.activations.stream import BatchStream
+from saemd.activations.disk.batch import BatchPlan
+from saemd.activations.disk.cache import ActivationCache
+from saemd.activations.disk.shards import to_float
+from saemd.activations.streams.stream import BatchStream
 from saemd.errors import UserError
 from tests.activations.caches import make, numbers
 
@@ -222,7 +222,7 @@ def test_exception_while_reading_reaches_the_consumer_in_its_place(
 
 def test_interpreter_exits_in_the_middle_of_an_iteration(cache: ActivationCache) -> None:
     code = f"""
-from saemd.activations.cache import ActivationCache
+from saemd.activations.disk.cache import ActivationCache
 iterator = iter(ActivationCache.open({str(cache.path)!r}).stream(128, 6000, 0))
 next(iterator)
 print("one batch")
@@ -290,7 +290,7 @@ def test_the_order_is_the_documented_one(cache: ActivationCache, size: int, begi
 def test_every_batch_is_announced_once_and_some_batches_early(
     cache: ActivationCache, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr("saemd.activations.cache._ANNOUNCED_BYTES", 4 * 128 * 8 * 2)  # four batches
+    monkeypatch.setattr("saemd.activations.disk.cache._ANNOUNCED_BYTES", 4 * 128 * 8 * 2)  # four batches
     announced, read, early, real = [], [], [], BatchPlan.read
 
     def reading(plan: BatchPlan, factor: np.float32) -> torch.Tensor:

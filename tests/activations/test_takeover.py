@@ -13,10 +13,10 @@ from pathlib import Path
 import pytest
 from transformers import LlamaConfig
 
-from saemd.activations import takeover
-from saemd.activations.cache import ActivationCache
 from saemd.activations.config import ActivationsConfig
-from saemd.activations.harvest import ensure_cache
+from saemd.activations.disk.cache import ActivationCache
+from saemd.activations.harvest import takeover
+from saemd.activations.harvest.open import ensure_cache
 from saemd.corpus.config import CorpusConfig
 from saemd.lm.config import LMConfig
 from saemd.lm.load import lm_info

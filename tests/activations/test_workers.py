@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from saemd.activations.config import ActivationsConfig
-from saemd.activations.harvest import LMOnText, ensure_cache
+from saemd.activations.harvest.open import LMOnText, ensure_cache
 from saemd.corpus.config import CorpusConfig
 from saemd.errors import UserError
 from saemd.lm.config import LMConfig

@@ -10,9 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from saemd.activations.cache import ActivationCache
-from saemd.activations.contexts import ContextStore, write_contexts
-from saemd.activations.manifest import read_manifest, read_progress
+from saemd.activations.disk.cache import ActivationCache
+from saemd.activations.disk.manifest import read_manifest, read_progress
+from saemd.activations.online.contexts import ContextStore, write_contexts
 from tests.activations import caches
 from tests.fuzz.mutations import as_json, damaged_bytes, damaged_value, few, refused, same_or_refused
 from tests.fuzz.places import emptied

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoModelForCausalLM, AutoTokenizer, GPT2Config, OPTConfig
 
 from saemd.activations.config import ActivationsConfig
-from saemd.activations.harvest import describe, ensure_cache
+from saemd.activations.harvest.open import describe, ensure_cache
 from saemd.corpus.config import CorpusConfig
 from saemd.errors import UserError
 from saemd.lm.config import LMConfig

@@ -11,7 +11,7 @@ import torch
 import yaml
 from transformers import AutoModelForCausalLM, LlamaConfig
 
-from saemd.activations import harvest
+from saemd.activations.harvest import open as harvest
 from saemd.quality.bench import Bench
 from saemd.sae import JumpReLUSAE, save_sae
 from tests.pipeline import WORDS, save_model

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 import torch
 
-from saemd.activations import remote
-from saemd.activations.cache import ActivationCache
-from saemd.activations.manifest import MANIFEST, PROGRESS
-from saemd.activations.remote import RemoteCache, fetch_records, open_cache
+from saemd.activations.disk import remote
+from saemd.activations.disk.cache import ActivationCache
+from saemd.activations.disk.manifest import MANIFEST, PROGRESS
+from saemd.activations.disk.remote import RemoteCache, fetch_records, open_cache
 from saemd.errors import UserError
 from saemd.files import write_text
 from saemd.remote import mirror, store

@@ -15,8 +15,8 @@ import fsspec
 import pytest
 import torch
 
-from saemd.activations import remote
-from saemd.activations.remote import fetch_records, open_cache
+from saemd.activations.disk import remote
+from saemd.activations.disk.remote import fetch_records, open_cache
 from saemd.errors import UserError
 from saemd.remote import store
 from saemd.remote.claims import claimed

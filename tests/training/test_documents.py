@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import yaml
 
-from saemd.activations.cache import ActivationCache
+from saemd.activations.disk.cache import ActivationCache
 from saemd.activations.registry import describe_source, open_source
 from saemd.composition import compose_all
 from saemd.runs import identify, run_dir

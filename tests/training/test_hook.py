@@ -9,7 +9,7 @@ import pytest
 import torch
 import yaml
 
-from saemd.activations.harvest import LMOnText
+from saemd.activations.harvest.open import LMOnText
 from saemd.activations.registry import describe_source, open_source
 from saemd.composition import compose_all
 from saemd.errors import UserError

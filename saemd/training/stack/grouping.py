@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from saemd.activations.config import ActivationsConfig, OnlineConfig
-from saemd.activations.harvest_memory import RESIDENT_SHARE
-from saemd.activations.shards import disk_bytes
+from saemd.activations.disk.shards import disk_bytes
+from saemd.activations.memory.open import RESIDENT_SHARE
 from saemd.activations.sizes import free_memory
 from saemd.config import Config, width
 from saemd.errors import bad_value

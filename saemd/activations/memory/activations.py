@@ -13,13 +13,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saemd.activations.cache import ActivationCache
 from saemd.activations.config import ActivationsConfig
-from saemd.activations.manifest import SPLITS, Manifest, Origin, Shard, SplitName
-from saemd.activations.order import Part
-from saemd.activations.sharded import ShardedSource
-from saemd.activations.stream import Maker
-from saemd.activations.transfer import scaled
+from saemd.activations.disk.cache import ActivationCache
+from saemd.activations.disk.manifest import SPLITS, Manifest, Origin, Shard, SplitName
+from saemd.activations.disk.order import Part
+from saemd.activations.disk.sharded import ShardedSource
+from saemd.activations.streams.stream import Maker
+from saemd.activations.streams.transfer import scaled
 from saemd.errors import UserError
 
 

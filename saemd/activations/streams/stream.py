@@ -7,8 +7,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saemd.activations.prefetch import prefetched
-from saemd.activations.transfer import arrived, sender
+from saemd.activations.streams.prefetch import prefetched
+from saemd.activations.streams.transfer import arrived, sender
 from saemd.errors import UserError
 
 Maker = Callable[[], Tensor]  # makes one batch [B, D]; threads call several at once

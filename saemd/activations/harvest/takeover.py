@@ -10,7 +10,7 @@ import hashlib
 import os
 from pathlib import Path
 
-from saemd.activations.manifest import MANIFEST, PROGRESS, Origin, read_manifest, write_json
+from saemd.activations.disk.manifest import MANIFEST, PROGRESS, Origin, read_manifest, write_json
 from saemd.errors import UserError
 from saemd.lm.config import LMConfig
 from saemd.lm.files import local_folder

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeVar
 
 from saemd.activations.config import RESIDUAL
-from saemd.activations.statistics import Statistics, Sums
+from saemd.activations.disk.statistics import Statistics, Sums
 from saemd.checksums import with_checksum
 from saemd.errors import UserError
 from saemd.files import DamagedFileError, read_json, write_text

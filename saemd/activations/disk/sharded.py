@@ -12,10 +12,10 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saemd.activations import shards
-from saemd.activations.manifest import Manifest, Shard
-from saemd.activations.order import Part, batched, share, slices
-from saemd.activations.stream import BatchStream, Maker
+from saemd.activations.disk import shards
+from saemd.activations.disk.manifest import Manifest, Shard
+from saemd.activations.disk.order import Part, batched, share, slices
+from saemd.activations.streams.stream import BatchStream, Maker
 from saemd.errors import bad_value
 
 _SAMPLE_SHARDS = 8  # a sample comes from at least this many shards; each holds tokens of many documents
@@ -25,8 +25,8 @@ SLICES = 8  # in a batch: fewer are read faster, more come from more shards
 class ShardedSource(ABC):
     """Activations in shards, and their statistics: see `saemd.activations.source.Source` for what each figure means.
 
-    Its stream permutes slices of shards within windows of `window_tokens` (`saemd.activations.order`). The batches are
-    the same numbers wherever the shards are.
+    Its stream permutes slices of shards within windows of `window_tokens` (see `order`). The batches are the same
+    numbers wherever the shards are.
     """
 
     def __init__(self, manifest: Manifest, window_tokens: int, prefetch_batches: int) -> None:

@@ -5,18 +5,18 @@ from weakref import WeakValueDictionary
 
 import torch
 
-from saemd.activations.cache import ActivationCache
 from saemd.activations.config import MemoryConfig, check_activations
-from saemd.activations.harvest import LMOnText, cache_folder, describe, lm_device
-from saemd.activations.ledger import MemoryLedger
-from saemd.activations.manifest import MANIFEST, Origin, Progress
-from saemd.activations.memory import MemoryActivations, Rows, RowsBuilder, read_cache
-from saemd.activations.remote import RemoteCache, fetch_records, open_cache
-from saemd.activations.sharding import Sharder
-from saemd.activations.shards import disk_bytes
+from saemd.activations.disk.cache import ActivationCache
+from saemd.activations.disk.manifest import MANIFEST, Origin, Progress
+from saemd.activations.disk.remote import RemoteCache, fetch_records, open_cache
+from saemd.activations.disk.shards import disk_bytes
+from saemd.activations.harvest.ledger import MemoryLedger
+from saemd.activations.harvest.open import LMOnText, cache_folder, describe, lm_device
+from saemd.activations.harvest.sharding import Sharder
+from saemd.activations.harvest.write import refuse_empty, say_if_short
+from saemd.activations.memory.activations import MemoryActivations, Rows, RowsBuilder, read_cache
 from saemd.activations.sizes import free_memory, human
 from saemd.activations.source import Source
-from saemd.activations.write import refuse_empty, say_if_short
 from saemd.corpus.config import CorpusConfig
 from saemd.errors import bad_value
 from saemd.lm.config import LMConfig
@@ -39,7 +39,7 @@ def open_memory(
 ) -> MemoryActivations:
     """The activations of layer `layer`'s output, in memory. The last job's are used again if they are the same.
 
-    Raises `UserError` where they do not fit, and as `saemd.activations.write` does.
+    Raises `UserError` where they do not fit, and as `saemd.activations.harvest.write` does.
     """
     check_activations(config)
     origin = describe(lm_config, layer, corpus_config, config, cache_root)

@@ -22,7 +22,7 @@ from typing import IO
 
 import numpy as np
 
-from saemd.activations.manifest import (
+from saemd.activations.disk.manifest import (
     MANIFEST,
     PROGRESS,
     SPLITS,
@@ -36,8 +36,8 @@ from saemd.activations.manifest import (
     read_progress,
     write_json,
 )
-from saemd.activations.remote import check_shards, make_room
-from saemd.activations.shards import check_size, disk_bytes, write_shard
+from saemd.activations.disk.remote import check_shards, make_room
+from saemd.activations.disk.shards import check_size, disk_bytes, write_shard
 from saemd.errors import UserError
 from saemd.files import remove_partial
 from saemd.locks import locked, try_lock

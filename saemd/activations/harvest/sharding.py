@@ -3,7 +3,7 @@
 A shard holds the activations of one group of consecutive contexts, permuted. Groups and their batches are fixed by
 position, and sums are kept in float64, so the shards are the same bytes on the disk and in memory, interrupted or not,
 with one worker or several, made by one process or by several that take the groups in turn.
-This file knows neither a language model nor a corpus: `saemd.activations.harvest` passes them in.
+This file knows neither a language model nor a corpus: `saemd.activations.harvest.open` passes them in.
 """
 
 import time
@@ -17,12 +17,12 @@ import numpy as np
 import torch
 
 from saemd.activations.config import HarvestConfig
-from saemd.activations.groups import Context, Groups
-from saemd.activations.kept import Forward, kept_bits, without_context
-from saemd.activations.ledger import Ledger
-from saemd.activations.manifest import SPLITS, Origin, Outliers, Piece, Progress, SplitName
-from saemd.activations.prefetch import prefetched
-from saemd.activations.statistics import norms, shard_sums
+from saemd.activations.disk.manifest import SPLITS, Origin, Outliers, Piece, Progress, SplitName
+from saemd.activations.disk.statistics import norms, shard_sums
+from saemd.activations.harvest.groups import Context, Groups
+from saemd.activations.harvest.kept import Forward, kept_bits, without_context
+from saemd.activations.harvest.ledger import Ledger
+from saemd.activations.streams.prefetch import prefetched
 from saemd.progress import Bar
 
 Contexts = Mapping[SplitName, Callable[[], Iterator[Context]]]  # of each split, in a fixed order, from the first one
@@ -104,7 +104,7 @@ class Sharder:
         self._started = time.perf_counter()
 
     def run(self) -> Progress:
-        """Make shards until all are made, by whichever process. Raises `UserError`; see `saemd.activations.write`."""
+        """Make shards until all are made, by whichever process. Raises `UserError`; see `write`."""
         self._update(self.ledger.commit())
         while not all(self.progress.is_complete(self.origin, split) for split in SPLITS):
             if not sum(self._make_all(split) for split in SPLITS):

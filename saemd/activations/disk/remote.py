@@ -18,13 +18,13 @@ from queue import Empty, SimpleQueue
 
 import numpy as np
 
-from saemd.activations.cache import ActivationCache
 from saemd.activations.config import ActivationsConfig
-from saemd.activations.manifest import MANIFEST, PROGRESS, Manifest, Shard
-from saemd.activations.order import Part
-from saemd.activations.shards import ShardFile, check_content, count_non_finite, disk_bytes
+from saemd.activations.disk.cache import ActivationCache
+from saemd.activations.disk.manifest import MANIFEST, PROGRESS, Manifest, Shard
+from saemd.activations.disk.order import Part
+from saemd.activations.disk.shards import ShardFile, check_content, count_non_finite, disk_bytes
 from saemd.activations.sizes import human
-from saemd.activations.stream import Maker
+from saemd.activations.streams.stream import Maker
 from saemd.errors import UserError, bad_value
 from saemd.remote import mirror, store
 from saemd.remote.urls import CACHE_ROOT, local_root, upload_url

@@ -14,7 +14,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from saemd.activations.manifest import Shard
+from saemd.activations.disk.manifest import Shard
 
 
 class Part(NamedTuple):

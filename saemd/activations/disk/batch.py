@@ -10,8 +10,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saemd.activations.shards import ShardFile, disk_bytes, to_float
-from saemd.activations.stream import Maker
+from saemd.activations.disk.shards import ShardFile, disk_bytes, to_float
+from saemd.activations.streams.stream import Maker
 
 _SCRATCH = 60_000  # values read at a time: they stay in the processor's cache, and in memory that malloc keeps
 
@@ -86,7 +86,7 @@ def _read(plan: BatchPlan, later: BatchPlan | None, factor: np.float32 | None) -
 def _kernels() -> ModuleType | None:
     """The compiled loops; None where numba is not installed."""
     try:
-        from saemd.activations import kernels
+        from saemd.activations.disk import kernels
     except ModuleNotFoundError as error:
         if error.name != "numba":
             raise

@@ -9,13 +9,13 @@ from threading import Lock, local
 import torch
 from torch import Tensor, nn
 
-from saemd.activations.cache import ActivationCache
 from saemd.activations.config import MLP_OUT, RESIDUAL, ActivationsConfig, HarvestConfig, check_activations
-from saemd.activations.groups import Context
-from saemd.activations.manifest import MANIFEST, SPLITS, Origin, SplitName
-from saemd.activations.remote import fetch_records, is_remote, open_cache
-from saemd.activations.takeover import take_over
-from saemd.activations.write import begin, joined, ledger_of, lock, remove_remains, write_shards
+from saemd.activations.disk.cache import ActivationCache
+from saemd.activations.disk.manifest import MANIFEST, SPLITS, Origin, SplitName
+from saemd.activations.disk.remote import fetch_records, is_remote, open_cache
+from saemd.activations.harvest.groups import Context
+from saemd.activations.harvest.takeover import take_over
+from saemd.activations.harvest.write import begin, joined, ledger_of, lock, remove_remains, write_shards
 from saemd.corpus import contexts, fingerprint, some_documents
 from saemd.corpus.config import CorpusConfig
 from saemd.errors import UserError, bad_value
@@ -47,7 +47,7 @@ def ensure_cache(
     With `together`, processes that call this at the same time share the work; without, one writes and the others wait.
     The language model runs on the GPU if there is one, unless `accelerator` is cpu. A finished cache is identified by
     its fingerprint, without loading model or corpus. A process verifies a shard's checksum before it first reads it.
-    Raises `UserError` (see `saemd.activations.write` and `ActivationCache.open`).
+    Raises `UserError` (see `saemd.activations.harvest.write` and `ActivationCache.open`).
     """
     check_activations(config)
     origin = describe(lm_config, layer, corpus_config, config, cache_root)

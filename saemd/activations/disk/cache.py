@@ -8,14 +8,14 @@ from typing import Self
 import numpy as np
 from torch import Tensor
 
-from saemd.activations import shards
-from saemd.activations.batch import BatchPlan, readers
 from saemd.activations.config import ActivationsConfig
-from saemd.activations.manifest import Manifest, Shard, read_manifest
-from saemd.activations.order import Part
-from saemd.activations.sharded import ShardedSource
-from saemd.activations.shards import ShardFile, disk_bytes
-from saemd.activations.stream import Maker
+from saemd.activations.disk import shards
+from saemd.activations.disk.batch import BatchPlan, readers
+from saemd.activations.disk.manifest import Manifest, Shard, read_manifest
+from saemd.activations.disk.order import Part
+from saemd.activations.disk.sharded import ShardedSource
+from saemd.activations.disk.shards import ShardFile, disk_bytes
+from saemd.activations.streams.stream import Maker
 from saemd.errors import UserError
 
 _OPEN_SHARDS = 64  # files kept open: those of the current windows

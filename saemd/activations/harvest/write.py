@@ -7,12 +7,12 @@ from functools import partial
 from pathlib import Path
 
 from saemd.activations.config import ActivationsConfig, HarvestConfig
-from saemd.activations.kept import Forward, without_context
-from saemd.activations.ledger import UNFINISHED, FileLedger
-from saemd.activations.manifest import SPLITS, Origin, Progress
-from saemd.activations.remote import check_shards, is_remote
-from saemd.activations.sharding import Contexts, Sharder, group_contexts
-from saemd.activations.shards import check_size, disk_bytes
+from saemd.activations.disk.manifest import SPLITS, Origin, Progress
+from saemd.activations.disk.remote import check_shards, is_remote
+from saemd.activations.disk.shards import check_size, disk_bytes
+from saemd.activations.harvest.kept import Forward, without_context
+from saemd.activations.harvest.ledger import UNFINISHED, FileLedger
+from saemd.activations.harvest.sharding import Contexts, Sharder, group_contexts
 from saemd.activations.sizes import human
 from saemd.errors import UserError, bad_value
 from saemd.files import check_writable, remove_partial

@@ -14,14 +14,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from saemd.activations.blocks import Block, Blocks, Harvest, batched_rows
-from saemd.activations.cache import ActivationCache
 from saemd.activations.config import OnlineConfig
-from saemd.activations.contexts import ContextStore
-from saemd.activations.manifest import Origin
-from saemd.activations.prefetch import prefetched
-from saemd.activations.sharded import HeldoutBatches, check_stream
-from saemd.activations.stream import BatchStream, Maker
+from saemd.activations.disk.cache import ActivationCache
+from saemd.activations.disk.manifest import Origin
+from saemd.activations.disk.sharded import HeldoutBatches, check_stream
+from saemd.activations.online.blocks import Block, Blocks, Harvest, batched_rows
+from saemd.activations.online.contexts import ContextStore
+from saemd.activations.streams.prefetch import prefetched
+from saemd.activations.streams.stream import BatchStream, Maker
 from saemd.progress import print_line
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from saemd.activations.shards import to_float
+from saemd.activations.disk.shards import to_float
 
 QUANTILES = (0.01, 0.05, 0.25, 0.5, 0.75, 0.95, 0.99, 0.999)
 _STEP = 1.01  # ratio of a histogram bin's edges: quantiles are exact to half a per cent

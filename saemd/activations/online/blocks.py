@@ -15,7 +15,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saemd.activations.contexts import ContextStore
+from saemd.activations.online.contexts import ContextStore
 
 Harvest = Callable[[Tensor, Tensor], Tensor]  # input_ids, keep [B, T] → activations bfloat16 [N, D] of a batch
 

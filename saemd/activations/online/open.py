@@ -9,15 +9,15 @@ import torch
 from torch import Tensor
 
 from saemd.activations.config import ActivationsConfig, HarvestConfig, OnlineConfig, check_activations
-from saemd.activations.contexts import open_contexts
-from saemd.activations.harvest import LMOnText, describe, ensure_cache, lm_device
-from saemd.activations.harvest_memory import rows_device
-from saemd.activations.kept import kept_bits
-from saemd.activations.manifest import Origin
-from saemd.activations.online import OnlineActivations, block_tokens
-from saemd.activations.shards import disk_bytes
+from saemd.activations.disk.manifest import Origin
+from saemd.activations.disk.shards import disk_bytes
+from saemd.activations.disk.statistics import norms
+from saemd.activations.harvest.kept import kept_bits
+from saemd.activations.harvest.open import LMOnText, describe, ensure_cache, lm_device
+from saemd.activations.memory.open import rows_device
+from saemd.activations.online.activations import OnlineActivations, block_tokens
+from saemd.activations.online.contexts import open_contexts
 from saemd.activations.sizes import free_memory, human
-from saemd.activations.statistics import norms
 from saemd.corpus.config import CorpusConfig
 from saemd.errors import bad_value
 from saemd.lm.config import LMConfig

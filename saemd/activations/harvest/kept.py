@@ -6,8 +6,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saemd.activations.manifest import Origin, SplitName
-from saemd.activations.shards import count_non_finite, to_bits
+from saemd.activations.disk.manifest import Origin, SplitName
+from saemd.activations.disk.shards import count_non_finite, to_bits
 from saemd.errors import UserError, bad_value
 
 Forward = Callable[[Tensor], Tensor]  # input_ids [B, T] → activations [B, T, D]

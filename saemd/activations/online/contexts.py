@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from saemd.activations.groups import Context
-from saemd.activations.kept import without_context
-from saemd.activations.manifest import Origin
+from saemd.activations.disk.manifest import Origin
+from saemd.activations.harvest.groups import Context
+from saemd.activations.harvest.kept import without_context
 from saemd.activations.sizes import human
 from saemd.errors import UserError, bad_value
 from saemd.files import check_writable, one_line, read_json, write_json

@@ -1,0 +1,1 @@
+"""`activations=memory`: the shards in the memory of the host or of a GPU."""

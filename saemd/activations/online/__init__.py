@@ -1,0 +1,1 @@
+"""`activations=online`: the language model runs while the SAE trains, through a shuffle buffer."""
