@@ -45,28 +45,29 @@ def resample(sae: SAE, optimizer: SAEAdam, dead_F: Tensor, x_BD: Tensor, seed: t
     x_BD = x_BD.float()
     error_BD = x_BD - sae.reconstruct(sae.latents(x_BD))
     chance_B = error_BD.double().pow(2).sum(-1).pow(2).cpu().numpy()
-    if not chance_B.any():
+    total = chance_B.sum()
+    if not 0 < total < np.inf:  # a diverged SAE is reported at the next logged step
         return
-    drawn = np.random.default_rng(seed).choice(
-        len(chance_B), K, replace=bool(np.count_nonzero(chance_B) < K), p=chance_B / chance_B.sum()
-    )
+    few = bool(np.count_nonzero(chance_B) < K)
+    drawn = np.random.default_rng(seed).choice(len(chance_B), K, replace=few, p=chance_B / total)
     directions_KD = torch.nn.functional.normalize(error_BD[torch.from_numpy(drawn).to(x_BD.device)], dim=1)
     alive_F = ~dead_F
     norm = sae.W_enc[:, alive_F].norm(dim=0).mean()
+    anew = {"W_dec": directions_KD, "W_enc": directions_KD * norm * ENCODER_NORM}
     for name, parameter in sae.named_parameters():
         if name == "b_dec":
             continue
-        by_latent = parameter.T if name == "W_enc" else parameter  # [F, ...]
-        if name == "W_dec":
-            by_latent[dead_F] = directions_KD
-        elif name == "W_enc":
-            by_latent[dead_F] = directions_KD * norm * ENCODER_NORM
-        else:
-            by_latent[dead_F] = by_latent[alive_F].median(0).values
+        weights = _by_latent(name, parameter)
+        weights[dead_F] = anew[name] if name in anew else weights[alive_F].median()
         for key, moment in optimizer.state_of(name).items():
             if key != "step":
-                rows = moment.T if name == "W_enc" else moment
-                rows[dead_F] = rows[alive_F].mean() if key == "square" else 0.0
+                moments = _by_latent(name, moment)
+                moments[dead_F] = moments[alive_F].mean() if key == "square" else 0.0
+
+
+def _by_latent(name: str, tensor: Tensor) -> Tensor:
+    """A parameter, or a moment of it, with the latents along its first axis."""
+    return tensor.T if name == "W_enc" else tensor
 
 
 class Resampling(pl.Callback):

@@ -73,11 +73,11 @@ def test_hardly_reconstructed_tokens_are_preferred():
     torch.testing.assert_close(sae.W_dec[0].detach(), torch.nn.functional.normalize(error_D, dim=0))
 
 
-@pytest.mark.parametrize("dead", [0, F])
-def test_nothing_starts_anew_where_none_or_all_are_dead(dead):
+@pytest.mark.parametrize(("dead", "scale"), [(0, 1.0), (F, 1.0), (5, float("nan"))])
+def test_nothing_starts_anew_where_none_or_all_are_dead_or_the_error_is_not_finite(dead, scale):
     sae, optimizer, x_BD = trained("jumprelu")
     before = sae.W_dec.detach().clone()
-    resample(sae, optimizer, torch.arange(F) < dead, x_BD, (0, 10))
+    resample(sae, optimizer, torch.arange(F) < dead, x_BD * scale, (0, 10))
     assert torch.equal(sae.W_dec, before)
 
 
