@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from difflib import get_close_matches
 from typing import Any
 
 import torch
@@ -44,7 +45,11 @@ def without_checksum(values: Any) -> Any:
     """
     if isinstance(values, list):
         return [without_checksum(row) if isinstance(row, dict) else row for row in values]
-    if not isinstance(values, dict) or KEY not in values:
+    if not isinstance(values, dict):
+        return values
+    if KEY not in values:
+        if get_close_matches(KEY, [key for key in values if isinstance(key, str)], cutoff=0.7):
+            raise ChecksumError  # flipped bits have hit the key as well
         return values
     own = {key: value for key, value in values.items() if key != KEY}
     try:

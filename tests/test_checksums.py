@@ -48,6 +48,13 @@ def test_a_checksum_does_not_depend_on_the_form_of_the_file(value):
     assert without_checksum(value) == value
 
 
+@pytest.mark.parametrize("key", ["bhecksum", "checkqum", "checksu-"])
+def test_flips_that_also_hit_the_key_of_the_checksum(key):
+    sealed = with_checksum({"a": 1, "checkpoint_minutes": 5})
+    with pytest.raises(ChecksumError):
+        without_checksum({key: sealed["checksum"], "a": 3, "checkpoint_minutes": 5})
+
+
 def test_a_configuration_that_was_cut_off(tmp_path):
     about = {"config": {}, "cache_fingerprint": "a", "sibling_fingerprint": "b", "start": {"W_dec": "c"}}
     write_config(tmp_path, about)
