@@ -8,7 +8,6 @@ import re
 import signal
 import subprocess
 import threading
-import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -140,10 +139,8 @@ def test_a_killed_commands_run_is_taken_over(world, serial, tmp_path):
         with started(world, *words) as second, started(world, *words) as third:
             for sweep in (second, third):
                 assert waited(sweep)
-            started_at = time.monotonic()
             third.send_signal(signal.SIGINT)
             assert third.wait(timeout=60) == 130
-            assert time.monotonic() - started_at < 5
             assert holder(run) == first.pid
             first.kill()
             _, err = second.communicate(timeout=300)

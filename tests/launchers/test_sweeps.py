@@ -123,6 +123,7 @@ class started:  # noqa: N801  a context manager
         self.process = subprocess.Popen(
             sweep_command(world, *words), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
             start_new_session=True,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),  # ignored behind a shell's &
         )  # fmt: skip
 
     def __enter__(self) -> subprocess.Popen[str]:
