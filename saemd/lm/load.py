@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
-from timeit import repeat
+from timeit import timeit
 from typing import Any
 
 import torch
@@ -143,15 +143,17 @@ def mlp_output(lm: LM | nn.Module, layer: int, input_ids_BT: Tensor) -> Tensor:
 def fastest_dtype(device: str = "cpu") -> torch.dtype:
     """bfloat16 where it is faster, else float32. A GPU reports it; a CPU is measured.
 
-    CPUs without bfloat16 units emulate it, a hundred times slower. The best of five small products counts, so that a
-    busy machine does not change the result.
+    CPUs without bfloat16 units emulate it, a hundred times slower. The best of five small products counts, which take
+    turns, so that a busy machine does not change the result.
     """
     if torch.device(device).type == "cuda":
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    seconds = {dtype: _seconds_of_product(dtype, device) for dtype in (torch.float32, torch.bfloat16)}
-    return torch.bfloat16 if 1.2 * seconds[torch.bfloat16] < seconds[torch.float32] else torch.float32
+    dtypes = (torch.float32, torch.bfloat16)
+    rounds = [[_seconds_of_product(dtype, device) for dtype in dtypes] for _ in range(5)]
+    in_float32, in_bfloat16 = (min(column) for column in zip(*rounds, strict=True))
+    return torch.bfloat16 if 1.2 * in_bfloat16 < in_float32 else torch.float32
 
 
 def _seconds_of_product(dtype: torch.dtype, device: str) -> float:
     a, b = torch.ones(128, 512, device=device, dtype=dtype), torch.ones(512, 512, device=device, dtype=dtype)
-    return min(repeat(lambda: (a @ b).sum().item(), number=1, repeat=5))
+    return timeit(lambda: (a @ b).sum().item(), number=1)
