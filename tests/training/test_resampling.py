@@ -5,6 +5,7 @@ import torch
 
 from saemd.errors import UserError
 from saemd.sae.registry import ARCHITECTURES
+from saemd.sae.rounded import rows
 from saemd.sae.starts import unit_rows
 from saemd.training import callbacks
 from saemd.training.config import RecipeConfig, check_recipe
@@ -79,6 +80,18 @@ def test_nothing_starts_anew_where_none_or_all_are_dead_or_the_error_is_not_fini
     before = sae.W_dec.detach().clone()
     resample(sae, optimizer, torch.arange(F) < dead, x_BD * scale, (0, 10))
     assert torch.equal(sae.W_dec, before)
+
+
+def test_rounded_copies_are_renewed_in_their_own_memory():
+    """Which a step that was captured on a GPU goes on to read."""
+    sae, optimizer, x_BD = trained("jumprelu")
+    copies = {name: sae.rounded.get(name, sae.get_parameter(name), torch.bfloat16) for name in ("W_enc", "W_dec")}
+    resample(sae, optimizer, torch.arange(F) < 5, x_BD, (0, 10))
+    sae.renew_rounded()
+    for name, copy in copies.items():
+        matrix = sae.get_parameter(name)
+        assert sae.rounded.get(name, matrix, torch.bfloat16) is copy
+        assert torch.equal(copy, rows(matrix).bfloat16())
 
 
 def test_it_ends_before_the_run_and_before_the_decoder_is_frozen():
