@@ -21,7 +21,7 @@ from saemd.sae.twins import fast_twin
 from saemd.stability.comparison import Comparison
 from saemd.training.config import RecipeConfig
 from saemd.training.optimizer import SAEAdam
-from saemd.training.resampling import is_due, resample
+from saemd.training.resampling import is_due, resample_silent
 from saemd.training.schedules import schedule
 
 HELD_OUT, SAMPLE = 10**6, 10**6 + 1  # seeds that no run trains with
@@ -158,7 +158,5 @@ def train(
         optimizer.step()
         scheduler.step()
         if is_due(plan, step + 1):
-            dead_F = last_fired < step + 1 - recipe.resample_steps
-            resample(sae, optimizer, dead_F, x_BD, (seed, step + 1))
-            last_fired.masked_fill_(dead_F, step + 1)
+            resample_silent(sae, optimizer, last_fired, x_BD, step + 1, seed)
     return copies

@@ -1,6 +1,6 @@
 """On a planted dictionary: which recipe makes seeds with starts of their own agree, and what does it cost in FVU?
 
-python experiments/planted/recipes.py          # about 15 minutes of one core: recipes.json and recipes.md
+python experiments/planted/recipes.py          # 42 minutes beside other work: recipes.json and recipes.md
 """
 
 from __future__ import annotations

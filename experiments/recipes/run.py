@@ -1,6 +1,6 @@
 """Which recipe makes seeds with starts of their own agree, on real activations?
 
-    python experiments/recipes/run.py root=runs/recipes            # about an hour and a half of two idle cores
+    python experiments/recipes/run.py root=runs/recipes            # some two hours of two cores, an estimate
     python experiments/recipes/run.py root=runs/recipes only=collect
 
 Two seeds of `random_mirrored` a recipe, each on one half of the documents. `results.json` and `table.md` are written
@@ -16,6 +16,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+
+from saemd.arguments import key_values
+from saemd.cli import entry
 
 HERE = Path(__file__).parent
 TRAIN = [
@@ -82,10 +85,8 @@ def table(rows: list[dict[str, Any]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def main(words: list[str]) -> None:
-    given = dict(word.split("=", 1) for word in words)
-    if unknown := given.keys() - {"root", "only"}:
-        sys.exit(f"error: {min(unknown)}={given[min(unknown)]}: known are root, only")
+def main(words: list[str]) -> int:
+    given = key_values(words, ("root", "only"))
     root = Path(given.get("root", "runs/recipes"))
     if given.get("only") != "collect":
         run(root)
@@ -93,7 +94,8 @@ def main(words: list[str]) -> None:
     (HERE / "results.json").write_text(json.dumps(rows, indent=1) + "\n")
     (HERE / "table.md").write_text(table(rows))
     print(table(rows))
+    return 0
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    entry(main)

@@ -50,14 +50,11 @@ def check_recipe(recipe: RecipeConfig) -> None:
             raise bad_value(f"recipe.{key}", getattr(recipe, key), "use a positive number")
     if recipe.lr_decay not in ("linear", "cosine"):
         raise bad_value("recipe.lr_decay", recipe.lr_decay, "known are linear, cosine")
-    for key in (
-        "lr_decay_fraction",
-        "lr_final",
-        "encoder_decay_until",
-        "freeze_decoder_after",
-        "l0_fall_fraction",
+    fractions = (
+        "lr_decay_fraction", "lr_final", "encoder_decay_until", "freeze_decoder_after", "l0_fall_fraction",
         "resample_until",
-    ):
+    )  # fmt: skip
+    for key in fractions:
         if not 0 <= (value := getattr(recipe, key)) <= 1:
             raise bad_value(f"recipe.{key}", value, "use a fraction from 0 to 1")
     if not 0 <= recipe.encoder_decay * recipe.lr < 1:

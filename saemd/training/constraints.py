@@ -31,9 +31,7 @@ class ConstraintTable:
         self._shrink = self._moves = None  # [steps, S]
         self._cosine = self._start_SFD = None
         if any(recipe.encoder_decay for recipe in recipes):
-            rows = [
-                [1 - s.encoder_decay(step) * (s.recipe.lr * s.lr(step)) for s in schedules] for step in range(steps)
-            ]
+            rows = [[shrink(schedule, step) for schedule in schedules] for step in range(steps)]
             self._shrink = torch.tensor(rows, dtype=torch.float32, device=device)
         if any(recipe.freeze_decoder_after < 1 for recipe in recipes):
             rows = [[schedule.decoder_moves(step) for schedule in schedules] for step in range(steps)]

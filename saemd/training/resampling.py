@@ -27,8 +27,18 @@ ENCODER_NORM = 0.5  # of a latent that starts anew, as a multiple of the living 
 def is_due(schedule: Schedule, steps_made: int) -> bool:
     """Whether dead latents start anew after so many steps."""
     every = schedule.recipe.resample_steps
-    is_within = steps_made < int(schedule.recipe.resample_until * schedule.steps) and schedule.decoder_moves(steps_made)
-    return bool(every) and steps_made % every == 0 and is_within
+    if not every or steps_made % every:
+        return False
+    return steps_made < int(schedule.recipe.resample_until * schedule.steps) and schedule.decoder_moves(steps_made)
+
+
+def resample_silent(
+    sae: SAE, optimizer: SAEAdam, last_fired_F: Tensor, x_BD: Tensor, steps_made: int, seed: int
+) -> None:
+    """Resample the latents that were silent for `resample_steps` steps, and let them count as active now."""
+    dead_F = last_fired_F < steps_made - optimizer.recipe.resample_steps
+    resample(sae, optimizer, dead_F, x_BD, (seed, steps_made))
+    last_fired_F.masked_fill_(dead_F, steps_made)
 
 
 @torch.no_grad()
@@ -81,16 +91,11 @@ class Resampling(pl.Callback):
         self.configs = configs
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
-        for i, member, x_BD in _in_training(pl_module, batch):
-            step = trainer.global_step
-            if is_due(member.schedule, step):
-                dead_F = member.last_fired < step - member.recipe.resample_steps
-                resample(member.sae, member.optimizer, dead_F, x_BD, (self.configs[i].data_seed or 0, step))
-                member.last_fired.masked_fill_(dead_F, step)
-                pl_module.sae.renew_rounded()
-
-
-def _in_training(module: SAETraining | StackTraining, batch: Tensor) -> list[tuple[int, SAETraining, Tensor]]:
-    if isinstance(module, StackTraining):
-        return [(i, member, batch[i]) for i, member in module.running()]
-    return [(0, module, batch)]
+        step, is_stack = trainer.global_step, isinstance(pl_module, StackTraining)
+        members: list[tuple[int, SAETraining]] = pl_module.running() if is_stack else [(0, pl_module)]
+        due = [(i, member) for i, member in members if is_due(member.schedule, step)]
+        for i, member in due:
+            x_BD, seed = batch[i] if is_stack else batch, self.configs[i].data_seed
+            resample_silent(member.sae, member.optimizer, member.last_fired, x_BD, step, seed)
+        if due:
+            pl_module.sae.renew_rounded()
