@@ -16,8 +16,9 @@ import torch
 
 from saemd import cache
 from saemd.activations.config import ActivationsConfig
+from saemd.activations.disk import manifest
 from saemd.activations.disk.cache import ActivationCache
-from saemd.activations.disk.manifest import read_progress
+from saemd.activations.disk.manifest import Outliers, Piece, read_piece, read_progress, write_json
 from saemd.activations.harvest.ledger import UNFINISHED
 from saemd.activations.harvest.open import LMOnText
 from saemd.activations.harvest.write import joined, lock
@@ -65,6 +66,24 @@ def test_no_batch_runs_twice_or_in_vain(tmp_path: Path) -> None:
     writers = [Writer(tmp_path / "cache", activations=forward) for _ in range(3)]
     assert sum(writer.batches() for writer in writers) == model.calls
     assert contents(tmp_path / "cache") == contents(tmp_path / "alone")
+
+
+def test_a_piece_that_is_made_after_the_look_for_it_is_not_there_yet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A process looks for a piece without a lock, and another one writes it at that moment."""
+    path, piece = tmp_path / "train-00006.json", Piece(0, None, 0, "", 0, 0, 0, True, Outliers(None, 1.0, None), None)
+
+    def read(path: Path, remedy: str) -> object:
+        try:
+            return read_json(path, remedy)
+        finally:
+            write_json(path, piece)
+
+    read_json = manifest.read_json
+    monkeypatch.setattr(manifest, "read_json", read)
+    assert read_piece(path) is None
+    assert read_piece(path) == piece
 
 
 def test_a_short_text_ends_the_same(tmp_path: Path) -> None:

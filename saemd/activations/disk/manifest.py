@@ -234,10 +234,10 @@ def read_piece(path: Path) -> Piece | None:
     """None where there is none. Raises `UserError` for a file that cannot be read."""
     try:
         return shaped(Piece, read_json(path, "delete it and start again"))
-    except DamagedFileError:
-        if path.is_file():
-            raise
-        return None  # there was none, or another process has just added it to progress.json
+    except DamagedFileError as error:
+        if isinstance(error.__cause__, FileNotFoundError):  # asking for the file now may find one made since then
+            return None  # there was none, or another process has just added it to progress.json
+        raise
     except ValueError as error:
         raise DamagedFileError(path, f"is no record of a shard ({error})", "delete it and start again") from error
 
