@@ -161,12 +161,17 @@ def read_yaml(path: Path, remedy: str) -> Any:
 
 def read_npz(path: Path, names: Sequence[str], remedy: str) -> list[np.ndarray]:
     """These arrays of an npz file. Raises `DamagedFileError` where one cannot be read; pickled objects are refused."""
+    return list(named_arrays(path, names, remedy).values())
+
+
+def named_arrays(path: Path, names: Sequence[str], remedy: str, optional: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """As `read_npz`, by their names; those of `optional` as well, where the file has them."""
     try:
         with zipfile.ZipFile(path) as archive:
             if damaged := archive.testzip():  # numpy leaves the end of an array unread, and with it the checksum
                 raise zipfile.BadZipFile(f"{damaged} differs from its checksum")
         with np.load(path, allow_pickle=False) as file:
-            return [file[name] for name in names]
+            return {name: file[name] for name in (*names, *(name for name in optional if name in file.files))}
     except Exception as error:  # of a damaged file: anything, from numpy's reader or the zip's
         raise DamagedFileError(path, f"cannot be read ({one_line(error)})", remedy) from error
 

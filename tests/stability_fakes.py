@@ -93,6 +93,7 @@ def _write_sae(
         folder / "latents.npz",
         alive=np.ones(n, dtype=bool) if alive is None else alive,
         fire_rate=np.geomspace(2e-4, 0.5, n, dtype=np.float32),
+        ablation_fvu=np.geomspace(1e-6, 1e-2, n, dtype=np.float32),
         cos_dec_start=(end * start).sum(dim=1).numpy(),
         cos_enc_start=(encoder * start).sum(dim=1).numpy(),
     )

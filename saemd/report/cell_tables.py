@@ -12,13 +12,14 @@ Show = Callable[[float | None], str]
 
 def cell_table(rows: list[Record]) -> str:
     """The main figures of `saemd.stability.cells.cells`; an interval stands under its mean."""
-    head = ["init", "L0|target", "seeds|pairs", "shared", "shared|of alive", "same|partner", "cos dec|PW-MCC"]
-    head += ["cos enc", "drift|dec", "if apart|dec", "floor", "alive|in both", "L0|reached", "FVU"]
+    head = ["init", "L0|target", "seeds|pairs", "shared", "shared|of alive", "shared|by FVU", "same|partner"]
+    head += ["cos dec|PW-MCC", "cos enc", "drift|dec", "if apart|dec", "floor", "alive|in both", "L0|reached", "FVU"]
+    shares = ("shared", "shared_alive", "shared_ablation", "same_match")
     body = [
         [
             *_names(row),
             f"{row['seeds']}|{row['pairs']}",
-            *(_with_interval(row, name, percent) for name in ("shared", "shared_alive", "same_match")),
+            *(_with_interval(row, name, percent) for name in shares),
             *(_with_interval(row, name, number) for name in ("mean_cos_dec", "mean_cos_enc")),
             *(_mean(row, name, number) for name in ("drift_dec", "apart_dec", "random_floor")),
             percent(row["alive"]),

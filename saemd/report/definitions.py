@@ -17,6 +17,9 @@ DEFINITIONS: dict[str, str] = {
     "shared": "Share of latents with the same partner and both cosines above the threshold: the same feature.",
     "shared, cosines alone": "Share with both cosines above the threshold whoever the partners are: the criterion of "
     "Paulo & Belrose (arXiv 2501.16615) read without asking for one partner. Never below “shared”.",
+    "shared, by FVU": "Set one latent to 0, and the FVU rises: by how much says what the latent does. Of all that the "
+    "latents of both seeds add in this way, the share that shared latents add. Above “shared” where the latents that "
+    "matter return and those that hardly matter do not. Unknown for runs of earlier versions.",
     "same index": "Share with π(i) = σ(i) = i: the latent has kept its place in the dictionary, as latents do that "
     "stay near a shared start.",
     "cos where same / other": "Mean cosines of the latents whose two partners agree, and of those where they do not.",
@@ -35,6 +38,8 @@ DEFINITIONS: dict[str, str] = {
     "returns in all, in half, in none": "Share of the latents of all seeds that are shared with every other seed,"
     " with at least half of them, with none.",
     "by firing rate": "Latents of both seeds, each by the share of held-out tokens on which it is active.",
+    "by what a latent does": "The latents of each seed in five equal parts, those first that add most to the FVU when "
+    "set to 0 one at a time. Dead latents add nothing and are in the last.",
     "alive in both": "Latents that fire on held-out activations in the first seed and whose partners by encoder and by "
     "decoder fire in the second. Figures for them use the matching of all latents and average over this set.",
     "L0, FVU": "Mean number of active latents per token, and the fraction of the activations' variance left "

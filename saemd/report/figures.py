@@ -76,8 +76,9 @@ def draw_all(
 ) -> None:
     """All figures of a comparison; of figure 2 the first pair of each start and L0, or with `every` each pair.
 
-    `summary.png` (over L0), `rates.png` (by firing rate), `figure2_grid.png`; `tokens.png` where there are snapshots,
-    `recurrence.png` with three seeds or more. Those with `_narrow` are for phones.
+    `summary.png` (over L0), `rates.png` (by firing rate), `ablation.png` (by what a latent does, where that is known),
+    `figure2_grid.png`; `tokens.png` where there are snapshots, `recurrence.png` with three seeds or more. Those with
+    `_narrow` are for phones.
     """
     if not records:
         return
@@ -93,6 +94,8 @@ def draw_all(
         Drawing(figures / "summary_narrow.png", "summary_narrow", records),
         Drawing(figures / "rates.png", "rates", records),
     ]
+    if measured := [record for record in records if record.get("by_ablation")]:  # not of runs of earlier versions
+        drawings.append(Drawing(figures / "ablation.png", "ablation", measured))
     if along := course_records(snapshots, records):
         drawings += [Drawing(figures / f"{kind}.png", kind, along) for kind in ("tokens", "tokens_narrow")]
     if several := [entry for entry in recurring if entry["runs"] > 2]:
@@ -109,9 +112,9 @@ def _draw(folder: Path, drawings: list[Drawing]) -> None:
     todo = [drawing for drawing in drawings if _digest_of(drawing.path) != digests[drawing.path]]
     if not todo:
         return
+    from saemd.report.binned import ablation_figure, rates_figure
     from saemd.report.course import course_figure
     from saemd.report.figure2 import grid_figure, pair_figure
-    from saemd.report.rates import rates_figure
     from saemd.report.recurrence import recurrence_figure
     from saemd.report.summary import summary_figure
 
@@ -125,6 +128,7 @@ def _draw(folder: Path, drawings: list[Drawing]) -> None:
         "summary": summary_figure,
         "summary_narrow": lambda records: summary_figure(records, columns=1),
         "rates": rates_figure,
+        "ablation": ablation_figure,
         "tokens": course_figure,
         "tokens_narrow": lambda records: course_figure(records, columns=1),
         "recurrence": recurrence_figure,

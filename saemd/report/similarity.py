@@ -91,6 +91,10 @@ def similarity(folder: Path, records: list[Record], recurring: list[dict[str, An
     body.append("<h2>By firing rate</h2>")
     text = "Share of latents that return, by the share of held-out tokens on which they fire, one line per start."
     body.append(html.image(figures / "rates.png", text, _panels(records)))
+    if any(record.get("by_ablation") for record in records):
+        body.append("<h2>By what a latent does</h2>")
+        text = "Share of latents that return, in fifths: those whose absence would raise the FVU most on the left."
+        body.append(html.image(figures / "ablation.png", text, _panels(records)))
     body += _latent_by_latent(folder, records)
     return body
 
@@ -145,9 +149,9 @@ def _main_table(records: list[Record], suffix: str) -> str:
 
 def _detail_table(records: list[Record]) -> str:
     head = ["init", "L0|target", "seeds", "encoder|start", "same start|dec / enc", "latents", "alive|each"]
-    head += ["alive|in both", "shared|cosines alone", "same|index", "cos dec|where same", "cos dec|where other"]
-    head += ["cos enc|where same", "cos enc|where other"]
-    shares = ("shared_cosines", "identity_match")
+    head += ["alive|in both", "shared|cosines alone", "shared|by FVU", "same|index"]
+    head += [f"cos {part}|where {which}" for part in ("dec", "enc") for which in ("same", "other")]
+    shares = ("shared_cosines", "shared_ablation", "identity_match")
     cosines = ("mean_cos_dec_same", "mean_cos_dec_other", "mean_cos_enc_same", "mean_cos_enc_other")
     rows = [
         [
@@ -157,7 +161,7 @@ def _detail_table(records: list[Record]) -> str:
             " / ".join(f"{n:,}" for n in record.get("d_sae_each", [record["d_sae"]])),
             " / ".join(count(alive) for alive in record["alive_each"] or [None]),
             count(record["alive"]),
-            *(percent(record[key]) for key in shares),
+            *(percent(record.get(key)) for key in shares),
             *(number(record[key], 3) for key in cosines),
         ]
         for record in records

@@ -8,7 +8,7 @@ import numpy as np
 from torch import Tensor
 
 from saemd.errors import UserError, bad_value
-from saemd.files import DamagedFileError, read_npz
+from saemd.files import DamagedFileError, named_arrays
 from saemd.remote.urls import recorded
 from saemd.runs.files import LATENTS, WEIGHTS, read_config, read_metrics
 from saemd.runs.folders import find, place_of
@@ -35,6 +35,7 @@ class Run:
     cos_dec_start: np.ndarray  # float32 [F], cosine of each decoder row with its own start
     cos_enc_start: np.ndarray  # float32 [F]
     fire_rate: np.ndarray  # float32 [F], share of the held-out tokens on which it was active
+    ablation_fvu: np.ndarray  # float32 [F], what is added to the FVU where it is set to 0; NaN: not measured
 
     @property
     def config(self) -> dict[str, Any]:
@@ -132,12 +133,13 @@ def read_weights(run: Run) -> Weights:
 
 
 def _read_latents(path: Path, d_sae: int) -> dict[str, np.ndarray]:
-    """`alive` (bool [F]); `cos_dec_start`, `cos_enc_start` and `fire_rate` (float32 [F]). Raises `DamagedFileError`."""
+    """The fields of `Run` that are arrays [F]. Raises `DamagedFileError`; earlier versions wrote no `ablation_fvu`."""
     remedy = "train this run again"
     kinds = {"alive": "b", "cos_dec_start": "f", "cos_enc_start": "f", "fire_rate": "f"}
-    latents = dict(zip(kinds, read_npz(path, tuple(kinds), remedy), strict=True))
+    latents = named_arrays(path, tuple(kinds), remedy, optional=("ablation_fvu",))
+    kinds["ablation_fvu"] = "f"
     for name, array in latents.items():
         if array.dtype.kind != kinds[name] or array.shape != (d_sae,):
             what = f"has an array of {array.dtype} {list(array.shape)}, where {WEIGHTS} has {d_sae} latents"
             raise DamagedFileError(path, what, remedy)
-    return latents
+    return {"ablation_fvu": np.full(d_sae, np.nan, dtype=np.float32), **latents}

@@ -23,6 +23,7 @@ class HeldOut:
     loss                mean of ‖e‖² over tokens: the reconstruction term alone
     alive [F]           the latent was active on at least one of the `tokens` tokens
     fire_rate [F]       share of the tokens on which it was active
+    ablation_fvu [F]    what is added to fvu where the latent is set to 0: Σ (‖e − z_f d_f‖² − ‖e‖²) / Σ‖x − x̄‖²
     """
 
     tokens: int
@@ -33,6 +34,7 @@ class HeldOut:
     dead_fraction: float
     alive: Tensor
     fire_rate: Tensor
+    ablation_fvu: Tensor
 
 
 class Pooled:
@@ -43,6 +45,7 @@ class Pooled:
         self.sums_D = torch.zeros(2, d_in, dtype=torch.float64)  # Σ x and Σ e
         self.squares = torch.zeros(2, dtype=torch.float64)  # Σ‖x‖² and Σ‖e‖²
         self.fired_F = torch.zeros(d_sae, dtype=torch.int64)
+        self.ablation_F = torch.zeros(d_sae, dtype=torch.float64)  # Σ (‖e − z_f d_f‖² − ‖e‖²)
 
     @torch.no_grad()
     def update(self, sae: SAE, x_BD: Tensor) -> None:
@@ -53,6 +56,8 @@ class Pooled:
         self.sums_D += torch.stack([x_BD.double().sum(0), e_BD.double().sum(0)]).cpu()
         self.squares += torch.stack([x_BD.double().pow(2).sum(), e_BD.double().pow(2).sum()]).cpu()
         self.fired_F += (z_BF != 0).sum(0).cpu()
+        of_latent_BF = z_BF * (z_BF * sae.W_dec.pow(2).sum(1) - 2 * e_BD @ sae.W_dec.T)
+        self.ablation_F += of_latent_BF.double().sum(0).cpu()
 
     def result(self) -> HeldOut:
         assert self.tokens > 0, "no held-out batch was seen"
@@ -67,6 +72,7 @@ class Pooled:
             dead_fraction=(self.fired_F == 0).double().mean().item(),
             alive=self.fired_F > 0,
             fire_rate=(self.fired_F / self.tokens).float(),
+            ablation_fvu=(self.ablation_F / variance).float(),
         )
 
 

@@ -10,10 +10,10 @@ from saemd.stability.records import Record, label, unit_names
 DRAWS = 2000
 LEVEL = 0.95
 AVERAGED = (
-    "mean_cos_dec", "mean_cos_enc", "same_match", "shared", "shared_cosines", "drift_dec", "drift_enc", "apart_dec",
-    "apart_enc", "random_floor", "learned_dec", "learned_enc", "subspace_overlap", "subspace_floor",
-    "correlation_alive", "correlation_shared", "untrained_shared", "untrained_mean_cos_dec", "untrained_mean_cos_enc",
-    "untrained_same_match",
+    "mean_cos_dec", "mean_cos_enc", "same_match", "shared", "shared_cosines", "shared_ablation", "drift_dec",
+    "drift_enc", "apart_dec", "apart_enc", "random_floor", "learned_dec", "learned_enc", "subspace_overlap",
+    "subspace_floor", "correlation_alive", "correlation_shared", "untrained_shared", "untrained_mean_cos_dec",
+    "untrained_mean_cos_enc", "untrained_same_match",
 )  # fmt: skip
 OF_ALIVE = ("mean_cos_dec", "mean_cos_enc", "same_match", "shared", "learned_dec", "learned_enc")
 FIGURES = (*AVERAGED, *(f"{name}_alive" for name in OF_ALIVE))

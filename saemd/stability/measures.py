@@ -11,6 +11,7 @@ from saemd.runs import Run, Weights
 from saemd.stability.comparison import Comparison, mean
 
 RATES = (1e-4, 1e-3, 1e-2, 1e-1)  # bounds of the bins; dead latents have a bin of their own
+FIFTHS = 5
 HELD = 0.5  # share of the squared norm that the compared directions hold
 
 
@@ -21,17 +22,8 @@ def by_rate(a: Run, b: Run, comparison: Comparison, threshold: float) -> list[di
     matched cosines. A bin holds rates from `low` on and below `high` (None: no bound); dead latents have high 0. Where
     b has more latents, those of a alone are counted; where rates are not known (NaN), there are no bins.
     """
-    rate = a.fire_rate
-    columns = {"shared": comparison.shared(threshold)}
-    columns |= {"mean_cos_dec": comparison.dec.cosine, "mean_cos_enc": comparison.enc.cosine}
-    if a.d_sae == b.d_sae:
-        of_b = np.argsort(comparison.dec.index), np.argsort(comparison.enc.index)
-        rate = np.concatenate([a.fire_rate, b.fire_rate])
-        columns = {
-            "shared": np.concatenate([columns["shared"], comparison.shared_in_b(threshold)]),
-            "mean_cos_dec": np.concatenate([comparison.dec.cosine, comparison.dec.cosine[of_b[0]]]),
-            "mean_cos_enc": np.concatenate([comparison.enc.cosine, comparison.enc.cosine[of_b[1]]]),
-        }
+    columns = _columns(a, b, comparison, threshold)
+    rate = np.concatenate([run.fire_rate for run in _counted(a, b)])
     bins: list[tuple[float, float | None, np.ndarray]] = [(0.0, 0.0, rate == 0)]
     for low, high in zip((0.0, *RATES), (*RATES, None), strict=True):
         bins.append((low, high, (rate > 0) & (rate >= low) & (rate < (np.inf if high is None else high))))
@@ -41,6 +33,47 @@ def by_rate(a: Run, b: Run, comparison: Comparison, threshold: float) -> list[di
         for low, high, inside in bins
         if inside.any()
     ]
+
+
+def by_ablation(a: Run, b: Run, comparison: Comparison, threshold: float) -> dict[str, Any]:
+    """Do the latents return that the reconstruction needs? From `ablation_fvu`, what each adds to the FVU if set to 0.
+
+    `by_ablation` has one entry per fifth of each run's latents, those that add most first: how many `latents` it has,
+    the mean `ablation_fvu`, the share that is `shared`, and the mean matched cosines. `shared_ablation` is the share of
+    all that the latents add which those that are shared add. Where it is not known: no bins, and None.
+    """
+    runs = _counted(a, b)
+    each = [run.ablation_fvu.astype(np.float64).clip(min=0) for run in runs]
+    added = np.concatenate(each)
+    if not added.sum() > 0:  # or NaN
+        return {"shared_ablation": None, "by_ablation": []}
+    columns = {"ablation_fvu": added, **_columns(a, b, comparison, threshold)}
+    ranks = [np.argsort(np.argsort(-of_run, kind="stable")) for of_run in each]
+    fifth = np.concatenate([rank * FIFTHS // len(rank) for rank in ranks])
+    bins = [
+        {"latents": int((fifth == k).sum())} | {name: mean(values[fifth == k]) for name, values in columns.items()}
+        for k in range(FIFTHS)
+        if (fifth == k).any()
+    ]
+    return {"shared_ablation": float((added * columns["shared"]).sum() / added.sum()), "by_ablation": bins}
+
+
+def _counted(a: Run, b: Run) -> tuple[Run, ...]:
+    """The runs whose latents are counted: where b has more latents, a alone."""
+    return (a, b) if a.d_sae == b.d_sae else (a,)
+
+
+def _columns(a: Run, b: Run, comparison: Comparison, threshold: float) -> dict[str, np.ndarray]:
+    """`shared` and the matched cosines of the latents of `_counted`."""
+    shared, dec, enc = comparison.shared(threshold), comparison.dec, comparison.enc
+    if len(_counted(a, b)) == 1:
+        return {"shared": shared, "mean_cos_dec": dec.cosine, "mean_cos_enc": enc.cosine}
+    of_b = {"mean_cos_dec": dec.cosine[np.argsort(dec.index)], "mean_cos_enc": enc.cosine[np.argsort(enc.index)]}
+    return {
+        "shared": np.concatenate([shared, comparison.shared_in_b(threshold)]),
+        "mean_cos_dec": np.concatenate([dec.cosine, of_b["mean_cos_dec"]]),
+        "mean_cos_enc": np.concatenate([enc.cosine, of_b["mean_cos_enc"]]),
+    }
 
 
 def learned(ends: tuple[Weights, Weights], starts: tuple[Weights, Weights], comparison: Comparison) -> dict[str, Any]:

@@ -25,9 +25,9 @@ from saemd.stability.starts import digest
 def named_runs(addresses: Mapping[str, str], start: str | None = None) -> list[Run]:
     """The SAEs as runs, whose `init` is their name and `config["SAEs"]` their address.
 
-    Of SAEs from elsewhere `metrics` are None, `fire_rate` and the cosines with the start NaN, and all latents count as
-    alive. Cosines with `start`, an SAE's address, are those of equal indices. Raises `UserError` where an SAE cannot be
-    read or is not finite, and where the shapes do not fit.
+    Of SAEs from elsewhere `metrics` are None, the figures of latents NaN, and all latents count as alive. Cosines with
+    `start`, an SAE's address, are those of equal indices. Raises `UserError` where an SAE cannot be read or is not
+    finite, and where the shapes do not fit.
     """
     runs = [_named(name, address) for name, address in addresses.items()]
     for run in runs[1:]:
@@ -82,10 +82,10 @@ def _figures(folder: Path) -> dict[str, Any]:
     """The fields of `Run` that the weights give; the others unknown."""
     d_in, d_sae = matrices(folder)[0].shape
     unknown_F = np.full(d_sae, np.nan, dtype=np.float32)
-    cosines = {"cos_dec_start": unknown_F, "cos_enc_start": unknown_F}
+    unknown = dict.fromkeys(("cos_dec_start", "cos_enc_start", "fire_rate", "ablation_fvu"), unknown_F)
     metrics = {"l0": None, "fvu": None, "tokens": None}
     alive_F = np.ones(d_sae, dtype=bool)
-    return {"metrics": metrics, "d_in": d_in, "d_sae": d_sae, "alive": alive_F, "fire_rate": unknown_F, **cosines}
+    return {"metrics": metrics, "d_in": d_in, "d_sae": d_sae, "alive": alive_F, **unknown}
 
 
 def _from_start(run: Run, start: str) -> Run:
@@ -110,4 +110,5 @@ def _measured(run: Run, batches: Iterable[Tensor], tokens: int) -> Run:
     found = pooled.result()
     metrics = {**run.metrics, "l0": found.l0, "fvu": found.fvu}
     saved = {**run.saved, "given": {**(run.saved.get("given") or {}), "measured": tokens}}
-    return replace(run, saved=saved, metrics=metrics, alive=found.alive.numpy(), fire_rate=found.fire_rate.numpy())
+    latents = {name: getattr(found, name).numpy() for name in ("alive", "fire_rate", "ablation_fvu")}
+    return replace(run, saved=saved, metrics=metrics, **latents)

@@ -8,7 +8,7 @@ import numpy as np
 from saemd.runs import SEED_KEYS, Run
 from saemd.runs.folders import part
 from saemd.stability.comparison import Comparison, mean
-from saemd.stability.measures import by_rate
+from saemd.stability.measures import by_ablation, by_rate
 from saemd.stability.siblings import NAMED, Pair
 
 Record = dict[str, Any]
@@ -18,7 +18,7 @@ NAME_BYTES = 180  # of a pair's name: with what is put before and behind it, it 
 def make_record(pair: Pair, comparison: Comparison, floor: float, threshold: float) -> Record:
     """A pair's figures; those of `_figures` for all latents and, suffix `_alive`, for those alive in both.
 
-    `by_rate` has them by firing rate: see `saemd.stability.measures.by_rate`.
+    `by_rate` has them by firing rate, `by_ablation` by what a latent does: see `saemd.stability.measures`.
     """
     a, b = pair.a, pair.b
     alive = comparison.alive_in_both(a.alive, b.alive)
@@ -44,6 +44,7 @@ def make_record(pair: Pair, comparison: Comparison, floor: float, threshold: flo
     record |= {f"{key}_alive": value if are_measured else None for key, value in of_alive.items()}
     if a.d_sae != b.d_sae:
         record["d_sae_each"] = [a.d_sae, b.d_sae]
+    record |= by_ablation(a, b, comparison, threshold)
     return {**record, "by_rate": by_rate(a, b, comparison, threshold)}
 
 

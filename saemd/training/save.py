@@ -46,6 +46,7 @@ def save(
     latents: dict[str, Any] = {
         "alive": held_out.alive.numpy(),
         "fire_rate": held_out.fire_rate.numpy(),
+        "ablation_fvu": held_out.ablation_fvu.numpy(),
         "cos_dec_start": cos_dec.numpy(),
         "cos_enc_start": cos_enc.numpy(),
     }

@@ -116,12 +116,13 @@ def test_many_seeds_and_cells_stay_one_readable_page(tmp_path):
     assert text.index("Agreement over training") < text.index("Similarity, beside drift")
     for words in ("In how many seeds a latent returns", "By firing rate", "What training added", "Each pair of seeds"):
         assert words in page.text
+    assert "By what a latent does" in page.text
 
 
 def test_figures_of_snapshots_and_seeds_are_drawn_from_their_numbers(tmp_path):
+    from saemd.report.binned import ablation_figure, bin_name, bins_of
     from saemd.report.course import course_figure, short
     from saemd.report.figures import course_records
-    from saemd.report.rates import bin_name, bins_of
     from saemd.report.recurrence import parts, recurrence_figure
     from saemd.stability.root import compare_all
 
@@ -142,6 +143,10 @@ def test_figures_of_snapshots_and_seeds_are_drawn_from_their_numbers(tmp_path):
     assert sum(latents for latents, _ in bins.values()) == 6 * 2 * 48
     assert [bin_name(bin) for bin in bins] == ["0.01–0.1 %", "0.1–1 %", "1–10 %", "> 10 %"]
     assert [bin_name(bin) for bin in ((0, 0), (0, 1e-4))] == ["dead", "< 0.01 %"]
+    line = ablation_figure(outcome.records).axes[0].lines[0]
+    rows = [r["by_ablation"][4] for r in outcome.records if (r["init"], r["l0"]) == ("mirror", 20)]
+    mean = np.average([row["shared"] for row in rows], weights=[row["latents"] for row in rows])
+    assert np.asarray(line.get_ydata())[4] == pytest.approx(mean)
 
 
 def test_seeds_with_documents_of_their_own_are_said_to_have_them(run_root):

@@ -10,7 +10,7 @@ import torch
 
 from saemd.runs import Weights, read_run
 from saemd.stability import Comparison, Match, compare, compare_root
-from saemd.stability.measures import by_rate, learned, subspace
+from saemd.stability.measures import by_ablation, by_rate, learned, subspace
 from saemd.stability.starts import digest, start_of
 from tests.stability_fakes import fake_run, fake_sweep, rows
 
@@ -67,6 +67,35 @@ def test_rates_of_both_runs_are_binned(tmp_path):
     assert dead["mean_cos_dec"] == pytest.approx(0.9)
     assert rare["shared"] == pytest.approx(2 / 3)  # latent 3 of both, and latent 2 of b, which is not shared
     assert often["mean_cos_enc"] == pytest.approx((0.8 + 0.1 + 0.8) / 3)  # latents 1 and 2 of a, latent 0 of b
+
+
+def test_latents_are_weighted_by_what_they_add_to_the_fvu(tmp_path):
+    a, b = (read_run(fake_run(tmp_path, seed=seed, start=torch.eye(4))) for seed in (24, 42))
+    for run, added in zip((a, b), ([0.1, 0.4, 0.2, 0.0], [0.3, 0.1, -0.01, 0.0]), strict=True):
+        object.__setattr__(run, "ablation_fvu", np.array(added, dtype=np.float32))
+    index = np.array([1, 0, 2, 3])
+    cosine = np.array([0.9, 0.8, 0.1, 0.9], dtype=np.float32)
+    found = by_ablation(a, b, comparison := Comparison(Match(index, cosine), Match(index, cosine)), 0.7)
+    assert found["shared_ablation"] == pytest.approx((0.1 + 0.4 + 0.3 + 0.1) / 1.1)
+    first, *_, last = found["by_ablation"]
+    assert first["latents"] == 2
+    assert first["ablation_fvu"] == pytest.approx(0.35)  # latent 1 of a, latent 0 of b
+    assert first["shared"] == 1
+    assert first["mean_cos_dec"] == pytest.approx(0.8)  # both are that pair
+    assert last["shared"] == 1  # latent 3 of both
+    object.__setattr__(b, "ablation_fvu", np.full(4, np.nan, dtype=np.float32))
+    assert by_ablation(a, b, comparison, 0.7) == {"shared_ablation": None, "by_ablation": []}
+
+
+def test_a_run_of_an_earlier_version_has_no_ablation(tmp_path):
+    for seed in (24, 42):
+        path = fake_run(tmp_path, seed=seed) / "latents.npz"
+        latents = {name: array for name, array in np.load(path).items() if name != "ablation_fvu"}
+        np.savez(path, **latents)
+    (record,) = compare_root(tmp_path)
+    assert record["by_ablation"] == []
+    assert record["shared_ablation"] is None
+    assert record["by_rate"]
 
 
 def test_a_start_that_its_seed_draws_is_drawn_again(tmp_path):

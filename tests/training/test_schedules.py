@@ -93,6 +93,11 @@ def test_metrics_are_pooled_over_unequal_batches():
     )
     assert result.l0 == pytest.approx((z != 0).float().sum(1).mean().item())
     assert torch.equal(result.alive, (z != 0).any(0))
+    for latent in (0, 7, 39):
+        without = z.clone()
+        without[:, latent] = 0
+        rise = ((sae.decode(without) - x).pow(2).sum() - error.pow(2).sum()) / variance
+        assert result.ablation_fvu[latent].item() == pytest.approx(rise.item(), rel=1e-4, abs=1e-6)
     assert result.dead_fraction == pytest.approx(1 - (z != 0).any(0).float().mean().item())
 
 
