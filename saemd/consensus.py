@@ -5,6 +5,7 @@
     saemd consensus run_root=runs seeds=8 init=uniform l0=40 tokens=2_000_000
     saemd consensus run_root=runs recipe.freeze_decoder_after=1    # trained on in all weights
     saemd consensus run_root=runs recipe.lr=0        # not trained on: only measured
+    saemd consensus run_root=runs d_sae=2048         # fewer latents than a seed has: those that return most often
 
 The runs go to <run_root>/init=<start>-consensus/l0=<l0>/…/of=<seeds>/seed=<first seed>/, by default with a quarter of
 the seeds' tokens, and with their decoder held. In how many of the other seeds each latent returned stands in
@@ -33,14 +34,15 @@ from saemd.sae.starts.saved import SavedConfig
 from saemd.stability.consensus_runs import SUFFIX, Made, groups, make
 
 SHARE = 4  # of the seeds' tokens, one in so many trains the consensus
-KEYS = ("run_root", "seeds", "init", "l0", "tokens", "shared_threshold")
+KEYS = ("run_root", "seeds", "init", "l0", "tokens", "shared_threshold", "d_sae")
+NUMBERS = ("seeds", "tokens", "d_sae")
 
 
 def parse(words: list[str]) -> tuple[dict[str, str], dict[str, str]]:
     """The command's own keys, and the recipe's. Raises `UserError`."""
     own = [word for word in words if not word.startswith("recipe.")]
     values = {"run_root": "runs", **key_values(own, KEYS)}
-    for key in ("seeds", "tokens"):
+    for key in NUMBERS:
         if key in values and not (values[key].replace("_", "").isdecimal() and int(values[key]) > 0):
             raise bad_value(key, values[key], "use a whole number of at least 1")
     return values, dict(word.split("=", 1) for word in words if word.startswith("recipe.") and "=" in word)
@@ -61,12 +63,12 @@ def main(words: list[str]) -> int:
     run_root, threshold = local_folder(RUN_ROOT, values["run_root"]), values.get("shared_threshold", SHARED_THRESHOLD)
     fetch_runs(run_root)
     runs, broken = find_runs(run_root)
-    chosen = groups(runs, int(values["seeds"]) if "seeds" in values else None, values.get("init"), values.get("l0"))
+    seeds, tokens, d_sae = (int(values[key]) if key in values else None for key in NUMBERS)
+    chosen = groups(runs, seeds, values.get("init"), values.get("l0"))
     if not chosen:
         raise bad_value("run_root", values["run_root"], nothing(values))
-    tokens = int(values["tokens"]) if "tokens" in values else None
-    made = [make(run_root, group, float(threshold)) for group in chosen]
-    configs = [config_of(group, sae.folder, tokens, recipe) for group, sae in zip(chosen, made, strict=True)]
+    made = [make(run_root, group, float(threshold), d_sae) for group in chosen]
+    configs = [config_of(group, sae, tokens, recipe) for group, sae in zip(chosen, made, strict=True)]
     finished, failed = check_jobs(configs), bool(broken)
     for config, sae, metrics in zip(configs, made, finished, strict=True):
         try:
@@ -82,8 +84,8 @@ def main(words: list[str]) -> int:
     return int(failed)
 
 
-def config_of(group: Sequence[Run], folder: Path, tokens: int | None, recipe: Mapping[str, str]) -> Config:
-    """The configuration of the run that starts from the consensus in `folder`: the first seed's, but for these keys.
+def config_of(group: Sequence[Run], made: Made, tokens: int | None, recipe: Mapping[str, str]) -> Config:
+    """The configuration of the run that starts from the consensus `made`: the first seed's, but for these keys.
 
     Raises `UserError` for a value out of range.
     """
@@ -91,13 +93,14 @@ def config_of(group: Sequence[Run], folder: Path, tokens: int | None, recipe: Ma
     config = restored(first.config)
     config.run_root = str(first.run_root)
     config.cache_root = str(local_folder(CACHE_ROOT, config.cache_root))
-    config.d_sae = first.d_sae
-    config.init = SavedConfig(name="saved", label=f"{first.init}{SUFFIX}", sae=str(folder))
+    config.d_sae = len(made.recurrence)
+    config.init = SavedConfig(name="saved", label=f"{first.init}{SUFFIX}", sae=str(made.folder))
     config.tokens = tokens or max(config.batch_size, config.tokens // SHARE)
     config.recipe.freeze_decoder_after = 0.0  # two consensus SAEs move apart where it is free (experiments/stability)
     config.snapshots = []
     parts = {key: value for key, value in first.parts.items() if key not in SEED_KEYS}
-    config.folder = {**parts, "of": str(len(group))}
+    fewer = {"d_sae": str(config.d_sae)} if config.d_sae < first.d_sae else {}
+    config.folder = {**parts, **fewer, "of": str(len(group))}
     return changed(config, recipe)
 
 

@@ -46,7 +46,21 @@ def test_without_training_it_is_the_consensus_itself(trained):
         assert np.allclose(load_sae(run).state_dict()[name], value, rtol=1e-4, atol=1e-6), name
 
 
+def test_fewer_latents_are_those_that_return_most_often(trained):
+    words = [f"run_root={trained}", "seeds=4", "tokens=64", "recipe.lr=0"]
+    assert main(words) == 0
+    assert main([*words, "d_sae=8"]) == 0
+    folders = {load_sae(path).d_sae: path for path in trained.glob("consensus/uniform-l0=4-1-2-3-4-*")}
+    assert sorted(folders)[0] == 8
+    whole = folders[max(folders)]
+    (run,) = trained.glob("init=uniform-consensus/l0=4/d_sae=8/of=4/seed=1")
+    most_often = np.load(whole / "latents.npz")["recurrence"][:8].tolist()
+    assert np.load(run / "latents.npz")["recurrence"].tolist() == most_often
+    assert np.allclose(load_sae(run).W_dec.detach(), load_sae(whole).W_dec[:8].detach(), atol=1e-6)
+
+
 BAD = {
+    "too many latents": (["d_sae=4096"], "d_sae=4096: a consensus has at most as many latents as a seed"),
     "a word": (["seeds=all"], "seeds=all: use a whole number of at least 1"),
     "too many": (["seeds=9"], "no start and L0 has enough finished seeds of the same documents for seeds=9"),
     "an unknown key": (["seed=3"], "seed=3: known are run_root=…, seeds=…"),

@@ -2,8 +2,8 @@
 
 A cluster is a latent with its partners in the other seeds (`Comparison.shared`: one partner by encoder and decoder,
 both cosines above the threshold). Clusters are made greedily, the latents that return most often first, and each latent
-is in one cluster. The d_sae largest clusters become the latents of the consensus, in the order of their size; so
-latents that return nowhere fill it up where too few return.
+is in one cluster. The largest clusters become the latents of the consensus, in the order of their size: by default as
+many as a seed has, so that latents that return nowhere fill it up where too few return.
 """
 
 from collections.abc import Sequence
@@ -30,14 +30,15 @@ class Consensus:
     seeds: int  # how many there were
 
 
-def consensus(saes: Sequence[SAE], found: Recurrence, fire_rate_SF: np.ndarray) -> Consensus:
+def consensus(saes: Sequence[SAE], found: Recurrence, fire_rate_SF: np.ndarray, d_sae: int | None = None) -> Consensus:
     """The consensus of the runs of `found`, whose SAEs, for raw activations, are `saes` in the same order.
 
-    Of clusters of one size those that fire most come first. Raises `UserError` for an architecture whose parameters are
-    not W_enc, W_dec, b_enc, b_dec and θ alone.
+    It has `d_sae` latents, by default as many as a seed; there are at least as many clusters. Of clusters of one size
+    those that fire most come first. Raises `UserError` for an architecture whose parameters are not W_enc, W_dec,
+    b_enc, b_dec and θ alone.
     """
     refuse_others(saes[0])
-    clusters = clusters_by_size(found, fire_rate_SF)[: found.returns.shape[1]]
+    clusters = clusters_by_size(found, fire_rate_SF)[: d_sae or found.returns.shape[1]]
     sizes = np.array([len(cluster) for cluster in clusters])
     return Consensus(mean_sae(saes, clusters), sizes - 1, len(saes))
 

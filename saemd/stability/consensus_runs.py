@@ -47,12 +47,15 @@ def groups(runs: Sequence[Run], size: int | None, init: str | None, l0: str | No
     return [group for group in found if size or len(group) > 1]
 
 
-def make(run_root: Path, group: Sequence[Run], threshold: float) -> Made:
-    """Write the consensus of these runs to a folder below `run_root`; one that is there is read.
+def make(run_root: Path, group: Sequence[Run], threshold: float, d_sae: int | None = None) -> Made:
+    """Write the consensus of these runs, of `d_sae` latents, to a folder below `run_root`; one that is there is read.
 
-    The folder's name has a digest of the runs' weights. Raises `UserError` where a run cannot be matched.
+    The folder's name has a digest of the runs' weights. Raises `UserError` where a run cannot be matched, or has fewer
+    latents.
     """
-    digest = hashlib.sha256(repr(threshold).encode())
+    if d_sae and d_sae > group[0].d_sae:
+        raise bad_value("d_sae", d_sae, f"a consensus has at most as many latents as a seed, here {group[0].d_sae}")
+    digest = hashlib.sha256(repr((threshold, d_sae) if d_sae else threshold).encode())
     for run in group:
         digest.update((run.path / WEIGHTS).read_bytes())
     seeds = "-".join(str(run.seed) for run in group)
@@ -63,7 +66,7 @@ def make(run_root: Path, group: Sequence[Run], threshold: float) -> Made:
     saes = [load_finite(run.path) for run in group]
     refuse_others(saes[0])  # before the runs are matched
     fire_rate_SF = np.stack([run.fire_rate for run in group])
-    found = consensus(saes, _recurrence(run_root / "stability", group, threshold), fire_rate_SF)
+    found = consensus(saes, _recurrence(run_root / "stability", group, threshold), fire_rate_SF, d_sae)
     save_sae(found.sae, folder)
     with replacing(folder / LATENTS) as aside:
         np.savez(aside, recurrence=found.recurrence)
