@@ -37,29 +37,33 @@ def resample_silent(
 ) -> None:
     """Resample the latents that were silent for `resample_steps` steps, and let them count as active now."""
     dead_F = last_fired_F < steps_made - optimizer.recipe.resample_steps
-    resample(sae, optimizer, dead_F, x_BD, (seed, steps_made))
-    last_fired_F.masked_fill_(dead_F, steps_made)
+    anew_F = resample(sae, optimizer, dead_F, x_BD, (seed, steps_made))
+    last_fired_F.masked_fill_(anew_F, steps_made)
 
 
 @torch.no_grad()
-def resample(sae: SAE, optimizer: SAEAdam, dead_F: Tensor, x_BD: Tensor, seed: tuple[int, int]) -> None:
+def resample(sae: SAE, optimizer: SAEAdam, dead_F: Tensor, x_BD: Tensor, seed: tuple[int, int]) -> Tensor:
     """Point the latents of `dead_F` along errors of the batch `x_BD`, drawn with a chance that grows as ‖error‖⁴.
 
+    Each takes a token of its own; where fewer tokens have an error, the other dead latents wait for the next time.
     W_dec's row and W_enc's column take the direction of x − x̂ of the token drawn, W_enc's with half the mean norm of
     the living latents. Every other weight of the latent becomes the living ones' median, Adam's second moment their
-    mean.
+    mean. Returns the latents that started anew (bool [F]).
     """
-    K = int(dead_F.sum())
-    if not 0 < K < len(dead_F):
-        return
+    none_F = torch.zeros_like(dead_F)
+    if not 0 < int(dead_F.sum()) < len(dead_F):
+        return none_F
     x_BD = x_BD.float()
     error_BD = x_BD - sae.reconstruct(sae.latents(x_BD))
     chance_B = error_BD.double().pow(2).sum(-1).pow(2).cpu().numpy()
     total = chance_B.sum()
     if not 0 < total < np.inf:  # a diverged SAE is reported at the next logged step
-        return
-    few = bool(np.count_nonzero(chance_B) < K)
-    drawn = np.random.default_rng(seed).choice(len(chance_B), K, replace=few, p=chance_B / total)
+        return none_F
+    rng, dead, tokens = np.random.default_rng(seed), dead_F.nonzero()[:, 0].cpu().numpy(), np.count_nonzero(chance_B)
+    if len(dead) > tokens:
+        dead = np.sort(rng.choice(dead, tokens, replace=False))
+    drawn = rng.choice(len(chance_B), len(dead), replace=False, p=chance_B / total)
+    anew_F = none_F.index_fill(0, torch.from_numpy(dead).to(dead_F.device), True)
     directions_KD = torch.nn.functional.normalize(error_BD[torch.from_numpy(drawn).to(x_BD.device)], dim=1)
     alive_F = ~dead_F
     norm = sae.W_enc[:, alive_F].norm(dim=0).mean()
@@ -68,11 +72,12 @@ def resample(sae: SAE, optimizer: SAEAdam, dead_F: Tensor, x_BD: Tensor, seed: t
         if name == "b_dec":
             continue
         weights = _by_latent(name, parameter)
-        weights[dead_F] = anew[name] if name in anew else weights[alive_F].median()
+        weights[anew_F] = anew[name] if name in anew else weights[alive_F].median()
         for key, moment in optimizer.state_of(name).items():
             if key != "step":
                 moments = _by_latent(name, moment)
-                moments[dead_F] = moments[alive_F].mean() if key == "square" else 0.0
+                moments[anew_F] = moments[alive_F].mean() if key == "square" else 0.0
+    return anew_F
 
 
 def _by_latent(name: str, tensor: Tensor) -> Tensor:

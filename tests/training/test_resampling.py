@@ -10,7 +10,7 @@ from saemd.sae.starts import unit_rows
 from saemd.training import callbacks
 from saemd.training.config import RecipeConfig, check_recipe
 from saemd.training.optimizer import SAEAdam
-from saemd.training.resampling import ENCODER_NORM, is_due, resample
+from saemd.training.resampling import ENCODER_NORM, is_due, resample, resample_silent
 from saemd.training.schedules import schedule
 from tests.pipeline import same
 
@@ -80,6 +80,21 @@ def test_nothing_starts_anew_where_none_or_all_are_dead_or_the_error_is_not_fini
     before = sae.W_dec.detach().clone()
     resample(sae, optimizer, torch.arange(F) < dead, x_BD * scale, (0, 10))
     assert torch.equal(sae.W_dec, before)
+
+
+def test_each_takes_a_token_of_its_own_or_waits():
+    sae, optimizer, x_BD = trained("jumprelu")
+    dead_F, before = torch.arange(F) < 5, sae.W_enc.detach().clone()
+    anew_F = resample(sae, optimizer, dead_F, x_BD[:3], (0, 10))
+    assert anew_F.sum() == 3
+    assert not (anew_F & ~dead_F).any()
+    rows_KD = sae.W_dec[anew_F].detach()
+    assert (rows_KD @ rows_KD.T - torch.eye(3)).abs().max() < 0.9
+    assert torch.equal(sae.W_enc[:, ~anew_F], before[:, ~anew_F])
+    last_fired_F = torch.where(dead_F, 0, 10)
+    optimizer.recipe.resample_steps = 5
+    resample_silent(sae, optimizer, last_fired_F, x_BD[:3], 10, 0)
+    assert (last_fired_F[:5] == 10).sum() == 3
 
 
 def test_rounded_copies_are_renewed_in_their_own_memory():
