@@ -49,7 +49,7 @@ class Config:
     # disjoint becomes disjoint:24-42, which names the sweep's seeds. Held-out documents are the same for all parts.
     documents: str = "same"
     tokens: int = MISSING  # activations to train on
-    batch_size: int = MISSING  # activations per step
+    batch_size: int = 2048  # activations per step; a recipe may have its own
     run_root: str = MISSING  # runs go to <run_root>/init=<label>/l0=<l0>/…/seed=<seed>
     # Further parts of the run's folder, between l0 and seed: a name, or null for the run's own value of that key. The
     # keys that a sweep varies are added by themselves.

@@ -102,6 +102,13 @@ def test_a_configuration_changed_by_hand_is_checked_before_anything_is_written(c
     assert not list((tmp_path / "runs").glob("*"))
 
 
+@pytest.mark.parametrize(
+    ("words", "size"), [([], 2048), (["recipe=stable"], 512), (["recipe=stable", "batch_size=64"], 64)]
+)
+def test_a_recipe_may_have_a_batch_size_of_its_own(words, size):
+    assert saemd.compose(*words).batch_size == size
+
+
 @pytest.mark.parametrize("order", ORDERS)
 def test_the_function_stays_whatever_is_imported_first(order):
     """Importing `saemd/train.py` would put a module in the function's place, so it refuses to be imported."""

@@ -1,6 +1,6 @@
 """Which recipe makes seeds with starts of their own agree, on real activations?
 
-    python experiments/recipes/run.py root=runs/recipes            # some two hours of two cores, an estimate
+    python experiments/recipes/run.py root=runs/recipes            # some three hours of two cores, an estimate
     python experiments/recipes/run.py root=runs/recipes only=collect
 
 Two seeds of `random_mirrored` a recipe, each on one half of the documents. `results.json` and `table.md` are written
@@ -16,42 +16,74 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
 
 from saemd.arguments import key_values
 from saemd.cli import entry
+from saemd.training.config import RecipeConfig
 
 HERE = Path(__file__).parent
 TRAIN = [
     "-m", "init=random_mirrored", "init.encoder=dual", "seed=24,42", "corpus=packaged", "documents=disjoint",
     "activations.tokens=1_000_000", "logger=none",
 ]  # fmt: skip
-RECIPES = {  # run root: latents, target L0, tokens, learning rate, encoder's decay, steps between resamplings
-    "lr1e-3": (256, 10, 8_192_000, "1e-3", "0", "0"),
-    "lr1e-3-decay1": (256, 10, 8_192_000, "1e-3", "1", "0"),
-    "lr3e-3": (256, 10, 8_192_000, "3e-3", "0", "0"),
-    "lr3e-3-resample": (256, 10, 8_192_000, "3e-3", "0", "200"),
-    "lr3e-3-resample-decay1": (256, 10, 8_192_000, "3e-3", "1", "200"),
-    "lr3e-3-resample-decay3": (256, 10, 8_192_000, "3e-3", "3", "200"),
-    "lr3e-3-resample-decay1-32M": (256, 10, 32_768_000, "3e-3", "1", "200"),
-    "wide-lr1e-3-decay1": (3072, 40, 4_096_000, "1e-3", "1", "0"),
-    "wide-lr3e-3-resample-decay1": (3072, 40, 4_096_000, "3e-3", "1", "200"),
+NARROW, WIDE = ("d_sae=256", "l0=10", "tokens=8_192_000"), ("d_sae=3072", "l0=40", "tokens=4_096_000")
+LONG = (*NARROW[:2], "tokens=32_768_000", "snapshots=[8_192_000,16_384_000]")
+LR3, LR1 = "recipe.lr=3e-3", "recipe.lr=1e-3"
+EVERY200, EVERY400 = "recipe.resample_steps=200", "recipe.resample_steps=400"
+DECAY1, DECAY3 = "recipe.encoder_decay=1", "recipe.encoder_decay=3"
+# fmt: off
+RECIPES = {  # run root: what is given beside TRAIN
+    "lr1e-3": (*NARROW, LR1),
+    "lr1e-3-decay1": (*NARROW, LR1, DECAY1),
+    "lr3e-3": (*NARROW, LR3),
+    "lr3e-3-resample": (*NARROW, LR3, EVERY200),
+    "lr3e-3-resample-decay1": (*NARROW, LR3, EVERY200, DECAY1),
+    "lr3e-3-resample-decay3": (*NARROW, LR3, EVERY200, DECAY3),
+    "lr3e-3-resample-decay1-32M": (*LONG, LR3, EVERY200, DECAY1),
+    "same-documents": (*NARROW, LR3, EVERY200, DECAY1, "documents=0/2"),
+    "batch512": (*NARROW, LR3, EVERY200, DECAY1, "batch_size=512"),
+    "batch512-16M": (*NARROW[:2], "tokens=16_384_000", LR3, EVERY200, DECAY1, "batch_size=512"),
+    "batch256-lr2e-3": (*NARROW, "recipe.lr=2e-3", EVERY400, DECAY1, "batch_size=256"),
+    "wide-default": WIDE,
+    "wide-lr1e-3-decay1": (*WIDE, LR1, DECAY1),
+    "wide-lr3e-3-resample-decay1": (*WIDE, LR3, EVERY200, DECAY1),
+    "wide-every100-decay.3": (
+        *WIDE, LR3, "recipe.encoder_decay=0.3", "recipe.resample_steps=100", "recipe.resample_until=0.95"
+    ),
+    "wide-batch512-lr1e-3-decay1": (*WIDE, LR1, EVERY400, DECAY1, "batch_size=512"),
+    "wide-batch512-lr2e-3-decay1-lrdecay.7": (
+        *WIDE, "recipe.lr=2e-3", EVERY400, DECAY1, "batch_size=512", "recipe.lr_decay_fraction=0.7",
+        "recipe.resample_until=0.6",
+    ),
 }
+# fmt: on
 HEAD = (
-    "latents", "tokens", "lr", "encoder decay", "resampled every", "shared", "decoder alone", "encoder alone", "alive",
-    "shared of the living", "mean cos dec / enc", "FVU (two seeds)",
+    "latents",
+    "tokens",
+    "batch",
+    "lr",
+    "lr falls over",
+    "encoder decay",
+    "resampled every",
+    "shared",
+    "by FVU",
+    "alive",
+    "shared of the living",
+    "mean cos dec / enc",
+    "FVU (two seeds)",
 )  # fmt: skip
 KEPT = (
-    "d_sae", "l0", "seeds", "shared", "shared_alive", "mean_cos_dec", "mean_cos_enc", "drift_dec", "drift_enc", "fvu",
+    "d_sae", "l0", "seeds", "same_documents", "tokens", "shared", "shared_alive", "shared_ablation", "mean_cos_dec",
+    "mean_cos_enc", "drift_dec", "drift_enc", "fvu",
 )  # fmt: skip
+GIVEN = ("lr", "lr_decay_fraction", "encoder_decay", "resample_steps", "resample_until")
 THRESHOLD = 0.7
 
 
 def run(root: Path) -> None:
-    for name, (d_sae, l0, tokens, lr, decay, every) in RECIPES.items():
-        words = [f"d_sae={d_sae}", f"l0={l0}", f"tokens={tokens}", f"recipe.lr={lr}", f"recipe.encoder_decay={decay}"]
-        words += [f"recipe.resample_steps={every}"] * (every != "0")
-        more = ["snapshots=[8_192_000,16_384_000]"] * (tokens > 2e7)
-        command = [sys.executable, "-m", "saemd", "train", *TRAIN, *words, *more, f"run_root={root / name}"]
+    for name, words in RECIPES.items():
+        command = [sys.executable, "-m", "saemd", "train", *TRAIN, *words, f"run_root={root / name}"]
         subprocess.run(command, check=True)
 
 
@@ -59,16 +91,21 @@ def row(root: Path, name: str) -> dict[str, Any]:
     folder = root / name / "stability"
     (record,) = json.loads((folder / "stability.json").read_text())
     (pair,) = (folder / "pairs").glob("*.npz")
+    first = next((root / name).glob("init=*/l0=*/seed=*"))
+    config = yaml.safe_load((first / "config.yaml").read_text())["config"]
+    recipe = {**vars(RecipeConfig()), **config["recipe"]}  # what is neutral is not recorded
     cosines = np.load(pair)
     same = cosines["match_enc"] == cosines["match_dec"]
-    _, _, tokens, lr, decay, every = RECIPES[name]
     return {
-        "name": name, "tokens": tokens, "lr": float(lr), "encoder_decay": float(decay), "resample_steps": int(every),
+        "name": name,
+        "batch_size": config["batch_size"],
+        **{key: recipe[key] for key in GIVEN},
         **{key: record[key] for key in KEPT},
         "alive": record["alive"] / record["d_sae"],
         "shared_by_decoder": float((same & (cosines["cos_dec"] > THRESHOLD)).mean()),
         "shared_by_encoder": float((same & (cosines["cos_enc"] > THRESHOLD)).mean()),
-    }  # fmt: skip
+        "by_ablation": [part["shared"] for part in record["by_ablation"]],
+    }
 
 
 def table(rows: list[dict[str, Any]]) -> str:
@@ -76,8 +113,9 @@ def table(rows: list[dict[str, Any]]) -> str:
     for one in rows:
         every = f"{one['resample_steps']} steps" if one["resample_steps"] else "never"
         cells = [
-            f"{one['d_sae']:,}", f"{one['tokens']:,}", f"{one['lr']:g}", f"{one['encoder_decay']:g}", every,
-            f"**{one['shared']:.0%}**", f"{one['shared_by_decoder']:.0%}", f"{one['shared_by_encoder']:.0%}",
+            f"{one['d_sae']:,}", f"{one['tokens']:,}", f"{one['batch_size']:,}", f"{one['lr']:g}",
+            f"{one['lr_decay_fraction']:.0%}", f"{one['encoder_decay']:g}", every,
+            f"**{one['shared']:.0%}**" + " *" * one["same_documents"], f"{one['shared_ablation']:.0%}",
             f"{one['alive']:.0%}", f"{one['shared_alive']:.0%}",
             f"{one['mean_cos_dec']:.2f} / {one['mean_cos_enc']:.2f}", ", ".join(f"{fvu:.3f}" for fvu in one["fvu"]),
         ]  # fmt: skip

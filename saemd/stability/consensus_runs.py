@@ -66,14 +66,15 @@ def make(run_root: Path, group: Sequence[Run], threshold: float, d_sae: int | No
     saes = [load_finite(run.path) for run in group]
     refuse_others(saes[0])  # before the runs are matched
     fire_rate_SF = np.stack([run.fire_rate for run in group])
-    found = consensus(saes, _recurrence(run_root / "stability", group, threshold), fire_rate_SF, d_sae)
+    found = consensus(saes, recurrence_of(run_root / "stability", group, threshold), fire_rate_SF, d_sae)
     save_sae(found.sae, folder)
     with replacing(folder / LATENTS) as aside:
         np.savez(aside, recurrence=found.recurrence)
     return Made(folder.resolve(), len(group), found.recurrence)
 
 
-def _recurrence(folder: Path, group: Sequence[Run], threshold: float) -> Recurrence:
+def recurrence_of(folder: Path, group: Sequence[Run], threshold: float) -> Recurrence:
+    """In how many of the other runs each latent returns; comparisons are read from `folder`, or made there."""
     if len(group) == 1:
         none = np.zeros((1, group[0].d_sae), dtype=np.int16)
         return Recurrence([*group], none, np.zeros(1, dtype=np.int16), np.zeros((0, 2), dtype=np.int64))
