@@ -56,8 +56,8 @@ class Pooled:
         self.sums_D += torch.stack([x_BD.double().sum(0), e_BD.double().sum(0)]).cpu()
         self.squares += torch.stack([x_BD.double().pow(2).sum(), e_BD.double().pow(2).sum()]).cpu()
         self.fired_F += (z_BF != 0).sum(0).cpu()
-        of_latent_BF = z_BF * (z_BF * sae.W_dec.pow(2).sum(1) - 2 * e_BD @ sae.W_dec.T)
-        self.ablation_F += of_latent_BF.double().sum(0).cpu()
+        added_BF = (e_BD @ sae.W_dec.T).mul_(-2).addcmul_(z_BF, sae.W_dec.pow(2).sum(1)).mul_(z_BF)
+        self.ablation_F += added_BF.sum(0, dtype=torch.float64).cpu()
 
     def result(self) -> HeldOut:
         assert self.tokens > 0, "no held-out batch was seen"

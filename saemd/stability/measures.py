@@ -39,8 +39,8 @@ def by_ablation(a: Run, b: Run, comparison: Comparison, threshold: float) -> dic
     """Do the latents return that the reconstruction needs? From `ablation_fvu`, what each adds to the FVU if set to 0.
 
     `by_ablation` has one entry per fifth of each run's latents, those that add most first: how many `latents` it has,
-    the mean `ablation_fvu`, the share that is `shared`, and the mean matched cosines. `shared_ablation` is the share of
-    all that the latents add which those that are shared add. Where it is not known: no bins, and None.
+    the mean `ablation_fvu`, the share that is `shared`, and the mean matched cosines. `shared_ablation`: of the sum
+    over all latents, the part that shared ones have. Where it is not known: no bins, and None.
     """
     runs = _counted(a, b)
     each = [run.ablation_fvu.astype(np.float64).clip(min=0) for run in runs]
