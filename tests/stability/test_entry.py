@@ -24,7 +24,7 @@ def test_only_figures_whose_content_has_changed_are_drawn_again(tmp_path):
     before = {path: path.stat().st_mtime_ns for path in figures.iterdir()}
     names = {f"figure2_init={init}_l0=40_seeds=24-42.png" for init in ("mirror", "uniform")}
     assert {path.name for path in before} == {
-        "summary.png", "summary_narrow.png", "figure2_grid.png", "rates.png", *names
+        "summary.png", "summary_narrow.png", "figure2_grid.png", "rates.png", "ablation.png", *names
     }  # fmt: skip
     fake_run(tmp_path, "mirror", 40, 42, start=rows(5), noise=0.9)
     assert main([f"run_root={tmp_path}"]) == 0
