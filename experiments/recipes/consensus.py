@@ -138,6 +138,19 @@ def collect(root: Path) -> list[Row]:
     return rows
 
 
+def fifths(root: Path) -> dict[str, list[float]]:
+    """The share of single SAEs' latents that is shared, in fifths by what a latent does, means over pairs."""
+    records = [
+        one for one in json.loads((root / "stability" / "stability.json").read_text()) if SUFFIX not in one["init"]
+    ]
+    return {
+        kind: [
+            mean(one["by_ablation"][k]["shared"] for one in records if one["same_documents"] == same) for k in range(5)
+        ]
+        for kind, same in (("other", False), ("same", True))
+    }
+
+
 def table(rows: list[Row]) -> str:
     lines = [f"| {' | '.join(HEAD)} |", "| --- " + "| ---: " * (len(HEAD) - 1) + "|"]
     for one in rows:
@@ -156,7 +169,8 @@ def main(words: list[str]) -> int:
     if given.get("only") != "collect":
         train(root)
     rows = collect(root)
-    (HERE / "consensus.json").write_text(json.dumps(rows, indent=1) + "\n")
+    found = {"rows": rows, "fifths": fifths(root / str(LATENTS))}
+    (HERE / "consensus.json").write_text(json.dumps(found, indent=1) + "\n")
     (HERE / "consensus.md").write_text(table(rows))
     print(table(rows))
     return 0

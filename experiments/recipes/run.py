@@ -57,26 +57,15 @@ RECIPES = {  # run root: what is given beside TRAIN
         "recipe.resample_until=0.6",
     ),
 }
-# fmt: on
 HEAD = (
-    "latents",
-    "tokens",
-    "batch",
-    "lr",
-    "lr falls over",
-    "encoder decay",
-    "resampled every",
-    "shared",
-    "by FVU",
-    "alive",
-    "shared of the living",
-    "mean cos dec / enc",
-    "FVU (two seeds)",
-)  # fmt: skip
+    "latents", "tokens", "batch", "lr", "lr falls over", "encoder decay", "resampled every", "shared", "by FVU",
+    "alive", "shared of the living", "mean cos dec / enc", "FVU (two seeds)",
+)
 KEPT = (
     "d_sae", "l0", "seeds", "same_documents", "tokens", "shared", "shared_alive", "shared_ablation", "mean_cos_dec",
     "mean_cos_enc", "drift_dec", "drift_enc", "fvu",
-)  # fmt: skip
+)
+# fmt: on
 GIVEN = ("lr", "lr_decay_fraction", "encoder_decay", "resample_steps", "resample_until")
 THRESHOLD = 0.7
 
