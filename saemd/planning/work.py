@@ -15,7 +15,9 @@ from typing import Any
 
 from saemd.activations.disk.manifest import MANIFEST, Origin, read_manifest, read_progress
 from saemd.activations.disk.remote import fetch_records
-from saemd.activations.harvest.open import cache_folder
+from saemd.activations.harvest.open import cache_folder, dtype_name, lm_device
+from saemd.activations.harvest.reuse import find_other
+from saemd.activations.harvest.sharding import group_contexts
 from saemd.activations.registry import describe_source
 from saemd.config import Config, width
 from saemd.errors import bad_value
@@ -163,6 +165,10 @@ def _harvest(config: Config, model: LanguageModel, origin: Origin | None, unfini
         done = wanted = sum(split.tokens for split in read_manifest(folder).splits.values())  # the text may be shorter
     elif progress := read_progress(folder):
         done = sum(split.tokens for split in progress.splits.values())
+    else:
+        dtype = dtype_name(config.activations.lm_dtype, lm_device(config.accelerator))
+        other = find_other(folder, origin, dtype, group_contexts(config.activations))
+        done = other.tokens() if other else 0
     return Harvest(config, model, wanted, done, unfinished > 0, folder, source)
 
 

@@ -63,6 +63,16 @@ def test_what_is_finished_or_begun_costs_the_rest(world, planned, command, tmp_p
     assert "compare 1 pair of seeds: 2 matchings of 48 × 16" in out
 
 
+def test_shards_of_a_smaller_cache_are_not_made_again(world, planned, command, tmp_path):
+    arguments = [*world, f"cache_root={tmp_path / 'cache'}", "init=uniform", "activations.shard_tokens=512"]
+    assert command(*arguments, f"run_root={tmp_path / 'small'}", "tokens=1024", "activations.tokens=2000") == 0
+    code, out, err = planned("--no-measure", *arguments, f"run_root={tmp_path / 'large'}", "activations.tokens=4000")
+    assert (code, err) == (0, "")
+    print(out)
+    (there,) = re.findall(r"harvest layer 1: .* of text, ([\d,]+) ", out)
+    assert 2000 < int(there.replace(",", "")) < 2600
+
+
 def test_a_run_of_another_configuration_is_refused(world, planned, command, tmp_path):
     arguments = [*world, f"run_root={tmp_path / 'runs'}", "init=uniform"]
     assert command(*arguments) == 0

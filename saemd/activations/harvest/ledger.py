@@ -39,7 +39,7 @@ from saemd.activations.disk.manifest import (
 from saemd.activations.disk.remote import check_shards, make_room
 from saemd.activations.disk.shards import check_size, disk_bytes, write_shard
 from saemd.errors import UserError
-from saemd.files import remove_partial
+from saemd.files import remove_partial, replacing
 from saemd.locks import locked, try_lock
 from saemd.remote import mirror
 
@@ -157,9 +157,18 @@ class FileLedger:
             if self.local_bytes is not None:
                 make_room(bits_ND.nbytes, self.local_bytes)
             piece = dataclasses.replace(piece, sha256=write_shard(self._file(split, number, "bin"), bits_ND))
-        write_json(self._file(split, number, "json"), piece)
-        self._unlock(split, number)
-        return self.commit()
+        return self._added(split, number, piece)
+
+    def take(self, split: SplitName, number: int, piece: Piece, shard: Path) -> Progress:
+        """As `add`, of a shard that another cache has: linked where the disk can do so, and else copied."""
+        made = self._file(split, number, "bin")
+        made.unlink(missing_ok=True)  # of a process that was killed before it wrote the piece
+        try:
+            os.link(shard, made)
+        except OSError:
+            with replacing(made) as partial:
+                shutil.copyfile(shard, partial)
+        return self._added(split, number, piece)
 
     def release(self) -> None:
         """Give back the claims on groups that have not been added."""
@@ -215,6 +224,11 @@ class FileLedger:
             return
         check_size(self.folder / shard.file, shard.tokens, self.origin.d_in)
         mirror.push(self.folder / shard.file)
+
+    def _added(self, split: SplitName, number: int, piece: Piece) -> Progress:
+        write_json(self._file(split, number, "json"), piece)
+        self._unlock(split, number)
+        return self.commit()
 
     def _committing(self) -> AbstractContextManager[None]:
         return locked(self.folder.with_name(f".{self.folder.name}.commit.lock"))

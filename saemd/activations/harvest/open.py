@@ -145,7 +145,7 @@ class LMOnText:
         self._lm_config, self._layer, self._cache_root, self._device = lm_config, layer, cache_root, device
         self._corpus, self._length, self._read = corpus_config, config.context_length, READERS[config.hook]
         self._loading, self._of_thread = Lock(), local()
-        self.dtype = str(fastest_dtype(device)).removeprefix("torch.") if lm_dtype == "auto" else lm_dtype
+        self.dtype = dtype_name(lm_dtype, device)
         self.contexts: dict[SplitName, Callable[[], Iterator[Context]]] = {
             split: partial(self._contexts, split) for split in SPLITS
         }
@@ -183,6 +183,11 @@ class LMOnText:
 
     def _contexts(self, split: SplitName) -> Iterator[Context]:
         yield from contexts(some_documents(self._corpus, self._cache_root, split), self.lm.tokenizer, self._length)
+
+
+def dtype_name(lm_dtype: str, device: str) -> str:
+    """The dtype in which the language model runs, as `activations.lm_dtype` asks for."""
+    return str(fastest_dtype(device)).removeprefix("torch.") if lm_dtype == "auto" else lm_dtype
 
 
 def lm_device(accelerator: str) -> str:

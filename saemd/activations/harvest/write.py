@@ -12,6 +12,7 @@ from saemd.activations.disk.remote import check_shards, is_remote
 from saemd.activations.disk.shards import check_size, disk_bytes
 from saemd.activations.harvest.kept import Forward, without_context
 from saemd.activations.harvest.ledger import UNFINISHED, FileLedger
+from saemd.activations.harvest.reuse import find_other, take_shards
 from saemd.activations.harvest.sharding import Contexts, Sharder, group_contexts
 from saemd.activations.sizes import human
 from saemd.errors import UserError, bad_value
@@ -51,11 +52,15 @@ def begin(folder: Path, origin: Origin, config: ActivationsConfig, contexts: Con
     if folder.is_dir():
         check_writable(folder)
     done = sum(split.tokens for split in splits)
-    _check_disk(folder, origin, done + ledger.waiting_tokens(), ledger.local_bytes)
+    other = find_other(folder, origin, progress.lm_dtype if progress else lm_dtype, group_contexts(config))
+    there = max(done + ledger.waiting_tokens(), other.tokens() if other else 0)
+    _check_disk(folder, origin, there, ledger.local_bytes)
     if not done:
         refuse_empty(origin, contexts)
     folder.mkdir(parents=True, exist_ok=True)
     ledger.begin(lm_dtype)
+    if other:
+        take_shards(ledger, other, contexts, group_contexts(config))
     return ledger
 
 
