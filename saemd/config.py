@@ -136,9 +136,6 @@ def _check_devices(config: Config) -> None:
     if config.devices > 1 and (name := getattr(config.activations, "name", "cache")) != "cache":
         remedy = "each device would run the language model on all of the text; use activations=cache, or devices=1"
         raise bad_value("activations.name", name, remedy)
-    if config.devices > 1 and config.recipe.resample_steps:
-        remedy = "each device would draw from its own part of the batch; use 0, or devices=1"
-        raise bad_value("recipe.resample_steps", config.recipe.resample_steps, remedy)
 
 
 def _check_sizes(values: dict[str, Any], prefix: str = "") -> None:

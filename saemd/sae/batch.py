@@ -18,7 +18,7 @@ from saemd.sae.rounded import rows
 class Batch:
     """The batch of one device, which holds all of it."""
 
-    devices = 1
+    devices, rank = 1, 0
 
     def size(self, rows: int) -> int:
         """Tokens of the batch, of which each device has `rows`."""
@@ -31,6 +31,10 @@ class Batch:
     def sum(self, part: Tensor) -> Tensor:
         """The sum of what each device has counted."""
         return part
+
+    def joined(self, part_B: Tensor) -> Tensor:
+        """One value for each token of the batch, of which `part_B` are those of this device's."""
+        return part_B
 
     def any(self, part_F: Tensor) -> Tensor:
         """Whether it is true on any device."""
@@ -54,13 +58,16 @@ class SharedBatch(Batch):
     """A batch that all processes of torch's default process group share. Each call waits for all of them."""
 
     def __init__(self) -> None:
-        self.devices = dist.get_world_size()
+        self.devices, self.rank = dist.get_world_size(), dist.get_rank()
 
     def mean(self, part: Tensor) -> Tensor:
         return _Mean.apply(part, self)  # type: ignore[return-value]
 
     def sum(self, part: Tensor) -> Tensor:
         return _reduced(part, dist.ReduceOp.SUM)
+
+    def joined(self, part_B: Tensor) -> Tensor:
+        return torch.cat(self._gathered(part_B.detach().contiguous()))
 
     def any(self, part_F: Tensor) -> Tensor:
         return _reduced(part_F.to(torch.uint8), dist.ReduceOp.MAX).bool()
@@ -74,9 +81,7 @@ class SharedBatch(Batch):
         values_N = values_BF.detach().flatten(-2)
         most = int(count.max()) if isinstance(count, Tensor) else int(count)
         own = values_N.topk(min(most, values_N.shape[-1]), sorted=False).values.contiguous()
-        parts = [torch.empty_like(own) for _ in range(self.devices)]
-        dist.all_gather(parts, own)
-        descending = torch.cat(parts, dim=-1).topk(most).values
+        descending = torch.cat(self._gathered(own), dim=-1).topk(most).values
         place = torch.as_tensor(count, device=own.device).long().expand(own.shape[:-1]).unsqueeze(-1) - 1
         return descending.gather(-1, place).squeeze(-1)
 
@@ -92,6 +97,11 @@ class SharedBatch(Batch):
         """Give every device the first one's values of these tensors."""
         for tensor in tensors:
             dist.broadcast(rows(tensor), src=0)
+
+    def _gathered(self, own: Tensor) -> list[Tensor]:
+        parts = [torch.empty_like(own) for _ in range(self.devices)]
+        dist.all_gather(parts, own)
+        return parts
 
 
 class _Mean(torch.autograd.Function):

@@ -24,22 +24,25 @@ def fit(
     module: SAETraining | StackTraining, data: pl.LightningDataModule, config: Config, description: str,
     checkpoint: Path, has_begun: bool, at_end: Sequence[pl.Callback], checkpoints: CheckpointIO,
     logger: Logger | None = None, before_checkpoint: Sequence[pl.Callback] = (), ranks: Ranks = ALONE,
+    everywhere: Sequence[pl.Callback] = (),
 ) -> None:  # fmt: skip
     """Train to the last step, from `checkpoint` on where it has begun, and measure on held-out activations.
 
     Behind each step, `before_checkpoint` acts before a checkpoint is written, and `at_end` after that of the last step.
-    Of several processes the first one alone calls back, measures and saves.
+    Of several processes the first one alone calls these, measures and saves; all call `everywhere`, which acts behind
+    `before_checkpoint`.
     """
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)  # which devices it found, and advertisements
     steps, is_first = module.schedule.steps, ranks.rank == 0
     follower = None if is_first else Follower()
     callbacks: list[pl.Callback] = [Together()] if ranks.world > 1 else []
     if follower:
-        callbacks.append(follower)
+        callbacks += [follower, *everywhere]
     else:
         callbacks += [
             ProgressBar(description, steps, config.batch_size),
             *before_checkpoint,
+            *everywhere,
             TimedCheckpoint(checkpoint, config.checkpoint_minutes),
             *at_end,
         ]

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from saemd.config import Config
 from saemd.sae import SAE
+from saemd.sae.batch import WHOLE, Batch
 from saemd.training.module import SAETraining
 from saemd.training.optimizer import SAEAdam
 from saemd.training.schedules import Schedule
@@ -33,19 +34,22 @@ def is_due(schedule: Schedule, steps_made: int) -> bool:
 
 
 def resample_silent(
-    sae: SAE, optimizer: SAEAdam, last_fired_F: Tensor, x_BD: Tensor, steps_made: int, seed: int
+    sae: SAE, optimizer: SAEAdam, last_fired_F: Tensor, x_BD: Tensor, steps_made: int, seed: int, batch: Batch = WHOLE
 ) -> None:
     """Resample the latents that were silent for `resample_steps` steps, and let them count as active now."""
     dead_F = last_fired_F < steps_made - optimizer.recipe.resample_steps
-    anew_F = resample(sae, optimizer, dead_F, x_BD, (seed, steps_made))
+    anew_F = resample(sae, optimizer, dead_F, x_BD, (seed, steps_made), batch)
     last_fired_F.masked_fill_(anew_F, steps_made)
 
 
 @torch.no_grad()
-def resample(sae: SAE, optimizer: SAEAdam, dead_F: Tensor, x_BD: Tensor, seed: tuple[int, int]) -> Tensor:
-    """Point the latents of `dead_F` along errors of the batch `x_BD`, drawn with a chance that grows as ‖error‖⁴.
+def resample(
+    sae: SAE, optimizer: SAEAdam, dead_F: Tensor, x_BD: Tensor, seed: tuple[int, int], batch: Batch = WHOLE
+) -> Tensor:
+    """Point the latents of `dead_F` along errors of the batch, drawn with a chance that grows as ‖error‖⁴.
 
-    Each takes a token of its own; where fewer tokens have an error, the other dead latents wait for the next time.
+    `x_BD` are this device's tokens of it, and all devices draw alike. Each latent takes a token of its own; where fewer
+    tokens have an error, the other dead latents wait for the next time.
     W_dec's row and W_enc's column take the direction of x − x̂ of the token drawn, W_enc's with half the mean norm of
     the living latents. Every other weight of the latent becomes the living ones' median, Adam's second moment their
     mean. Returns the latents that started anew (bool [F]).
@@ -55,7 +59,7 @@ def resample(sae: SAE, optimizer: SAEAdam, dead_F: Tensor, x_BD: Tensor, seed: t
         return none_F
     x_BD = x_BD.float()
     error_BD = x_BD - sae.reconstruct(sae.latents(x_BD))
-    chance_B = error_BD.double().pow(2).sum(-1).pow(2).cpu().numpy()
+    chance_B = batch.joined(error_BD.double().pow(2).sum(-1).pow(2)).cpu().numpy()
     total = chance_B.sum()
     if not 0 < total < np.inf:  # a diverged SAE is reported at the next logged step
         return none_F
@@ -64,7 +68,7 @@ def resample(sae: SAE, optimizer: SAEAdam, dead_F: Tensor, x_BD: Tensor, seed: t
         dead = np.sort(rng.choice(dead, tokens, replace=False))
     drawn = rng.choice(len(chance_B), len(dead), replace=False, p=chance_B / total)
     anew_F = none_F.index_fill(0, torch.from_numpy(dead).to(dead_F.device), True)
-    directions_KD = torch.nn.functional.normalize(error_BD[torch.from_numpy(drawn).to(x_BD.device)], dim=1)
+    directions_KD = torch.nn.functional.normalize(_drawn_rows(error_BD, drawn, batch), dim=1)
     alive_F = ~dead_F
     norm = sae.W_enc[:, alive_F].norm(dim=0).mean()
     anew = {"W_dec": directions_KD, "W_enc": directions_KD * norm * ENCODER_NORM}
@@ -78,6 +82,13 @@ def resample(sae: SAE, optimizer: SAEAdam, dead_F: Tensor, x_BD: Tensor, seed: t
                 moments = _by_latent(name, moment)
                 moments[anew_F] = moments[alive_F].mean() if key == "square" else 0.0
     return anew_F
+
+
+def _drawn_rows(error_BD: Tensor, drawn: np.ndarray, batch: Batch) -> Tensor:
+    """The errors of the tokens with these numbers in the whole batch [K, D]: each comes from the device that has it."""
+    device, row = np.divmod(drawn, len(error_BD))
+    is_own = torch.from_numpy(device == batch.rank).to(error_BD.device)
+    return batch.sum(torch.where(is_own[:, None], error_BD[torch.from_numpy(row).to(error_BD.device)], 0.0))
 
 
 def _by_latent(name: str, tensor: Tensor) -> Tensor:
@@ -97,10 +108,11 @@ class Resampling(pl.Callback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
         step, is_stack = trainer.global_step, isinstance(pl_module, StackTraining)
-        members: list[tuple[int, SAETraining]] = pl_module.running() if is_stack else [(0, pl_module)]
-        due = [(i, member) for i, member in members if is_due(member.schedule, step)]
+        # also those that have failed, of which the first device alone may know: each step here needs all devices
+        members: list[SAETraining] = pl_module.all_members() if is_stack else [pl_module]
+        due = [(i, member) for i, member in enumerate(members) if is_due(member.schedule, step)]
         for i, member in due:
             x_BD, seed = batch[i] if is_stack else batch, self.configs[i].data_seed
-            resample_silent(member.sae, member.optimizer, member.last_fired, x_BD, step, seed)
+            resample_silent(member.sae, member.optimizer, member.last_fired, x_BD, step, seed, pl_module.sae.batch)
         if due:
             pl_module.sae.renew_rounded()

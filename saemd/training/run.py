@@ -65,7 +65,7 @@ def train(config: Config, callbacks: Sequence[pl.Callback] = ()) -> dict[str, An
         has_begun = step_of(job.folder, job.module) > 0
         fit(
             job.module, data, config, run_name(config), job.folder / CHECKPOINT, has_begun, at_end, SafeCheckpoints(),
-            logger, [Snapshots([config]), Resampling([config])], ranks,
+            logger, [Snapshots([config])], ranks, [Resampling([config])],
         )  # fmt: skip
         metrics = read_metrics(job.folder)
         log_summary(logger, metrics)

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 
 import pytest
+import torch
 
 from saemd.composition import compose_all
 from saemd.config import Config
@@ -73,6 +74,19 @@ def test_runs_of_two_devices_are_those_of_one(jobs):
     assert_same_runs(one, two)
     for config in two:
         assert len([*run_dir(config).rglob(METRICS)]) == 2, "the run, and its snapshot"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("together", [1, 2])
+def test_latents_that_start_anew_on_two_devices_are_those_of_one(together, jobs):
+    anew = ["recipe.resample_steps=2", "recipe.lr=0.03", "l0=1,2", f"together={together}"]
+    never, one, two = jobs("never", *anew[1:]), jobs("one", *anew), jobs("two", *anew, "devices=2")
+    sharing.train_runs((never, None))
+    sharing.train_runs((one, None))
+    in_processes(sharing.train_runs, (two, None), devices=2)
+    assert_same_runs(one, two)
+    for a, b in zip(never, one, strict=True):
+        assert not torch.equal(weights(run_dir(a))["W_dec"], weights(run_dir(b))["W_dec"])
 
 
 @pytest.mark.slow

@@ -168,8 +168,3 @@ def test_a_stack_and_a_killed_run_end_alike(sae, train, monkeypatch):
 def test_what_it_cannot_do_is_refused(keys):
     with pytest.raises(UserError, match=r"recipe\.resample_"):
         check_recipe(RecipeConfig(**keys))
-
-
-def test_several_devices_are_refused(train, capsys):
-    train("devices", "seed=3", *ON, "devices=2", code=2)
-    assert "recipe.resample_steps=3: " in capsys.readouterr().err

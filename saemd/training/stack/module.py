@@ -43,9 +43,9 @@ class StackTraining(pl.LightningModule):
 
     def running(self) -> list[tuple[int, SAETraining]]:
         """The members that have not failed, with their numbers."""
-        return [(i, member) for i, member in enumerate(self._members()) if i not in self.failed]
+        return [(i, member) for i, member in enumerate(self.all_members()) if i not in self.failed]
 
-    def _members(self) -> list[SAETraining]:
+    def all_members(self) -> list[SAETraining]:
         return [member for member in self.members if isinstance(member, SAETraining)]
 
     @property
@@ -59,7 +59,7 @@ class StackTraining(pl.LightningModule):
 
     def configure_optimizers(self) -> Any:
         """Joins the members' memory, which from here on stays on one device."""
-        members = self._members()
+        members = self.all_members()
         parts = [
             Member(made["optimizer"], made["lr_scheduler"]["scheduler"], member.recipe)
             for member in members
@@ -74,10 +74,10 @@ class StackTraining(pl.LightningModule):
         return self.optimizer
 
     def on_train_start(self) -> None:
-        self.twin = fast_twin(self.sae, self.device) if self._members()[0].recipe.fast and self._on_gpu() else None
+        self.twin = fast_twin(self.sae, self.device) if self.all_members()[0].recipe.fast and self._on_gpu() else None
         self.captured = CapturedStep(self._whole_step) if self.twin and self.sae.batch.devices == 1 else None
         self.optimizer.join()
-        for member in self._members():
+        for member in self.all_members():
             member.start_clock(self.global_step)
 
     def _on_gpu(self) -> bool:  # the kernels for a CPU take one SAE
@@ -125,7 +125,7 @@ class StackTraining(pl.LightningModule):
             names, values = batch_figures(
                 self.sae, loss, x_SBD, at, mean_D=self._mean, last_fired=self._last_fired, **self._starts
             )
-            for (i, member), row in zip(enumerate(self._members()), values.tolist(), strict=True):
+            for (i, member), row in zip(enumerate(self.all_members()), values.tolist(), strict=True):
                 if i not in self.failed:
                     self._take(i, member, dict(zip(names, row, strict=True)), at, self._batch_size(x_SBD))
         return loss.total.sum()

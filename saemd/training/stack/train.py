@@ -53,7 +53,8 @@ def train_together(
         name = f"{len(jobs)} SAEs together" if jobs[1:] else run_name(first)
         fit(
             module, data, first, name, folders[0] / CHECKPOINT, steps != {0}, [acts],
-            StackCheckpoints(folders, failed), before_checkpoint=[Snapshots(configs), Resampling(configs)], ranks=ranks,
+            StackCheckpoints(folders, failed), before_checkpoint=[Snapshots(configs)], ranks=ranks,
+            everywhere=[Resampling(configs)],
         )  # fmt: skip
         if ranks.rank:
             return []
