@@ -69,7 +69,7 @@ class TopKSAE(SAE):
         weights, errors = zip(*self.errors(x_BD, z_BF), strict=True)
         squares = [error_BD.pow(2).sum(-1).mean(-1) for error_BD in errors]
         total = torch.stack([weight * square for weight, square in zip(weights, squares, strict=True)]).sum(0)
-        total = total + self.config.auxk_coefficient * self.auxk(errors[-1].detach(), acts_BF)
+        total = total + self.config.auxk_coefficient * self.auxk(errors[-1].detach(), acts_BF, at)
         l0 = self.batch.mean(active_BF.sum(-1).float().mean(-1))
         return Loss(total, squares[-1].detach(), l0, fired_F)
 
@@ -82,11 +82,12 @@ class TopKSAE(SAE):
         self.tokens_silent += self.batch.size(z_BF.shape[-2])
         self.tokens_silent.masked_fill_(fired_F, 0)
 
-    def auxk(self, error_BD: Tensor, acts_BF: Tensor) -> Tensor:
+    def auxk(self, error_BD: Tensor, acts_BF: Tensor, at: Progress) -> Tensor:
         """Share of the error's variance that its reconstruction by d_in/2 dead latents leaves (2406.04093, A.2)."""
         none = error_BD.new_zeros(error_BD.shape[:-2])
-        if self.config.auxk_coefficient == 0:
-            return none
+        tokens = (at.step + 1) * self.batch.size(error_BD.shape[-2])
+        if self.config.auxk_coefficient == 0 or tokens < self.config.dead_after_tokens:
+            return none  # too early for a dead latent; asking `tokens_silent` would wait for the GPU
         dead_F = self.tokens_silent >= self.config.dead_after_tokens
         n_dead = dead_F.sum(-1)
         if (most := int(n_dead.max())) == 0:
