@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 from torch import Tensor
@@ -12,6 +13,7 @@ from saemd.planning.measure import activations, device_of, harvest_seconds, matc
 from saemd.planning.trial import Start, StepSeconds, make_start, time_steps
 from saemd.planning.work import Comparison, Harvest, Job, Work
 from saemd.progress import bar
+from saemd.training.stack.grouping import stack_size, stacks
 
 SECONDS = 16.0  # of measuring, shared by the parts that are still to be done; loading the model comes on top
 SHARES = {"harvest": 0.35, "training": 0.45, "comparison": 0.2}
@@ -100,24 +102,41 @@ def _harvest_times(
 
 
 def _job_times(jobs: list[Job], sampled: Tensor | None, seconds: float, rates: Rates) -> list[float | None]:
-    """Steps are timed once for each shape and recipe, and L0's course is foretold once for each start."""
-    shapes = {_shape(job) for job in jobs if not job.is_finished}
+    """Steps are timed once for each shape, recipe and size of a stack, and L0's course is foretold for each start."""
+    sizes = _stack_sizes(jobs)
+    shapes = {(_shape(job), size) for job, size in zip(jobs, sizes, strict=True) if not job.is_finished}
     starts: dict[str, Start] = {}
-    steps: dict[str, StepSeconds] = {}
-    times: list[float | None] = []
-    for job in sorted(jobs, key=lambda job: job.config.l0):  # the lowest L0 is timed, and with it all above
-        if job.is_finished:
+    steps: dict[tuple[str, int], StepSeconds] = {}
+    for job, size in sorted(zip(jobs, sizes, strict=True), key=lambda each: each[0].config.l0):  # the lowest L0 is
+        if job.is_finished:  # timed, and with it all above
             continue
-        shape, kind = _shape(job), _kind(job)
-        if kind not in starts:
+        shape, kind = (_shape(job), size), _kind(job)
+        if kind not in starts or shape not in steps:
             x_ND = _activations(job, sampled)
             starts[kind], module = make_start(job, x_ND)
             if shape not in steps:
                 device = device_of(job.config)
-                steps[shape] = time_steps(job, starts[kind], module, x_ND, device, seconds / len(shapes))
-    for job in jobs:
-        times.append(0.0 if job.is_finished else _job_time(job, starts[_kind(job)], steps[_shape(job)], rates))
-    return times
+                steps[shape] = time_steps(job, starts[kind], module, x_ND, device, seconds / len(shapes), size)
+    return [
+        0.0 if job.is_finished else _job_time(job, starts[_kind(job)], steps[_shape(job), size], rates)
+        for job, size in zip(jobs, sizes, strict=True)
+    ]
+
+
+def _stack_sizes(jobs: list[Job]) -> list[int]:
+    """How many SAEs each job is trained with, itself included."""
+    configs = [dataclasses.replace(job.config, together=_together(job)) for job in jobs]
+    done = {id(config): job.done for config, job in zip(configs, jobs, strict=True)}
+    todo = [config for config, job in zip(configs, jobs, strict=True) if not job.is_finished]
+    size = {id(config): len(part) for part in stacks(todo, lambda config: done[id(config)]) for config in part}
+    return [size.get(id(config), 1) for config in configs]
+
+
+def _together(job: Job) -> int:
+    if job.config.together != "auto":
+        assert isinstance(job.config.together, int)
+        return job.config.together
+    return stack_size(job.config) if device_of(job.config) == "cuda" and job.harvest.model.has_weights else 1
 
 
 def _activations(job: Job, sampled: Tensor | None) -> Tensor:

@@ -6,6 +6,7 @@ steps. So steps are timed at several L0, and the course of L0 over a run is fore
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import logging
 import time
@@ -26,12 +27,14 @@ from saemd.sae.twins import fast_twin
 from saemd.training.module import SAETraining
 from saemd.training.run import make_module
 from saemd.training.schedules import Schedule
+from saemd.training.stack.module import StackTraining
 
 WARM = 2  # steps that are not counted: the first ones load compiled loops and fill buffers
 MOST = 8  # steps at each L0
 LEVELS = 4  # values of L0, from the start's to the target
 STEPS = WARM + LEVELS * (MOST + 1)  # at most
 RISE = 1.35  # θ rises by about this times its learning rate a step until L0 is at its target (1.2 to 1.5 on SmolLM2)
+_SOURCE = "sample"  # the name of the held-out activations of a stack
 _SAMPLE = 128  # tokens by which L0 is foretold
 
 
@@ -105,24 +108,33 @@ def make_start(job: Job, x_ND: Tensor) -> tuple[Start, SAETraining]:
     return Start(seconds, job.d_sae, module.schedule, theta.mean().item(), rise, pre), module
 
 
-def time_steps(job: Job, start: Start, module: SAETraining, x_ND: Tensor, device: str, seconds: float) -> StepSeconds:
-    """Train on random batches of `x_ND`, raw activations, for about `seconds`. Nothing is logged or saved."""
+def time_steps(
+    job: Job, start: Start, module: SAETraining, x_ND: Tensor, device: str, seconds: float, together: int = 1
+) -> StepSeconds:
+    """Train on random batches of `x_ND`, raw activations, for about `seconds`. Nothing is logged or saved.
+
+    Of `together` SAEs in a stack, which are copies of the job's, the seconds are each one's share.
+    """
     began, levels = time.perf_counter(), [float(job.config.l0)]
     twin = fast_twin(module.sae, torch.device(device)) if job.config.recipe.fast and device == "cpu" else None
-    if start.pre is not None and twin is not None:
+    if start.pre is not None and twin is not None and together == 1:  # a stack on a CPU has the plain loss
         highest = float(start.l0_at(np.array([start.theta]))[0])
         levels = [*np.geomspace(max(highest, job.config.l0 + 1), job.config.l0, LEVELS)]
     clock = _Clock(start, levels, 0.9 * seconds, device)
-    batches = _Batches(x_ND / module.sae.scale, job.config.batch_size, STEPS)
+    x_ND, size = x_ND / module.sae.scale, job.config.batch_size
+    trained: SAETraining | StackTraining = module
+    if together > 1:
+        members = [module, *(copy.deepcopy(module) for _ in range(together - 1))]
+        trained = StackTraining(members, [_SOURCE] * together, [None] * together, {})
     trainer = _trainer(job, clock)
-    trainer.fit(module, train_dataloaders=batches)
+    trainer.fit(trained, train_dataloaders=_Batches(x_ND, (together, size) if together > 1 else (size,), STEPS))
     once = max(time.perf_counter() - began - clock.in_steps, 0.0)
     clock.restart()
-    trainer.validate(
-        module, dataloaders=_Batches(batches.x_ND, batches.batch_size, 1 if clock.is_slow else 2), verbose=False
-    )
+    held_out = _Batches(x_ND, (size,), 1 if clock.is_slow else 2, _SOURCE if together > 1 else None)
+    trainer.validate(trained, dataloaders=held_out, verbose=False)
     timed = sorted((l0, fmean(taken)) for l0, taken in zip(clock.levels, clock.taken, strict=False) if taken)
-    return StepSeconds([l0 for l0, _ in timed], [second for _, second in timed], clock.held_out, once)
+    levels, seconds_each = [l0 for l0, _ in timed], [taken / together for _, taken in timed]
+    return StepSeconds(levels, seconds_each, clock.held_out / together, once / together)
 
 
 def _trainer(job: Job, clock: _Clock) -> pl.Trainer:
@@ -143,18 +155,19 @@ def _trainer(job: Job, clock: _Clock) -> pl.Trainer:
 
 
 class _Batches:
-    """`n_batches` of random rows."""
+    """`n_batches` of random rows, of this shape without their width; with the name of their source, if one is given."""
 
-    def __init__(self, x_ND: Tensor, batch_size: int, n_batches: int) -> None:
-        self.x_ND, self.batch_size, self.n_batches = x_ND, batch_size, n_batches
+    def __init__(self, x_ND: Tensor, shape: tuple[int, ...], n_batches: int, source: str | None = None) -> None:
+        self.x_ND, self.shape, self.n_batches, self.source = x_ND, shape, n_batches, source
         self.generator = torch.Generator().manual_seed(0)
 
     def __len__(self) -> int:
         return self.n_batches
 
-    def __iter__(self) -> Iterator[Tensor]:
+    def __iter__(self) -> Iterator[Tensor | tuple[str, Tensor]]:
         for _ in range(self.n_batches):
-            yield self.x_ND[torch.randint(len(self.x_ND), (self.batch_size,), generator=self.generator)]
+            x = self.x_ND[torch.randint(len(self.x_ND), self.shape, generator=self.generator)]
+            yield (self.source, x) if self.source else x
 
 
 class _Clock(pl.Callback):

@@ -10,6 +10,7 @@ from transformers import Gemma2Config
 
 from saemd import plan
 from saemd.planning import estimate
+from saemd.planning.trial import time_steps
 from tests.pipeline import WORDS, add_to_snapshot, save_model
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -90,6 +91,21 @@ def test_times_are_measured(world, planned, tmp_path, monkeypatch):
     rows = [line for line in out.splitlines() if re.match(r"(harvest|train|all training|compare|everything)", line)]
     timed = [row for row in rows if re.search(r"\d (s|min.*)$", row.rstrip())]
     assert len(timed) == 8
+
+
+def test_jobs_of_a_stack_are_timed_as_a_stack(world, planned, tmp_path, monkeypatch):
+    monkeypatch.setattr(estimate, "SECONDS", 0.2)
+    sizes = []
+
+    def timed(*arguments, **keys):
+        sizes.append(arguments[-1])
+        return time_steps(*arguments, **keys)
+
+    monkeypatch.setattr(estimate, "time_steps", timed)
+    words = ["-m", *world, f"run_root={tmp_path / 'runs'}", f"cache_root={tmp_path / 'cache'}", "init=uniform"]
+    code, out, _ = planned(*words, "together=2", "seed=0,1,2", "snapshots=[]")
+    assert (code, sorted(sizes)) == (0, [1, 2])  # two of the three jobs are one stack
+    assert len(re.findall(r"^train .*\d (?:s|min.*)$", out, re.MULTILINE)) == 3
 
 
 def test_the_paper_is_planned_without_the_model(planned, tmp_path, monkeypatch):
