@@ -3,9 +3,9 @@
     python experiments/recipes/consensus.py root=runs/own-starts            # some 50 minutes of two cores, an estimate
     python experiments/recipes/consensus.py root=runs/own-starts only=collect
 
-Four seeds of 256 latents and four of 384 train on each half of the documents, with the recipe that agrees most. Of two
-and of four seeds one SAE of 256 latents is made; beside it, as a control, one of clusters that are drawn at random.
-`consensus.json` and `consensus.md` are written beside this file.
+Four seeds of 256 latents and four of 384 train on each half of the documents, with the recipe that agrees most, and
+four of 256 on four times as much text. Of two and of four seeds one SAE of 256 latents is made; beside it, as a
+control, one of clusters that are drawn at random. `consensus.json` and `consensus.md` are written beside this file.
 """
 
 from __future__ import annotations
@@ -35,13 +35,14 @@ from saemd.stability.consensus_runs import SUFFIX, recurrence_of
 
 HERE = Path(__file__).parent
 TRAIN = [
-    "train", "-m", "init=random_mirrored", "init.encoder=dual", "corpus=packaged", "activations.tokens=1_000_000",
-    "logger=none", "l0=10", "tokens=8_192_000", "batch_size=512", LR3, EVERY200, DECAY1,
+    "train", "-m", "init=random_mirrored", "init.encoder=dual", "corpus=packaged", "logger=none",
+    "l0=10", "tokens=8_192_000", "batch_size=512", LR3, EVERY200, DECAY1,
 ]  # fmt: skip
 HALVES = (("0/2", "1,2,3,4"), ("1/2", "5,6,7,8"))
-LATENTS, WIDER = 256, 384
+LATENTS = 256
+WORLDS = (("256", 256, 1), ("384", 384, 1), ("256-text4M", 256, 4))  # run root, latents of a seed, M tokens of text
 HEAD = (
-    "dictionary", "latents", "documents", "pairs", "shared", "least, most", "of the living", "by FVU",
+    "dictionary", "latents", "text", "documents", "pairs", "shared", "least, most", "of the living", "by FVU",
     "mean cos dec / enc", "FVU", "L0",
 )  # fmt: skip
 Row = dict[str, Any]
@@ -54,13 +55,13 @@ def saemd(*words: str) -> None:
 
 
 def train(root: Path) -> None:
-    for d_sae in (LATENTS, WIDER):
+    for name, d_sae, text in WORLDS:
         for documents, seeds in HALVES:
-            words = [f"d_sae={d_sae}", f"documents={documents}", f"seed={seeds}", f"run_root={root / str(d_sae)}"]
-            saemd(*TRAIN, *words)
+            words = [f"d_sae={d_sae}", f"documents={documents}", f"seed={seeds}", f"run_root={root / name}"]
+            saemd(*TRAIN, f"activations.tokens={text}_000_000", *words)
         for size in (2, 4):
             words = [f"seeds={size}", f"d_sae={LATENTS}", "recipe.lr=3e-4"]
-            saemd("consensus", f"run_root={root / str(d_sae)}", *words)
+            saemd("consensus", f"run_root={root / name}", *words)
 
 
 def measured(sae: SAE, run: Run) -> Measured:
@@ -117,11 +118,12 @@ def rows_of(name: str, halves: Sequence[Sequence[Measured]]) -> list[Row]:
 
 @torch.no_grad()
 def collect(root: Path) -> list[Row]:
-    rows = []
-    for d_sae in (LATENTS, WIDER):
-        runs, _ = find_runs(root / str(d_sae))
+    rows = list[Row]()
+    for world, d_sae, text in WORLDS:
+        runs, _ = find_runs(root / world)
         seeds = [run for run in runs if not run.init.endswith(SUFFIX)]
         halves = [[run for run in seeds if str(run.seed) in numbers.split(",")] for _, numbers in HALVES]
+        first = len(rows)
         rows += rows_of("single", [[measured(load_finite(run.path), run) for run in half] for half in halves])
         for size in (2, 4):
             grouped = [[half[i : i + size] for i in range(0, len(half), size)] for half in halves]
@@ -135,6 +137,8 @@ def collect(root: Path) -> list[Row]:
                 [measured(load_finite(run.path), run) for run in trained if str(run.seed) in first] for first in firsts
             ]
             rows += rows_of(f"consensus of {size}, seeds of {d_sae}, decoder held", held)
+        for one in rows[first:]:
+            one["text"] = text
     return rows
 
 
@@ -155,8 +159,9 @@ def table(rows: list[Row]) -> str:
     lines = [f"| {' | '.join(HEAD)} |", "| --- " + "| ---: " * (len(HEAD) - 1) + "|"]
     for one in rows:
         cells = [
-            one["dictionary"], f"{one['latents']}", one["documents"], f"{one['pairs']}", f"**{one['shared']:.0%}**",
-            "{:.0%}, {:.0%}".format(*one["range"]), f"{one['of_living']:.0%}", f"{one['by_fvu']:.0%}",
+            one["dictionary"], f"{one['latents']}", f"{one['text']} M", one["documents"], f"{one['pairs']}",
+            f"**{one['shared']:.0%}**", "{:.0%}, {:.0%}".format(*one["range"]), f"{one['of_living']:.0%}",
+            f"{one['by_fvu']:.0%}",
             f"{one['mean_cos_dec']:.2f} / {one['mean_cos_enc']:.2f}", f"{one['fvu']:.3f}", f"{one['l0']:.1f}",
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")

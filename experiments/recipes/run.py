@@ -1,6 +1,6 @@
 """Which recipe makes seeds with starts of their own agree, on real activations?
 
-    python experiments/recipes/run.py root=runs/recipes            # some three hours of two cores, an estimate
+    python experiments/recipes/run.py root=runs/recipes            # some five hours of two cores, an estimate
     python experiments/recipes/run.py root=runs/recipes only=collect
 
 Two seeds of `random_mirrored` a recipe, each on one half of the documents. `results.json` and `table.md` are written
@@ -33,6 +33,10 @@ LR3, LR1 = "recipe.lr=3e-3", "recipe.lr=1e-3"
 EVERY200, EVERY400 = "recipe.resample_steps=200", "recipe.resample_steps=400"
 DECAY1, DECAY3 = "recipe.encoder_decay=1", "recipe.encoder_decay=3"
 # fmt: off
+BATCH512 = (*NARROW, LR3, EVERY200, DECAY1, "batch_size=512")
+STABLE = (*WIDE, LR1, EVERY400, DECAY1, "batch_size=512")
+ARCHITECTURES = ("topk", "batch_topk", "matryoshka_batch_topk", "gated")  # beside jumprelu
+TEXT4 = "activations.tokens=4_000_000"
 RECIPES = {  # run root: what is given beside TRAIN
     "lr1e-3": (*NARROW, LR1),
     "lr1e-3-decay1": (*NARROW, LR1, DECAY1),
@@ -42,7 +46,8 @@ RECIPES = {  # run root: what is given beside TRAIN
     "lr3e-3-resample-decay3": (*NARROW, LR3, EVERY200, DECAY3),
     "lr3e-3-resample-decay1-32M": (*LONG, LR3, EVERY200, DECAY1),
     "same-documents": (*NARROW, LR3, EVERY200, DECAY1, "documents=0/2"),
-    "batch512": (*NARROW, LR3, EVERY200, DECAY1, "batch_size=512"),
+    "batch512": BATCH512,
+    "batch512-text4M": (*BATCH512, TEXT4),
     "batch512-16M": (*NARROW[:2], "tokens=16_384_000", LR3, EVERY200, DECAY1, "batch_size=512"),
     "batch256-lr2e-3": (*NARROW, "recipe.lr=2e-3", EVERY400, DECAY1, "batch_size=256"),
     "wide-default": WIDE,
@@ -51,19 +56,22 @@ RECIPES = {  # run root: what is given beside TRAIN
     "wide-every100-decay.3": (
         *WIDE, LR3, "recipe.encoder_decay=0.3", "recipe.resample_steps=100", "recipe.resample_until=0.95"
     ),
-    "wide-batch512-lr1e-3-decay1": (*WIDE, LR1, EVERY400, DECAY1, "batch_size=512"),
+    "wide-batch512-lr1e-3-decay1": STABLE,
+    "wide-text4M": (*STABLE, TEXT4),
+    "wide-text4M-8M": (*STABLE, TEXT4, "tokens=8_192_000"),
     "wide-batch512-lr2e-3-decay1-lrdecay.7": (
         *WIDE, "recipe.lr=2e-3", EVERY400, DECAY1, "batch_size=512", "recipe.lr_decay_fraction=0.7",
         "recipe.resample_until=0.6",
     ),
+    **{f"batch512-{sae}": (*BATCH512, f"sae={sae}") for sae in ARCHITECTURES},
 }
 HEAD = (
-    "latents", "tokens", "batch", "lr", "lr falls over", "encoder decay", "resampled every", "shared", "by FVU",
-    "alive", "shared of the living", "mean cos dec / enc", "FVU (two seeds)",
+    "SAE", "latents", "tokens", "text", "batch", "lr", "encoder decay", "resampled every", "shared", "by FVU", "alive",
+    "shared of the living", "mean cos dec / enc", "L0 (two seeds)", "FVU",
 )
 KEPT = (
-    "d_sae", "l0", "seeds", "same_documents", "tokens", "shared", "shared_alive", "shared_ablation", "mean_cos_dec",
-    "mean_cos_enc", "drift_dec", "drift_enc", "fvu",
+    "d_sae", "l0", "achieved_l0", "seeds", "same_documents", "tokens", "shared", "shared_alive",
+    "shared_ablation", "mean_cos_dec", "mean_cos_enc", "drift_dec", "drift_enc", "fvu",
 )
 # fmt: on
 GIVEN = ("lr", "lr_decay_fraction", "encoder_decay", "resample_steps", "resample_until")
@@ -87,6 +95,8 @@ def row(root: Path, name: str) -> dict[str, Any]:
     same = cosines["match_enc"] == cosines["match_dec"]
     return {
         "name": name,
+        "sae": config["sae"]["name"],
+        "text": config["activations"]["tokens"],
         "batch_size": config["batch_size"],
         **{key: recipe[key] for key in GIVEN},
         **{key: record[key] for key in KEPT},
@@ -97,16 +107,22 @@ def row(root: Path, name: str) -> dict[str, Any]:
     }
 
 
+def millions(tokens: int) -> str:
+    return f"{tokens / 1e6:.1f}".removesuffix(".0") + " M"
+
+
 def table(rows: list[dict[str, Any]]) -> str:
-    lines = [f"| {' | '.join(HEAD)} |", "| ---: " * len(HEAD) + "|"]
+    lines = [f"| {' | '.join(HEAD)} |", "| --- " + "| ---: " * (len(HEAD) - 1) + "|"]
     for one in rows:
         every = f"{one['resample_steps']} steps" if one["resample_steps"] else "never"
+        lr = f"{one['lr']:g}" + " **" * (one["lr_decay_fraction"] != RecipeConfig().lr_decay_fraction)
         cells = [
-            f"{one['d_sae']:,}", f"{one['tokens']:,}", f"{one['batch_size']:,}", f"{one['lr']:g}",
-            f"{one['lr_decay_fraction']:.0%}", f"{one['encoder_decay']:g}", every,
+            one["sae"], f"{one['d_sae']:,}", millions(one["tokens"]), millions(one["text"]), f"{one['batch_size']:,}",
+            lr, f"{one['encoder_decay']:g}", every,
             f"**{one['shared']:.0%}**" + " *" * one["same_documents"], f"{one['shared_ablation']:.0%}",
             f"{one['alive']:.0%}", f"{one['shared_alive']:.0%}",
-            f"{one['mean_cos_dec']:.2f} / {one['mean_cos_enc']:.2f}", ", ".join(f"{fvu:.3f}" for fvu in one["fvu"]),
+            f"{one['mean_cos_dec']:.2f} / {one['mean_cos_enc']:.2f}",
+            ", ".join(f"{l0:.1f}" for l0 in one["achieved_l0"]), ", ".join(f"{fvu:.3f}" for fvu in one["fvu"]),
         ]  # fmt: skip
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
