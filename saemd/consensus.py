@@ -4,6 +4,7 @@
     saemd consensus run_root=runs seeds=8            # of eight seeds each, in their order; seeds that are left rest
     saemd consensus run_root=runs seeds=8 init=uniform l0=40 tokens=2_000_000
     saemd consensus run_root=runs recipe.freeze_decoder_after=1    # trained on in all weights
+    saemd consensus run_root=runs recipe.freeze_encoder_after=0    # in biases and θ alone: agrees as it was made
     saemd consensus run_root=runs recipe.lr=0        # not trained on: only measured
     saemd consensus run_root=runs d_sae=2048         # fewer latents than a seed has: those that return most often
 

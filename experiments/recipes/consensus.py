@@ -11,6 +11,7 @@ control, one of clusters that are drawn at random. `consensus.json` and `consens
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -41,6 +42,11 @@ TRAIN = [
 HALVES = (("0/2", "1,2,3,4"), ("1/2", "5,6,7,8"))
 LATENTS = 256
 WORLDS = (("256", 256, 1), ("384", 384, 1), ("256-text4M", 256, 4))  # run root, latents of a seed, M tokens of text
+SEEDS = "init=random_mirrored"
+STATES = {  # of a consensus that is trained on: what the command is given
+    "decoder held": ("recipe.lr=3e-4",),
+    "both held": ("recipe.lr=1e-3", "recipe.freeze_encoder_after=0"),
+}
 HEAD = (
     "dictionary", "latents", "text", "documents", "pairs", "shared", "least, most", "of the living", "by FVU",
     "mean cos dec / enc", "FVU", "L0",
@@ -59,9 +65,17 @@ def train(root: Path) -> None:
         for documents, seeds in HALVES:
             words = [f"d_sae={d_sae}", f"documents={documents}", f"seed={seeds}", f"run_root={root / name}"]
             saemd(*TRAIN, f"activations.tokens={text}_000_000", *words)
-        for size in (2, 4):
-            words = [f"seeds={size}", f"d_sae={LATENTS}", "recipe.lr=3e-4"]
-            saemd("consensus", f"run_root={root / name}", *words)
+        for state, words in STATES.items():
+            place = place_of(root, name, state)
+            if not place.exists():
+                shutil.copytree(root / name / SEEDS, place / SEEDS)
+            for size in (2, 4):
+                saemd("consensus", f"run_root={place}", f"seeds={size}", f"d_sae={LATENTS}", *words)
+
+
+def place_of(root: Path, world: str, state: str) -> Path:
+    """The run root of one state of the consensus: the seeds' own, or one beside it with the same seeds."""
+    return root / (world if state == "decoder held" else f"{world}-{state.replace(' ', '-')}")
 
 
 def measured(sae: SAE, run: Run) -> Measured:
@@ -132,11 +146,13 @@ def collect(root: Path) -> list[Row]:
                 what = f"{'random clusters' if at_random else 'consensus'} of {size}, seeds of {d_sae}"
                 rows += rows_of(f"{what}, as made", made)
             firsts = [[str(group[0].seed) for group in groups] for groups in grouped]
-            trained = [run for run in runs if run.init.endswith(SUFFIX) and run.parts.get("of") == str(size)]
-            held = [
-                [measured(load_finite(run.path), run) for run in trained if str(run.seed) in first] for first in firsts
-            ]
-            rows += rows_of(f"consensus of {size}, seeds of {d_sae}, decoder held", held)
+            for state in STATES:
+                made, _ = find_runs(place_of(root, world, state))
+                trained = [run for run in made if run.init.endswith(SUFFIX) and run.parts.get("of") == str(size)]
+                rows += rows_of(
+                    f"consensus of {size}, seeds of {d_sae}, {state}",
+                    [[measured(load_finite(run.path), run) for run in trained if str(run.seed) in f] for f in firsts],
+                )
         for one in rows[first:]:
             one["text"] = text
     return rows

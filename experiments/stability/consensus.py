@@ -3,9 +3,9 @@
     python experiments/stability/consensus.py root=runs/consensus            # about 20 minutes of two idle cores
     python experiments/stability/consensus.py root=runs/consensus only=collect
 
-Four seeds train on each half of the documents. A consensus of 2 and of 4 seeds of one half is measured as made, trained
-on for a quarter of the tokens with its decoder held, and trained on in all weights; so is each seed alone, the control.
-`consensus.json` and the table count pairs within a half and across the halves apart.
+Four seeds train on each half of the documents. A consensus of 2 and of 4 seeds of one half is measured as made, and
+trained on for a quarter of the tokens: with both matrices held, with its decoder held, and in all weights. So is each
+seed alone, the control. `consensus.json` and the table count pairs within a half and across the halves apart.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ STATES = {  # of a consensus: its sizes, and what the command is given
     "trained on": ((4, 2, 1), ("recipe.freeze_decoder_after=1",)),
     "as made": ((4, 2), ("recipe.lr=0",)),
     "decoder held": ((4,), ()),
+    "both held": ((4,), ("recipe.freeze_encoder_after=0",)),
 }
 HEAD = ("dictionary", "documents", "pairs", "shared", "least, most", "mean cos dec / enc", "FVU")
 

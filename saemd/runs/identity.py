@@ -30,8 +30,8 @@ _SPEED = ("lm_batch_tokens", "prefetch_batches", "name", "device", "local_gigaby
 _LATER: Mapping[str, Any] = {
     "documents": SAME, "activations.hook": "residual", "init.offset": 0, "init.shared": False,
     "recipe.lr_decay": "linear", "recipe.lr_final": 0.0, "recipe.encoder_decay": 0.0,
-    "recipe.encoder_decay_until": 1.0, "recipe.freeze_decoder_after": 1.0, "recipe.decoder_cosine": -1.0,
-    "recipe.l0_start": 1.0, "recipe.l0_fall_fraction": 0.5,
+    "recipe.encoder_decay_until": 1.0, "recipe.freeze_decoder_after": 1.0, "recipe.freeze_encoder_after": 1.0,
+    "recipe.decoder_cosine": -1.0, "recipe.l0_start": 1.0, "recipe.l0_fall_fraction": 0.5,
     "recipe.resample_steps": 0, "recipe.resample_until": 0.8,
 }  # fmt: skip
 _LATER_OF_JUMPRELU: Mapping[str, Any] = {  # other architectures had keys of these names from the start

@@ -30,6 +30,7 @@ class RecipeConfig:
     encoder_decay: float = 0.0
     encoder_decay_until: float = 1.0  # the decay ends after this fraction of the run
     freeze_decoder_after: float = 1.0  # W_dec is frozen after this fraction of the run; 0: from the start
+    freeze_encoder_after: float = 1.0  # W_enc likewise; biases and θ go on
     # Least cosine of each row of W_dec with its start: after each step, rows below it are moved back (2602.14111).
     decoder_cosine: float = -1.0  # -1: rows move freely
     l0_start: float = 1.0  # the target L0 of the first step, as a multiple of l0
@@ -51,8 +52,8 @@ def check_recipe(recipe: RecipeConfig) -> None:
     if recipe.lr_decay not in ("linear", "cosine"):
         raise bad_value("recipe.lr_decay", recipe.lr_decay, "known are linear, cosine")
     fractions = (
-        "lr_decay_fraction", "lr_final", "encoder_decay_until", "freeze_decoder_after", "l0_fall_fraction",
-        "resample_until",
+        "lr_decay_fraction", "lr_final", "encoder_decay_until", "freeze_decoder_after", "freeze_encoder_after",
+        "l0_fall_fraction", "resample_until",
     )  # fmt: skip
     for key in fractions:
         if not 0 <= (value := getattr(recipe, key)) <= 1:

@@ -1,4 +1,4 @@
-"""What a recipe does to the weights besides Adam: the encoder's decay, a frozen decoder, rows held near their start.
+"""What a recipe does to the weights besides Adam: the encoder's decay, frozen matrices, rows held near their start.
 
 Shape suffixes: D d_in, F latents. A stack's tensors have one axis more in front.
 """
@@ -17,7 +17,8 @@ class Constraints(NamedTuple):
     """The constraints of one step as tensors without dimensions, or [S] of a stack; None where no SAE has this one."""
 
     shrink: Tensor | None = None  # factor of W_enc: 1 − decay · learning rate
-    moves: Tensor | None = None  # bool: whether W_dec is updated
+    decoder_moves: Tensor | None = None  # bool: whether W_dec is updated
+    encoder_moves: Tensor | None = None  # bool: whether W_enc is updated
     cosine: Tensor | None = None  # least cosine of W_dec's rows with their start
     start: Tensor | None = None  # those starts [F, D], of unit norm
 
@@ -28,14 +29,17 @@ class ConstraintTable:
     def __init__(self, schedules: Sequence[Schedule], start_SFD: Tensor, steps: int) -> None:
         """`start_SFD`: W_dec at step 0 of all SAEs, whose `schedules` have `steps` steps."""
         recipes, device = [schedule.recipe for schedule in schedules], start_SFD.device
-        self._shrink = self._moves = None  # [steps, S]
+        self._shrink = self._decoder_moves = self._encoder_moves = None  # [steps, S]
         self._cosine = self._start_SFD = None
         if any(recipe.encoder_decay for recipe in recipes):
             rows = [[shrink(schedule, step) for schedule in schedules] for step in range(steps)]
             self._shrink = torch.tensor(rows, dtype=torch.float32, device=device)
         if any(recipe.freeze_decoder_after < 1 for recipe in recipes):
             rows = [[schedule.decoder_moves(step) for schedule in schedules] for step in range(steps)]
-            self._moves = torch.tensor(rows, device=device)
+            self._decoder_moves = torch.tensor(rows, device=device)
+        if any(recipe.freeze_encoder_after < 1 for recipe in recipes):
+            rows = [[schedule.encoder_moves(step) for schedule in schedules] for step in range(steps)]
+            self._encoder_moves = torch.tensor(rows, device=device)
         if any(recipe.decoder_cosine > -1 for recipe in recipes):
             least = [r.decoder_cosine if r.decoder_cosine > -1 else -2.0 for r in recipes]  # -2: free, also by rounding
             self._cosine = torch.tensor(least, device=device)
@@ -43,9 +47,11 @@ class ConstraintTable:
 
     def at(self, step: Tensor) -> Constraints:
         """Those of the step whose number lies on the device."""
-        tables = (self._shrink, self._moves)
-        shrinks, moves = (table if table is None else table.index_select(0, step.view(1))[0] for table in tables)
-        return Constraints(shrinks, moves, self._cosine, self._start_SFD)
+        tables = (self._shrink, self._decoder_moves, self._encoder_moves)
+        shrinks, decoder_moves, encoder_moves = (
+            table if table is None else table.index_select(0, step.view(1))[0] for table in tables
+        )
+        return Constraints(shrinks, decoder_moves, encoder_moves, self._cosine, self._start_SFD)
 
 
 def constraints_of(schedule: Schedule, step: int, lr: float, start_FD: Tensor | None, like: Tensor) -> Constraints:
@@ -54,6 +60,7 @@ def constraints_of(schedule: Schedule, step: int, lr: float, start_FD: Tensor | 
     return Constraints(
         scalar(1 - schedule.encoder_decay(step) * lr, like) if recipe.encoder_decay else None,
         torch.full((), schedule.decoder_moves(step), device=like.device) if recipe.freeze_decoder_after < 1 else None,
+        torch.full((), schedule.encoder_moves(step), device=like.device) if recipe.freeze_encoder_after < 1 else None,
         None if start_FD is None else scalar(recipe.decoder_cosine, like),
         start_FD,
     )

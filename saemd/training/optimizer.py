@@ -3,8 +3,8 @@
 The order is `dictionary_learning`'s: the gradient of W_dec is made orthogonal to its rows, the norm of the whole
 gradient is clipped, Adam steps, W_dec's rows go back to unit norm, and the architecture does what it has to do after a
 step. The recipe may add constraints (`constraints`): W_enc decays just before Adam's update, as in AdamW (Loshchilov
-and Hutter, arXiv 1711.05101); after it, W_dec's rows go back to within a cosine of their start; a frozen W_dec takes no
-part in the step, nor its gradient in the norm.
+and Hutter, arXiv 1711.05101); after it, W_dec's rows go back to within a cosine of their start; a frozen W_dec or
+W_enc takes no part in the step, nor its gradient in the norm.
 
 Two passes over the rows do it, one for the norm and one for the rest: on a GPU compiled ones (`optimizer_passes`),
 which never wait for it, on a CPU, where Adam has no first moment (β₁ = 0), numba's (`optimizer_kernels`). `_plain` is
@@ -90,20 +90,26 @@ class SAEAdam(torch.optim.Optimizer):
         return state
 
     def _plain(self) -> None:
-        W_dec, grad, moves = self.sae.W_dec, self.sae.W_dec.grad, self.plan.decoder_moves(self._step())
+        W_dec, grad = self.sae.W_dec, self.sae.W_dec.grad
         assert grad is not None
         rows = W_dec / (W_dec.norm(dim=1, keepdim=True) + 1e-6)
         grad -= (grad * rows).sum(1, keepdim=True) * rows
-        trained = [parameter for parameter in self.sae.parameters() if moves or parameter is not W_dec]
+        trained = [parameter for parameter in self.sae.parameters() if self._moves(parameter)]
         self._norm = torch.nn.utils.clip_grad_norm_(trained, self.recipe.grad_clip_norm)
         self._decay_encoder()
         for group in self.param_groups:
             for parameter in group["params"]:
-                if moves or parameter is not W_dec:
+                if self._moves(parameter):
                     self._update(parameter, parameter.grad, group["lr"])
-        if moves:
+        if self._moves(W_dec):
             self.sae.normalise_decoder()
             self._hold_decoder()
+
+    def _moves(self, parameter: Tensor) -> bool:
+        """Whether this step updates the parameter."""
+        if parameter is self.sae.W_dec:
+            return self.plan.decoder_moves(self._step())
+        return parameter is not self.sae.W_enc or self.plan.encoder_moves(self._step())
 
     def _step(self) -> int:
         """The number of the step that is being made, from 0."""
@@ -113,8 +119,8 @@ class SAEAdam(torch.optim.Optimizer):
         return next(group["lr"] for group in self.param_groups if any(p is parameter for p in group["params"]))
 
     def _decay_encoder(self) -> None:
-        if decay := self.plan.encoder_decay(self._step()):
-            W_enc = self.sae.W_enc
+        W_enc = self.sae.W_enc
+        if (decay := self.plan.encoder_decay(self._step())) and self._moves(W_enc):
             W_enc.mul_(1 - decay * self._lr_of(W_enc))
 
     def _hold_decoder(self) -> None:
@@ -150,8 +156,8 @@ class SAEAdam(torch.optim.Optimizer):
         """Matrices by kernels over their rows; vectors, too short to be worth a second thread, as in `_plain`."""
         from saemd.training import optimizer_kernels as kernels
 
-        r, sae, moves = self.recipe, self.sae, self.plan.decoder_moves(self._step())
-        trained = (sae.W_enc, sae.W_dec) if moves else (sae.W_enc,)
+        r, sae = self.recipe, self.sae
+        trained = [parameter for parameter in (sae.W_enc, sae.W_dec) if self._moves(parameter)]
         lrs = {id(p): group["lr"] for group in self.param_groups for p in group["params"]}
         matrices = [(_rows(p), _rows(p.grad), _rows(self.state[p]["square"]), p) for p in trained]
         vectors = [p for p in sae.parameters() if p.dim() == 1]
@@ -174,7 +180,7 @@ class SAEAdam(torch.optim.Optimizer):
                 W, grad, square, f(lrs[id(p)]), f(clip), f(r.adam_beta2), f(r.adam_eps), f(correction),
                 p is sae.W_dec, along,
             )  # fmt: skip
-        if moves:
+        if self._moves(sae.W_dec):
             self._hold_decoder()
 
 

@@ -32,12 +32,14 @@ def step_(
     """
     W_dec = sae.W_dec
     assert W_dec.grad is not None
-    others = [rows(p.grad) for p in sae.parameters() if p is not W_dec and p.grad is not None]
-    shrink, moves, cosine, start = constraints
-    along_F, norm = gradient_norm(W_dec.detach(), W_dec.grad, others, moves)
+    shrink, decoder_moves, encoder_moves, cosine, start = constraints
+    others = {name: rows(p.grad) for name, p in sae.named_parameters() if p is not W_dec and p.grad is not None}
+    encoder = None if encoder_moves is None else others.pop("W_enc")
+    along_F, norm = gradient_norm(W_dec.detach(), W_dec.grad, [*others.values()], decoder_moves, encoder, encoder_moves)
     own: dict[str, dict[str, Any]] = {
-        "W_enc": {"shrink": shrink}, "W_dec": {"moves": moves, "cosine": cosine, "start_FD": start}
-    }  # fmt: skip
+        "W_enc": {"shrink": shrink, "moves": encoder_moves},
+        "W_dec": {"moves": decoder_moves, "cosine": cosine, "start_FD": start},
+    }
     names = {id(p): name for name, p in sae.named_parameters()}
     for group, lr in zip(groups, lrs, strict=True):
         for p in group["params"]:
@@ -55,12 +57,18 @@ def step_(
 
 @fused
 def gradient_norm(
-    W_dec_FD: Tensor, grad_FD: Tensor, others: list[Tensor], moves: Tensor | None = None
+    W_dec_FD: Tensor,
+    grad_FD: Tensor,
+    others: list[Tensor],
+    decoder_moves: Tensor | None = None,
+    encoder: Tensor | None = None,
+    encoder_moves: Tensor | None = None,
 ) -> tuple[Tensor, Tensor]:
     """(along [F], the norm of the whole gradient, W_dec's part without what lies along its rows: g − along · W).
 
     With w = W/(‖W‖ + 1e-6), as `dictionary_learning` has it, that is g − ⟨g, w⟩w. Nothing is written: the next pass
-    subtracts it again. Where `moves` is false, W_dec is frozen, and its gradient does not count.
+    subtracts it again. The gradient of a matrix that does not move does not count; W_enc's is `encoder` where it may
+    be frozen, and else one of `others`.
     """
     g_FD = grad_FD.float()
     norm_F = W_dec_FD.pow(2).sum(-1)
@@ -68,8 +76,11 @@ def gradient_norm(
     along_F = dot_F / (norm_F.sqrt() + 1e-6).pow(2)
     square_F = g_FD.pow(2).sum(-1) + along_F.pow(2) * norm_F - 2 * along_F * dot_F
     total = square_F.clamp(min=0).sum(-1)
-    if moves is not None:
-        total = torch.where(moves, total, 0.0)
+    if decoder_moves is not None:
+        total = torch.where(decoder_moves, total, 0.0)
+    if encoder is not None and encoder_moves is not None:
+        square = encoder.float().pow(2).flatten(total.dim()).sum(-1)
+        total = total + torch.where(encoder_moves, square, 0.0)
     for grad in others:
         total = total + grad.float().pow(2).flatten(total.dim()).sum(-1)
     return along_F, total.sqrt()

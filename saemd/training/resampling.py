@@ -30,7 +30,8 @@ def is_due(schedule: Schedule, steps_made: int) -> bool:
     every = schedule.recipe.resample_steps
     if not every or steps_made % every:
         return False
-    return steps_made < int(schedule.recipe.resample_until * schedule.steps) and schedule.decoder_moves(steps_made)
+    moves = schedule.decoder_moves(steps_made) and schedule.encoder_moves(steps_made)
+    return moves and steps_made < int(schedule.recipe.resample_until * schedule.steps)
 
 
 def resample_silent(

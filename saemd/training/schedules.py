@@ -1,4 +1,4 @@
-"""What changes over a run: the learning rate, the encoder's decay, whether the decoder moves, the target L0."""
+"""What changes over a run: the learning rate, the encoder's decay, whether the matrices move, the target L0."""
 
 import math
 from collections.abc import Sequence
@@ -45,6 +45,10 @@ class Schedule:
     def decoder_moves(self, step: int) -> bool:
         """Whether this step updates W_dec."""
         return step < int(self.recipe.freeze_decoder_after * self.steps)
+
+    def encoder_moves(self, step: int) -> bool:
+        """Whether this step updates W_enc."""
+        return step < int(self.recipe.freeze_encoder_after * self.steps)
 
     def l0_factor(self, step: int) -> float:
         """The target L0 of this step as a multiple of the last one's."""

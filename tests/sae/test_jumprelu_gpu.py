@@ -158,7 +158,8 @@ class Waits(TorchDispatchMode):
 
 
 CONSTRAINED: dict[str, Any] = {
-    "encoder_decay": 3.0, "encoder_decay_until": 0.5, "freeze_decoder_after": 0.75, "decoder_cosine": 0.99
+    "encoder_decay": 3.0, "encoder_decay_until": 0.5, "freeze_decoder_after": 0.75, "freeze_encoder_after": 0.5,
+    "decoder_cosine": 0.99
 }  # fmt: skip
 
 

@@ -23,6 +23,9 @@ RECIPES: dict[str, dict[str, Any]] = {
     "decay that ends": {"encoder_decay": 3.0, "encoder_decay_until": 0.5},
     "frozen": {"freeze_decoder_after": 0.0},
     "frozen late": {"freeze_decoder_after": 0.6},
+    "frozen encoder": {"freeze_encoder_after": 0.0, "encoder_decay": 3.0},
+    "frozen encoder late": {"freeze_encoder_after": 0.6},
+    "both frozen": {"freeze_encoder_after": 0.6, "freeze_decoder_after": 0.3},
     "held": {"decoder_cosine": 0.98},
     "all": {"encoder_decay": 3.0, "freeze_decoder_after": 0.6, "decoder_cosine": 0.98},
 }
@@ -109,14 +112,16 @@ def test_the_decay_follows_the_learning_rate_and_ends():
 
 
 @pytest.mark.parametrize("fast", [False, True])
-def test_a_frozen_decoder_keeps_its_bits(fast):
-    always, _ = trained(fast, freeze_decoder_after=0.0)
-    assert torch.equal(always.W_dec, start().W_dec)
-    assert not torch.equal(always.W_enc, start().W_enc)
-    late, norms = trained(fast, freeze_decoder_after=0.6)
+@pytest.mark.parametrize(("matrix", "other"), [("decoder", "encoder"), ("encoder", "decoder")])
+def test_a_frozen_matrix_keeps_its_bits(fast, matrix, other):
+    W, W_other, key = f"W_{matrix[:3]}", f"W_{other[:3]}", f"freeze_{matrix}_after"
+    always, _ = trained(fast, **{key: 0.0})
+    assert torch.equal(always.get_parameter(W), start().get_parameter(W))
+    assert not torch.equal(always.get_parameter(W_other), start().get_parameter(W_other))
+    late, norms = trained(fast, **{key: 0.6})
     sae, recipe = start(), RecipeConfig(lr=1e-2, fast=fast, lr_warmup_steps=0)
     free_norms = steps(sae, SAEAdam(sae, recipe), 12)
-    assert torch.equal(late.W_dec, sae.W_dec)
+    assert torch.equal(late.get_parameter(W), sae.get_parameter(W))
     assert norms[:12] == free_norms
     assert max(norms[12:]) < 0.8 * min(free_norms), "a frozen gradient is not clipped with the others"
 
@@ -164,6 +169,7 @@ def test_held_takes_the_nearest_row():
 BAD = [
     ("lr_decay", "step"), ("lr_final", 1.5), ("encoder_decay", -1.0), ("encoder_decay", 1e5),
     ("encoder_decay", float("nan")), ("encoder_decay_until", 2.0), ("freeze_decoder_after", -0.1),
+    ("freeze_encoder_after", 1.5),
     ("decoder_cosine", 1.1),
 ]  # fmt: skip
 

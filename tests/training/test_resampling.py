@@ -109,7 +109,7 @@ def test_rounded_copies_are_renewed_in_their_own_memory():
         assert torch.equal(copy, rows(matrix).bfloat16())
 
 
-def test_it_ends_before_the_run_and_before_the_decoder_is_frozen():
+def test_it_ends_before_the_run_and_before_a_matrix_is_frozen():
     def steps(**keys) -> list[int]:
         plan = schedule(RecipeConfig(lr_warmup_steps=0, **keys), 20)
         return [step for step in range(1, 21) if is_due(plan, step)]
@@ -119,6 +119,7 @@ def test_it_ends_before_the_run_and_before_the_decoder_is_frozen():
     assert steps(resample_steps=5, resample_until=0.75) == [5, 10]
     assert steps(resample_steps=5, resample_until=1.0) == [5, 10, 15]
     assert steps(resample_steps=5, freeze_decoder_after=0.4) == [5]
+    assert steps(resample_steps=5, freeze_encoder_after=0.6) == [5, 10]
 
 
 @pytest.fixture

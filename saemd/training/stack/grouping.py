@@ -20,8 +20,8 @@ _OWN = {
     "l0", "seed", "init_seed", "data_seed", "documents", "corpus.part", "run_root", "recipe.lr",
     "recipe.lr_warmup_steps", "recipe.lr_warmup_fraction", "recipe.lr_decay_fraction", "recipe.adam_beta2",
     "recipe.adam_eps", "recipe.grad_clip_norm", "recipe.lr_decay", "recipe.lr_final", "recipe.encoder_decay",
-    "recipe.encoder_decay_until", "recipe.freeze_decoder_after", "recipe.decoder_cosine", "recipe.l0_start",
-    "recipe.l0_fall_fraction", "recipe.resample_steps", "recipe.resample_until", "together",
+    "recipe.encoder_decay_until", "recipe.freeze_decoder_after", "recipe.freeze_encoder_after", "recipe.decoder_cosine",
+    "recipe.l0_start", "recipe.l0_fall_fraction", "recipe.resample_steps", "recipe.resample_until", "together",
 }  # fmt: skip
 _OWN_GROUPS = ("init.", "folder.", "logger.")
 FREE_SHARE = 0.9  # of the free memory; the rest is for what the estimate leaves out
