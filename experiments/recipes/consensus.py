@@ -1,10 +1,10 @@
 """Does a consensus of seeds with starts of their own return in seeds that saw other documents? With its controls.
 
-    python experiments/recipes/consensus.py root=runs/own-starts            # some 50 minutes of two cores, an estimate
+    python experiments/recipes/consensus.py root=runs/own-starts            # some 90 minutes of two cores, an estimate
     python experiments/recipes/consensus.py root=runs/own-starts only=collect
 
 Four seeds of 256 latents and four of 384 train on each half of the documents, with the recipe that agrees most, and
-four of 256 on four times as much text. Of two and of four seeds one SAE of 256 latents is made; beside it, as a
+eight of 256 on four times as much text. Of two, four and eight seeds one SAE of 256 latents is made; beside it, as a
 control, one of clusters that are drawn at random. `consensus.json` and `consensus.md` are written beside this file.
 """
 
@@ -41,7 +41,13 @@ TRAIN = [
 ]  # fmt: skip
 HALVES = (("0/2", "1,2,3,4"), ("1/2", "5,6,7,8"))
 LATENTS = 256
-WORLDS = (("256", 256, 1), ("384", 384, 1), ("256-text4M", 256, 4))  # run root, latents of a seed, M tokens of text
+EIGHT = (("0/2", "1,2,3,4,9,10,11,12"), ("1/2", "5,6,7,8,13,14,15,16"))
+WORLDS = (  # run root, latents of a seed, million tokens of text, seeds on each half of the documents
+    ("256", 256, 1, HALVES),
+    ("384", 384, 1, HALVES),
+    ("256-text4M", 256, 4, EIGHT),
+)
+SIZES = (2, 4, 8)  # seeds of a consensus, where there are so many
 SEEDS = "init=random_mirrored"
 STATES = {  # of a consensus that is trained on: what the command is given
     "decoder held": ("recipe.lr=3e-4",),
@@ -61,16 +67,21 @@ def saemd(*words: str) -> None:
 
 
 def train(root: Path) -> None:
-    for name, d_sae, text in WORLDS:
-        for documents, seeds in HALVES:
+    for name, d_sae, text, halves in WORLDS:
+        for documents, seeds in halves:
             words = [f"d_sae={d_sae}", f"documents={documents}", f"seed={seeds}", f"run_root={root / name}"]
             saemd(*TRAIN, f"activations.tokens={text}_000_000", *words)
         for state, words in STATES.items():
             place = place_of(root, name, state)
             if not place.exists():
                 shutil.copytree(root / name / SEEDS, place / SEEDS)
-            for size in (2, 4):
+            for size in sizes(halves):
                 saemd("consensus", f"run_root={place}", f"seeds={size}", f"d_sae={LATENTS}", *words)
+
+
+def sizes(halves: Sequence[tuple[str, str]]) -> list[int]:
+    """Of `SIZES` those of which each half has enough seeds."""
+    return [size for size in SIZES if size <= len(halves[0][1].split(","))]
 
 
 def place_of(root: Path, world: str, state: str) -> Path:
@@ -133,13 +144,13 @@ def rows_of(name: str, halves: Sequence[Sequence[Measured]]) -> list[Row]:
 @torch.no_grad()
 def collect(root: Path) -> list[Row]:
     rows = list[Row]()
-    for world, d_sae, text in WORLDS:
+    for world, d_sae, text, seeds_of in WORLDS:
         runs, _ = find_runs(root / world)
-        seeds = [run for run in runs if not run.init.endswith(SUFFIX)]
-        halves = [[run for run in seeds if str(run.seed) in numbers.split(",")] for _, numbers in HALVES]
+        seeds = sorted((run for run in runs if not run.init.endswith(SUFFIX)), key=lambda run: run.seed)
+        halves = [[run for run in seeds if str(run.seed) in numbers.split(",")] for _, numbers in seeds_of]
         first = len(rows)
         rows += rows_of("single", [[measured(load_finite(run.path), run) for run in half] for half in halves])
-        for size in (2, 4):
+        for size in sizes(seeds_of):
             grouped = [[half[i : i + size] for i in range(0, len(half), size)] for half in halves]
             for at_random in (False, True):
                 made = [[as_made(group, at_random) for group in groups] for groups in grouped]

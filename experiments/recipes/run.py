@@ -35,7 +35,7 @@ DECAY1, DECAY3 = "recipe.encoder_decay=1", "recipe.encoder_decay=3"
 # fmt: off
 BATCH512 = (*NARROW, LR3, EVERY200, DECAY1, "batch_size=512")
 STABLE = (*WIDE, LR1, EVERY400, DECAY1, "batch_size=512")
-ARCHITECTURES = ("topk", "batch_topk", "matryoshka_batch_topk", "gated")  # beside jumprelu
+ARCHITECTURES = ("topk", "batch_topk", "matryoshka_batch_topk")  # beside jumprelu
 TEXT4 = "activations.tokens=4_000_000"
 RECIPES = {  # run root: what is given beside TRAIN
     "lr1e-3": (*NARROW, LR1),
@@ -58,7 +58,6 @@ RECIPES = {  # run root: what is given beside TRAIN
     ),
     "wide-batch512-lr1e-3-decay1": STABLE,
     "wide-text4M": (*STABLE, TEXT4),
-    "wide-text4M-8M": (*STABLE, TEXT4, "tokens=8_192_000"),
     "wide-batch512-lr2e-3-decay1-lrdecay.7": (
         *WIDE, "recipe.lr=2e-3", EVERY400, DECAY1, "batch_size=512", "recipe.lr_decay_fraction=0.7",
         "recipe.resample_until=0.6",
