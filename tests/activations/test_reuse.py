@@ -12,7 +12,8 @@ from torch import Tensor
 
 from saemd.activations.config import ActivationsConfig
 from saemd.activations.disk.cache import ActivationCache
-from saemd.activations.disk.manifest import SPLITS
+from saemd.activations.disk.manifest import SPLITS, Piece, Progress, SplitName
+from saemd.activations.harvest.ledger import FileLedger
 from tests.activations.caches import CONFIG, contexts, forward, origin, write, write_cache
 
 HALF = dataclasses.replace(CONFIG, tokens=1500)
@@ -100,6 +101,21 @@ def test_damaged_shard_is_made_anew(tmp_path: Path, damage: str, capsys: pytest.
     assert files(taken) == files(alone)
     assert "train-00001.bin" in capsys.readouterr().err
     assert counted.contexts > 0
+
+
+def test_a_cache_that_is_deleted_meanwhile(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = write(tmp_path / "alone")
+    other = write(tmp_path / "tiny-layer1-b", HALF)
+
+    def deleted(self: FileLedger, split: SplitName, number: int, piece: Piece, shard: Path) -> Progress:
+        shard.unlink()
+        return take(self, split, number, piece, shard)
+
+    take = FileLedger.take
+    monkeypatch.setattr(FileLedger, "take", deleted)
+    taken = write(tmp_path / "tiny-layer1-a")
+    assert files(taken) == files(alone)
+    assert not (other / "train-00000.bin").exists()
 
 
 def test_a_linked_shard_outlives_the_cache_it_came_from(tmp_path: Path) -> None:

@@ -85,13 +85,13 @@ def take_shards(ledger: FileLedger, other: Other, contexts: Contexts, group_cont
             if ledger.claim(name, number):
                 try:
                     bits_ND = _read(path, piece, other.manifest.origin.d_in)
-                except UserError as error:
+                    if name == "train":
+                        piece.sums = shard_sums(bits_ND, norms(bits_ND))
+                    ledger.take(name, number, piece, path)
+                except (UserError, FileNotFoundError) as error:  # damaged, or deleted meanwhile
                     ledger.release()
                     print_line(f"not taken over: {error}")
                     break
-                if name == "train":
-                    piece.sums = shard_sums(bits_ND, norms(bits_ND))
-                ledger.take(name, number, piece, path)
                 taken += piece.tokens
     if taken:
         print_line(f"{taken:,} tokens are taken over from {other.folder}, which has the same text")
