@@ -75,10 +75,9 @@ def test_sigterm_to_the_sweep_saves_in_the_workers(world, train, serial, tmp_pat
     """joblib's workers save and end, and no other job is started. The same command goes on."""
     words = [LONG[1], f"run_root={tmp_path}", "hydra/launcher=joblib", "hydra.launcher.n_jobs=2"]
     runs = tmp_path / "init=uniform" / "l0=4"
-    with started(world, *words, "seed=5,6,7") as sweep:
+    with started(world, *words, "seed=5,6,7", "logger=csv") as sweep:
         for seed in (5, 6):
-            wait_for(runs / f"seed={seed}" / "config.yaml", sweep)
-        time.sleep(1)
+            wait_for(runs / f"seed={seed}" / "csv" / "version_0" / "metrics.csv", sweep)  # steps are made
         sweep.send_signal(signal.SIGTERM)
         _, err = sweep.communicate(timeout=120)
     assert (sweep.returncode, "the same command goes on" in err) == (130, True), err
