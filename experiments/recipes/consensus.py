@@ -158,8 +158,8 @@ def collect(root: Path) -> list[Row]:
                 rows += rows_of(f"{what}, as made", made)
             firsts = [[str(group[0].seed) for group in groups] for groups in grouped]
             for state in STATES:
-                made, _ = find_runs(place_of(root, world, state))
-                trained = [run for run in made if run.init.endswith(SUFFIX) and run.parts.get("of") == str(size)]
+                of_state, _ = find_runs(place_of(root, world, state))
+                trained = [run for run in of_state if run.init.endswith(SUFFIX) and run.parts.get("of") == str(size)]
                 rows += rows_of(
                     f"consensus of {size}, seeds of {d_sae}, {state}",
                     [[measured(load_finite(run.path), run) for run in trained if str(run.seed) in f] for f in firsts],

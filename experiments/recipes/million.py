@@ -1,6 +1,6 @@
 """What a recipe changes within one million tokens, from three starts.
 
-    python experiments/recipes/million.py root=runs/million                 # some 20 minutes of two cores
+    python experiments/recipes/million.py root=runs/million                 # some 20 minutes of two cores, an estimate
     python experiments/recipes/million.py root=runs/million only=collect
 
 Two seeds a start and recipe, each on one half of the documents, in one sweep. `million.json` and `million.md` are

@@ -69,7 +69,6 @@ def test_shards_of_a_smaller_cache_are_not_made_again(world, planned, command, t
     assert command(*arguments, f"run_root={tmp_path / 'small'}", "tokens=1024", "activations.tokens=2000") == 0
     code, out, err = planned("--no-measure", *arguments, f"run_root={tmp_path / 'large'}", "activations.tokens=4000")
     assert (code, err) == (0, "")
-    print(out)
     (there,) = re.findall(r"harvest layer 1: .* of text, ([\d,]+) ", out)
     assert 2000 < int(there.replace(",", "")) < 2600
 

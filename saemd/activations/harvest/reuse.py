@@ -79,6 +79,8 @@ def take_shards(ledger: FileLedger, other: Other, contexts: Contexts, group_cont
     taken = 0
     for name in SPLITS:
         first = ledger.progress().groups(name, group_contexts)
+        if first >= other.shards[name]:  # all are there; reading their text again would be for nothing
+            continue
         wanted = ledger.origin.wanted(name)
         for number, piece in _pieces(other, name, wanted, first, contexts, group_contexts):
             path = other.folder / piece.file(name)

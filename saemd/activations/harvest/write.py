@@ -129,7 +129,7 @@ def _check_disk(folder: Path, origin: Origin, done: int, local_bytes: int | None
     """
     needed = disk_bytes(origin.tokens + origin.heldout_tokens - done, origin.d_in)
     free = shutil.disk_usage(folder.parent).free
-    again = f" ({done:,} tokens are written already)" if done else ""
+    again = f" ({done:,} tokens are there already)" if done else ""
     print_line(
         f"activations of {origin.lm}, layer {origin.layer}, on {origin.corpus}: {origin.tokens:,} + "
         f"{origin.heldout_tokens:,} held-out tokens of width {origin.d_in}, {human(needed)} to write{again}, "
