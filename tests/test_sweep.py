@@ -173,7 +173,10 @@ def test_stopped_run_says_so_and_goes_on(sent, world, command, tmp_path):
         assert process.poll() is None, "the run ended before it could be terminated"
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    assert len(next(run.glob("csv/*/metrics.csv")).read_text().splitlines()) > 1, "what was logged can be followed"
+    while len(next(run.glob("csv/*/metrics.csv")).read_text().splitlines()) < 2:  # what is logged can be followed
+        assert process.poll() is None, "the run ended before its metrics could be read"
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
     process.send_signal(sent)
     _, said = process.communicate(timeout=60)
     assert process.returncode == 130
