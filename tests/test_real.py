@@ -4,7 +4,6 @@ import json
 import os
 import subprocess
 import sys
-import time
 
 import pytest
 
@@ -41,8 +40,7 @@ def test_demo_in_small_on_smollm2(cache_root, tmp_path):
     assert (tmp_path / "runs" / "stability" / "report.html").stat().st_size > 10_000
     assert load_sae(tmp_path / "runs" / "init=mirror" / "l0=320" / "seed=24").W_dec.shape == (3072, 576)
 
-    started = time.monotonic()
     offline = {**os.environ, "HTTPS_PROXY": "http://127.0.0.1:1"}
     again = subprocess.run(command, capture_output=True, text=True, env=offline)
     assert again.returncode == 0, again.stderr
-    assert time.monotonic() - started < 60
+    assert again.stderr.count("finished before") == 4  # nothing is trained again

@@ -20,7 +20,7 @@ def numbers(_: Any) -> list[str]:
 def fail_in_second(how: str) -> None:
     """The first process waits; the second one fails in a way that has this name."""
     if os.environ["RANK"] == "0":
-        time.sleep(60)
+        time.sleep(500)
     print("what it printed", file=sys.stderr)
     if how == "refused":
         raise UserError("l0=0: use more")

@@ -32,7 +32,7 @@ def test_the_error_of_a_process_ends_all(how, kind, text):
     began = time.monotonic()
     with pytest.raises(kind, match=text):
         in_processes(calls.fail_in_second, how, 2)
-    assert time.monotonic() - began < 50
+    assert time.monotonic() - began < 250  # the first one's 500 seconds are not waited for
 
 
 def test_sigterm_lets_the_first_process_save(tmp_path):
