@@ -9,8 +9,9 @@
     saemd consensus run_root=runs d_sae=2048         # fewer latents than a seed has: those that return most often
 
 The runs go to <run_root>/init=<start>-consensus/l0=<l0>/…/of=<seeds>/seed=<first seed>/, by default with a quarter of
-the seeds' tokens, and with their decoder held. In how many of the other seeds each latent returned stands in
-`latents.npz` and `cfg.json`. Two or more of them are compared like seeds, at the end of this command.
+the seeds' tokens, and with their decoder held. Every other key that is given becomes a folder, as in a sweep
+(`of=8/recipe.lr=0.0001`). In how many of the other seeds each latent returned stands in `latents.npz` and `cfg.json`.
+Two or more of them are compared like seeds, at the end of this command.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +32,15 @@ from saemd.config import Config
 from saemd.errors import UserError, bad_value
 from saemd.files import read_json, replacing, write_text
 from saemd.remote.urls import CACHE_ROOT, RUN_ROOT, local_folder
-from saemd.runs import LATENTS, SAE_CONFIG, SEED_KEYS, Run, fetch_runs, find_runs, run_dir
+from saemd.runs import LATENTS, SAE_CONFIG, SEED_KEYS, Run, fetch_runs, find_runs, flatten, run_dir
+from saemd.runs.folders import check_name, names_folder, part
 from saemd.sae.starts.saved import SavedConfig
 from saemd.stability.consensus_runs import SUFFIX, Made, groups, make
 
 SHARE = 4  # of the seeds' tokens, one in so many trains the consensus
 KEYS = ("run_root", "seeds", "init", "l0", "tokens", "shared_threshold", "d_sae")
 NUMBERS = ("seeds", "tokens", "d_sae")
+GIVEN = {"shared_threshold": float, "tokens": int}  # name the run's folder where they are given
 
 
 def parse(words: list[str]) -> tuple[dict[str, str], dict[str, str]]:
@@ -61,15 +65,17 @@ def main(words: list[str]) -> int:
     from saemd.stability.__main__ import main as compare
     from saemd.stability.comparison import SHARED_THRESHOLD
 
-    run_root, threshold = local_folder(RUN_ROOT, values["run_root"]), values.get("shared_threshold", SHARED_THRESHOLD)
+    run_root = local_folder(RUN_ROOT, values["run_root"])
+    threshold = float(values.get("shared_threshold", SHARED_THRESHOLD))
     fetch_runs(run_root)
     runs, broken = find_runs(run_root)
-    seeds, tokens, d_sae = (int(values[key]) if key in values else None for key in NUMBERS)
+    seeds, d_sae = (int(values[key]) if key in values else None for key in ("seeds", "d_sae"))
     chosen = groups(runs, seeds, values.get("init"), values.get("l0"))
     if not chosen:
         raise bad_value("run_root", values["run_root"], nothing(values))
-    made = [make(run_root, group, float(threshold), d_sae) for group in chosen]
-    configs = [config_of(group, sae, tokens, recipe) for group, sae in zip(chosen, made, strict=True)]
+    made = [make(run_root, group, threshold, d_sae) for group in chosen]
+    given = {key: str(kind(values[key])) for key, kind in GIVEN.items() if key in values}
+    configs = [config_of(group, sae, given, recipe) for group, sae in zip(chosen, made, strict=True)]
     finished, failed = check_jobs(configs), bool(broken)
     for config, sae, metrics in zip(configs, made, finished, strict=True):
         try:
@@ -85,10 +91,10 @@ def main(words: list[str]) -> int:
     return int(failed)
 
 
-def config_of(group: Sequence[Run], made: Made, tokens: int | None, recipe: Mapping[str, str]) -> Config:
+def config_of(group: Sequence[Run], made: Made, given: Mapping[str, str], recipe: Mapping[str, str]) -> Config:
     """The configuration of the run that starts from the consensus `made`: the first seed's, but for these keys.
 
-    Raises `UserError` for a value out of range.
+    Those that are `given` name its folder, as those of the recipe do. Raises `UserError` for a value out of range.
     """
     first = group[0]
     config = restored(first.config)
@@ -96,13 +102,17 @@ def config_of(group: Sequence[Run], made: Made, tokens: int | None, recipe: Mapp
     config.cache_root = str(local_folder(CACHE_ROOT, config.cache_root))
     config.d_sae = len(made.recurrence)
     config.init = SavedConfig(name="saved", label=f"{first.init}{SUFFIX}", sae=str(made.folder))
-    config.tokens = tokens or max(config.batch_size, config.tokens // SHARE)
+    config.tokens = int(given.get("tokens", max(config.batch_size, config.tokens // SHARE)))
     config.recipe.freeze_decoder_after = 0.0  # two consensus SAEs move apart where it is free (experiments/stability)
     config.snapshots = []
     parts = {key: value for key, value in first.parts.items() if key not in SEED_KEYS}
     fewer = {"d_sae": str(config.d_sae)} if config.d_sae < first.d_sae else {}
-    config.folder = {**parts, **fewer, "of": str(len(group))}
-    return changed(config, recipe)
+    config.folder = {**parts, **fewer, **given, "of": str(len(group))}
+    config = changed(config, recipe)
+    values = flatten(asdict(config))
+    config.folder |= {key: part(key, values[key]) for key in recipe if names_folder(key)}
+    check_name(config)
+    return config
 
 
 def annotate(run: Path, made: Made) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from saemd import jobs, load_sae
 from saemd.consensus import main
+from saemd.runs import find_runs
 
 pytestmark = pytest.mark.usefixtures("blank_figures")
 SEEDS = "seed=1,2,3,4"
@@ -21,7 +22,7 @@ def trained(world, tmp_path_factory):
 
 def test_two_consensus_saes_are_runs_that_are_compared(trained, capsys):
     assert main([f"run_root={trained}", "seeds=2", "shared_threshold=0.2"]) == 0
-    runs = sorted(trained.glob("init=uniform-consensus/l0=4/of=2/seed=*"))
+    runs = sorted(trained.glob("init=uniform-consensus/l0=4/of=2/shared_threshold=0.2/seed=*"))
     assert [run.name for run in runs] == ["seed=1", "seed=3"]
     for run in runs:
         assert json.loads((run / "metrics.json").read_text())["tokens"] == 12800 // 4 // 64 * 64
@@ -40,10 +41,22 @@ def test_two_consensus_saes_are_runs_that_are_compared(trained, capsys):
 
 def test_without_training_it_is_the_consensus_itself(trained):
     assert main([f"run_root={trained}", "seeds=4", "tokens=64", "recipe.lr=0"]) == 0
-    (run,) = trained.glob("init=uniform-consensus/l0=4/of=4/seed=1")
+    (run,) = trained.glob("init=uniform-consensus/l0=4/of=4/recipe.lr=0.0/tokens=64/seed=1")
     (folder,) = trained.glob("consensus/uniform-l0=4-1-2-3-4-*")
     for name, value in load_sae(folder).state_dict().items():
         assert np.allclose(load_sae(run).state_dict()[name], value, rtol=1e-4, atol=1e-6), name
+
+
+def test_ways_to_train_it_on_stand_side_by_side(trained):
+    """Each key that is given is a part of the folder, however it is written, so that they are compared in one place."""
+    for words in ([], ["recipe.lr=1e-4"], ["recipe.lr=0.0001"], ["recipe.freeze_encoder_after=0", "recipe.lr=1e-4"]):
+        assert main([f"run_root={trained}", "seeds=2", "tokens=640", *words]) == 0
+    found = {run.parts.get("recipe.lr") for run in find_runs(trained)[0] if run.parts.get("tokens") == "640"}
+    assert found == {None, "0.0001"}
+    records = json.loads((trained / "stability" / "stability.json").read_text())
+    ours = [folder for one in records if (folder := one.get("folder", {})).get("tokens") == "640"]
+    assert len(ours) == 3
+    assert {"of": "2", "recipe.lr": "0.0001", "tokens": "640"} in ours
 
 
 def test_fewer_latents_are_those_that_return_most_often(trained):
@@ -53,7 +66,7 @@ def test_fewer_latents_are_those_that_return_most_often(trained):
     folders = {load_sae(path).d_sae: path for path in trained.glob("consensus/uniform-l0=4-1-2-3-4-*")}
     assert sorted(folders)[0] == 8
     whole = folders[max(folders)]
-    (run,) = trained.glob("init=uniform-consensus/l0=4/d_sae=8/of=4/seed=1")
+    (run,) = trained.glob("init=uniform-consensus/l0=4/d_sae=8/of=4/recipe.lr=0.0/tokens=64/seed=1")
     most_often = np.load(whole / "latents.npz")["recurrence"][:8].tolist()
     assert np.load(run / "latents.npz")["recurrence"].tolist() == most_often
     assert np.allclose(load_sae(run).W_dec.detach(), load_sae(whole).W_dec[:8].detach(), atol=1e-6)

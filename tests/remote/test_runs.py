@@ -148,7 +148,7 @@ def test_a_consensus_of_runs_in_the_store(
     words = ["seeds=2", "tokens=640", "shared_threshold=0.2"]
     assert command(f"run_root={tmp_path / 'disk'}", *words, main=consensus.main) == 0
     assert command(f"run_root={bucket}/runs", *words, main=consensus.main) == 0
-    made = "init=mirror-consensus/l0=4/of=2/seed=0"
+    made = "init=mirror-consensus/l0=4/of=2/shared_threshold=0.2/tokens=640/seed=0"
     there = objects(f"{bucket}/runs")
     assert f"sae: {bucket}/runs/consensus/mirror-l0=4-0-1-" in there[f"{made}/config.yaml"].decode()
 
