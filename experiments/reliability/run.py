@@ -33,7 +33,7 @@ from trees import EXCEPTED, contents, left_over  # noqa: E402
 from world import Scenario, make_inputs, scenarios  # noqa: E402
 
 OWN = 1  # trial of each is in a process of its own; the others are forks of a warm one
-TRIES = 3  # draws for one moment, where the command ended before it
+TRIES = 10  # draws for one moment, where the command ended before it
 
 
 @contextmanager
