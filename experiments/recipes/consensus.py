@@ -97,15 +97,13 @@ def measured(sae: SAE, run: Run) -> Measured:
     return sae, pooled.result()
 
 
-def as_made(group: Sequence[Run], at_random: bool) -> Measured:
+def as_made(group: Sequence[Run], at_random: bool, d_sae: int = LATENTS) -> Measured:
     """The consensus of these seeds, not trained on; or, as a control, one of clusters that are drawn at random."""
     folder = group[0].run_root / "stability"
     found, rates_SF = recurrence_of(folder, group, THRESHOLD), np.stack([run.fire_rate for run in group])
     clusters = clusters_by_size(found, rates_SF)
     order = np.random.default_rng(group[0].seed).permutation(len(clusters)) if at_random else range(len(clusters))
-    return measured(
-        mean_sae([load_finite(run.path) for run in group], [clusters[i] for i in order][:LATENTS]), group[0]
-    )
+    return measured(mean_sae([load_finite(run.path) for run in group], [clusters[i] for i in order][:d_sae]), group[0])
 
 
 def row(name: str, documents: str, pairs: Sequence[tuple[Measured, Measured]]) -> Row:
